@@ -11,3 +11,4 @@
 //! What stays true: nothing here does I/O, reads a clock or draws a random number; seeds, keys and `now` are handed in.
 pub mod canonical;
 pub mod keyring;
+pub mod metadata;

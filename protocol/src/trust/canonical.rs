@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn canonical_form_sorts_by_code_point_and_escapes_two_characters() {
-        let value = parse(br#" { "b": [1, -2, true, null], "a\"": "x\\y\n\u00e4", "B": {}, "\ud83d\ude00": 0, "\uffee": 1 } "#, MAX).unwrap();
+        let value =
+            parse(br#" { "b": [1, -2, true, null], "a\"": "x\\y\n\u00e4", "B": {}, "\ud83d\ude00": 0, "\uffee": 1 } "#, MAX).unwrap();
         let text = "{\"B\":{},\"a\\\"\":\"x\\\\y\n\u{e4}\",\"b\":[1,-2,true,null],\"\u{ffee}\":1,\"\u{1f600}\":0}";
         assert_eq!(String::from_utf8(to_bytes(&value).unwrap()).unwrap(), text);
     }

@@ -1,0 +1,160 @@
+//! A document with signatures: read once, kept verbatim, opened only with enough distinct keys.
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// Received metadata of one type. Its content is unchecked until [`Document::verify`] has compared it with a key set.
+#[derive(Debug, Clone)]
+pub struct Document<T> {
+    content: T,
+    canonical: Vec<u8>,
+    signatures: Vec<(KeyId, Option<Signature>)>,
+    bytes: Vec<u8>,
+}
+
+/// The keys of one role: what a document must be signed with.
+#[derive(Debug, Clone)]
+pub struct KeySet<'a> {
+    role: &'a str,
+    keys: BTreeMap<&'a KeyId, PublicKey>,
+    threshold: u32,
+}
+
+/// Too few signatures.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{role} is signed by {have} of the {need} distinct keys that are needed")]
+pub struct ThresholdError {
+    /// Whose signatures are missing.
+    pub role: String,
+    /// Valid signatures by distinct keys.
+    pub have: u32,
+    /// How many are needed.
+    pub need: u32,
+}
+
+/// Why a document could not be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// It has no JSON form.
+    #[error("the document has no JSON form")]
+    Json(#[source] serde_json::Error),
+    /// It has no canonical form.
+    #[error(transparent)]
+    Canonical(#[from] CanonicalError),
+    /// It breaks a rule that every reader checks.
+    #[error("nobody would accept this document: {0}")]
+    Unreadable(#[from] MetadataError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    signatures: Vec<SignatureEntry>,
+    signed: Value,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignatureEntry {
+    keyid: KeyId,
+    sig: String,
+}
+
+impl<T: Role> Document<T> {
+    /// Read at most `max` bytes. Checks form and type, not signatures and not expiry.
+    pub fn parse(bytes: &[u8], max: usize) -> Result<Self, MetadataError> {
+        let shape = |source| MetadataError::Shape { expected: T::TYPE, source };
+        let envelope: Envelope = serde_json::from_value(canonical::parse(bytes, max)?).map_err(shape)?;
+        // The type is looked at first, so that a document of another role is called by its name.
+        let header = Header::deserialize(&envelope.signed).map_err(shape)?;
+        header.check(T::TYPE)?;
+        let canonical = canonical::to_bytes(&envelope.signed)?;
+        let content: T = serde_json::from_value(envelope.signed).map_err(shape)?;
+        content.check()?;
+        if envelope.signatures.len() > MAX_KEYS {
+            return rule(format!("{} signatures are more than the {MAX_KEYS} allowed", envelope.signatures.len()));
+        }
+        let distinct: BTreeSet<_> = envelope.signatures.iter().map(|s| &s.keyid).collect();
+        if distinct.len() != envelope.signatures.len() {
+            return rule("two signatures name the same key id");
+        }
+        // A signature of another scheme has another length; it is kept and never counts.
+        let signatures = envelope.signatures.into_iter().map(|s| (s.keyid, Signature::from_hex(&s.sig))).collect();
+        Ok(Self { content, canonical, signatures, bytes: bytes.to_vec() })
+    }
+
+    /// The content, if enough distinct keys of `keys` signed it.
+    pub fn verify(&self, keys: &KeySet<'_>) -> Result<&T, ThresholdError> {
+        // Counted by key material: one key under two ids is one key.
+        let mut signers = BTreeSet::new();
+        for (id, signature) in &self.signatures {
+            if let (Some(key), Some(signature)) = (keys.keys.get(id), signature)
+                && !signers.contains(key)
+                && key.verifies(&self.canonical, signature)
+            {
+                signers.insert(*key);
+            }
+        }
+        let have = u32::try_from(signers.len()).unwrap_or(u32::MAX);
+        if have < keys.threshold {
+            return Err(ThresholdError { role: keys.role.to_owned(), have, need: keys.threshold });
+        }
+        Ok(&self.content)
+    }
+
+    /// The content without any check: what the document *claims*. For a root, which brings its own keys, and for signers.
+    pub fn claims(&self) -> &T {
+        &self.content
+    }
+
+    /// The received bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The version it claims.
+    pub fn version(&self) -> u64 {
+        self.content.header().version
+    }
+}
+
+impl<'a> KeySet<'a> {
+    pub(crate) fn new(role: &'a str, keys: BTreeMap<&'a KeyId, PublicKey>, threshold: u32) -> Self {
+        Self { role, keys, threshold }
+    }
+
+    /// Can this role ever be signed for?
+    pub fn can_be_met(&self) -> bool {
+        let distinct: BTreeSet<_> = self.keys.values().collect();
+        distinct.len() as u64 >= u64::from(self.threshold)
+    }
+
+    /// Does one of `keys` belong to this role?
+    pub fn contains(&self, key: &PublicKey) -> bool {
+        self.keys.values().any(|k| k == key)
+    }
+}
+
+/// The bytes of `content` signed by `keys`.
+pub fn sign<T: Role>(content: &T, keys: &[&SigningKey]) -> Result<Vec<u8>, SignError> {
+    let signed = serde_json::to_value(content).map_err(SignError::Json)?;
+    let message = canonical::to_bytes(&signed)?;
+    content.header().check(T::TYPE)?;
+    content.check()?;
+    let entry = |key: &&SigningKey| (key.public().key_id(), key.sign(&message).hex());
+    let signatures: BTreeMap<KeyId, String> = keys.iter().map(entry).collect();
+    write(signed, signatures)
+}
+
+/// `bytes` with one more signature: how a threshold is met by people who are not in one room.
+pub fn add_signature<T: Role>(bytes: &[u8], max: usize, key: &SigningKey) -> Result<Vec<u8>, SignError> {
+    let document = Document::<T>::parse(bytes, max)?;
+    let mut envelope: Envelope = serde_json::from_slice(bytes).map_err(SignError::Json)?;
+    let id = key.public().key_id();
+    envelope.signatures.retain(|entry| entry.keyid != id);
+    envelope.signatures.push(SignatureEntry { keyid: id, sig: key.sign(&document.canonical).hex() });
+    serde_json::to_vec(&envelope).map_err(SignError::Json)
+}
+
+fn write(signed: Value, signatures: BTreeMap<KeyId, String>) -> Result<Vec<u8>, SignError> {
+    let signatures = signatures.into_iter().map(|(keyid, sig)| SignatureEntry { keyid, sig }).collect();
+    serde_json::to_vec(&Envelope { signatures, signed }).map_err(SignError::Json)
+}
