@@ -132,10 +132,11 @@ impl TryFrom<String> for Expires {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         let at: Timestamp = text.parse().map_err(|e: crate::time::TimeError| e.to_string())?;
-        if at.to_string() != text {
+        let expires = Self::at(at);
+        if expires.0.to_string() != text {
             return Err(format!("{text:?} is not a moment of the form 2026-11-23T05:00:00Z"));
         }
-        Ok(Self::at(at))
+        Ok(expires)
     }
 }
 impl From<Expires> for String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 /// Received metadata of one type. Its content is unchecked until [`Document::verify`] has compared it with a key set.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Document<T> {
     content: T,
     canonical: Vec<u8>,
@@ -113,6 +113,12 @@ impl<T: Role> Document<T> {
     /// The version it claims.
     pub fn version(&self) -> u64 {
         self.content.header().version
+    }
+}
+
+impl<T: Role> std::fmt::Debug for Document<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Document({} version {}, {} bytes)", T::TYPE, self.version(), self.bytes.len())
     }
 }
 
