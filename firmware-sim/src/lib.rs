@@ -1,1 +1,2 @@
-//! Placeholder.
+//! Simulated devices that run the real agent: in seeded virtual time, or live over a real broker.
+pub mod weather;
