@@ -15,11 +15,13 @@ pub struct TimeError(String);
 
 /// The last moment that can be written with four digits for the year.
 const MAX_MS: i64 = 253_402_300_799_999;
+/// The first day of the year 1: application data may be older than computers.
+const MIN_MS: i64 = -62_135_596_800_000;
 
 impl Timestamp {
-    /// From milliseconds since 1970; clamped to the years 1970 to 9999.
+    /// From milliseconds since 1970; clamped to the years 1 to 9999.
     pub fn from_millis(ms: i64) -> Self {
-        Self(ms.clamp(0, MAX_MS))
+        Self(ms.clamp(MIN_MS, MAX_MS))
     }
 
     /// From seconds since 1970; clamped likewise.
@@ -66,7 +68,7 @@ impl FromStr for Timestamp {
             return Err(bad());
         }
         let at: jiff::Timestamp = text.parse().map_err(|_| bad())?;
-        if !(0..=MAX_MS).contains(&at.as_millisecond()) {
+        if !(MIN_MS..=MAX_MS).contains(&at.as_millisecond()) {
             return Err(bad());
         }
         Ok(Self(at.as_millisecond()))
@@ -96,6 +98,9 @@ mod tests {
         let at = Timestamp::from_secs(1_795_410_000);
         assert_eq!(at.to_string().parse(), Ok(at));
         assert_eq!("1970-01-01T00:00:00Z".parse(), Ok(Timestamp::default()));
+        let weather = Timestamp::from_secs(-662_688_000);
+        assert_eq!(weather.to_string(), "1949-01-01T00:00:00Z");
+        assert_eq!(weather.to_string().parse(), Ok(weather));
         for bad in ["", "2026-11-23", "2026-11-23T05:00:00+01:00", "2026-13-01T00:00:00Z", "soon"] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
         }
