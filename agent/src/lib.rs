@@ -1,1 +1,5 @@
-//! Placeholder.
+//! One edge device: a small supervisor that holds the keys and never parses ONNX, a runner that holds the model and no key.
+//!
+//! Everything outside `io` is pure: time, identity and bytes are handed in, so production, simulation and tests run the same
+//! code. The feature `runtime` adds the model runtime (tract) and the inference server; the supervisor is built without it.
+pub mod control;
