@@ -1,0 +1,2 @@
+//! Rollouts: one version on its way through a fleet.
+pub mod evidence;
