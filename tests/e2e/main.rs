@@ -1,0 +1,1 @@
+//! Stories over real sockets with the release programs: one file per story.
