@@ -2,4 +2,7 @@
 //!
 //! Everything outside `io` is pure: time, identity and bytes are handed in, so production, simulation and tests run the same
 //! code. The feature `runtime` adds the model runtime (tract) and the inference server; the supervisor is built without it.
+pub mod action;
+pub mod agent;
 pub mod control;
+pub mod event;
