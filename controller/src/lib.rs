@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The fleet: registry, cohorts, rollouts, drift, retraining, web.
+pub mod io;
+pub mod rollout;
