@@ -12,3 +12,4 @@
 pub mod canonical;
 pub mod keyring;
 pub mod metadata;
+pub mod tuf;
