@@ -241,6 +241,19 @@ impl Client {
         Ok(persist)
     }
 
+    /// The whole loop over files that are all at hand: a bundle, a repository in memory. Returns what to keep, in order.
+    pub fn run_over(&mut self, files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Persist>, TufError> {
+        let mut persist = Vec::new();
+        // One round per file at most: every root hop, three top-level files, every role, and the missing next root.
+        for _ in 0..MAX_ROOT_HOPS as usize + MAX_ROLES + 8 {
+            match self.next() {
+                Step::Need { file, .. } => persist.extend(self.provide(&file, files.get(&file).map(Vec::as_slice))?),
+                Step::Done => return Ok(persist),
+            }
+        }
+        Err(TufError::NotFresh)
+    }
+
     /// The target at `path`, if the repository lists it; an error while the refresh is not complete, or if a role that speaks
     /// for this path could not be trusted.
     pub fn target(&self, path: &str) -> Result<Option<VerifiedTarget>, TufError> {
@@ -284,6 +297,16 @@ impl Client {
     /// Whether the refresh is complete.
     pub fn is_fresh(&self) -> bool {
         self.phase == Phase::Done
+    }
+
+    /// The top-level targets, or a delegated role, that is trusted now.
+    pub fn role(&self, role: &str) -> Option<&Document<Targets>> {
+        self.loaded(role)
+    }
+
+    /// The snapshot that is trusted now.
+    pub fn snapshot(&self) -> Option<&SnapshotMeta> {
+        self.snapshot.as_ref().map(Document::claims)
     }
 
     /// The root that is trusted now.
