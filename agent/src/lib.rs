@@ -6,3 +6,4 @@ pub mod action;
 pub mod agent;
 pub mod control;
 pub mod event;
+pub mod recorder;

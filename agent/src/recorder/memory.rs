@@ -1,0 +1,111 @@
+//! Decisions remembered until their label arrives: a fixed number of places, no allocation per inference.
+//!
+//! Sets of four places chosen by the request's hash, the oldest of a set gives way: a label finds its decision with near
+//! certainty among the last few thousand requests and with falling luck up to [`REMEMBERED`]. A map and a queue would keep
+//! exactly the last N, at several times the cost on the path of every inference.
+use crate::recorder::row::Decided;
+
+/// Decisions remembered per model: at one a second more than four hours, in some 400 KB.
+pub const REMEMBERED: usize = 16_384;
+const WAYS: usize = 4;
+
+/// What was decided for a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Remembered {
+    request: u64,
+    /// Order of arrival; 0 is an empty place.
+    turn: u32,
+    pub(crate) class: u32,
+    pub(crate) confidence: f32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    sets: Vec<[Remembered; WAYS]>,
+    turn: u32,
+}
+
+impl Memory {
+    pub(crate) fn new() -> Self {
+        let empty = Remembered { request: 0, turn: 0, class: 0, confidence: 0.0 };
+        Self { sets: vec![[empty; WAYS]; REMEMBERED / WAYS], turn: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn remember(&mut self, request: u64, decided: Decided) {
+        // Wraps after four thousand million decisions; then a few old places live a little longer than they should.
+        self.turn = self.turn.wrapping_add(1).max(1);
+        let turn = self.turn;
+        let place = self.set(request).iter_mut().min_by_key(|p| if p.request == request { 0 } else { p.turn });
+        if let Some(place) = place {
+            *place = Remembered { request, turn, class: decided.class as u32, confidence: decided.confidence as f32 };
+        }
+    }
+
+    /// The decision, once: a second label for the same request finds nothing.
+    pub(crate) fn recall(&mut self, request: u64) -> Option<Remembered> {
+        let place = self.set(request).iter_mut().find(|p| p.turn > 0 && p.request == request)?;
+        let found = *place;
+        place.turn = 0;
+        Some(found)
+    }
+
+    #[inline]
+    fn set(&mut self, request: u64) -> &mut [Remembered] {
+        let at = hash(request) as usize % self.sets.len();
+        self.sets.get_mut(at).map_or(&mut [], |set| set)
+    }
+}
+
+/// Spreads consecutive request numbers over all 64 bits, the same on every machine and for ever: what is sampled by it can
+/// be checked afterwards.
+#[inline]
+pub(crate) fn hash(request: u64) -> u64 {
+    let x = request.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// A number in 0..1 from a hash.
+#[inline]
+pub(crate) fn share(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_find_their_decisions_once() {
+        let mut memory = Memory::new();
+        let decided = |class| Decided { class, confidence: 0.75 };
+        memory.remember(7, decided(1));
+        memory.remember(7, decided(2));
+        assert_eq!(memory.recall(7).map(|r| (r.class, r.confidence)), Some((2, 0.75)));
+        assert_eq!(memory.recall(7), None);
+        assert_eq!(memory.recall(0), None);
+    }
+
+    #[test]
+    fn recent_decisions_are_found_and_old_ones_fade() {
+        let mut memory = Memory::new();
+        for request in 0..100_000 {
+            memory.remember(request, Decided { class: 0, confidence: 0.5 });
+        }
+        let mut found = |range: std::ops::Range<u64>| {
+            let n = range.end - range.start;
+            range.filter(|&r| memory.recall(r).is_some()).count() as f64 / n as f64
+        };
+        assert!(found(96_000..100_000) > 0.98);
+        assert!(found(92_000..96_000) > 0.8);
+        assert_eq!(found(0..30_000), 0.0);
+    }
+
+    #[test]
+    fn shares_are_spread_evenly() {
+        let low = (0..10_000).filter(|&r| share(hash(r)) < 0.25).count();
+        assert!((2_300..2_700).contains(&low), "{low}");
+    }
+}
