@@ -1,3 +1,10 @@
 //! The fleet: registry, cohorts, rollouts, drift, retraining, web.
+pub mod audit;
+pub mod fleet;
 pub mod io;
+pub mod planner;
+pub mod registry;
+pub mod retraining;
 pub mod rollout;
+pub mod sequential;
+pub mod snapshot;

@@ -1,2 +1,276 @@
-//! Rollouts: one version on its way through a fleet.
+//! Rollouts: one version on its way through a fleet, stage by stage, with a control group and a gate behind every stage.
+//!
+//! The rollout's document holds what was asked for ([`RolloutSpec`]) and where it is ([`RolloutState`]). Who is in it stands
+//! on each device ([`crate::fleet::Part`]), what was measured in [`evidence::Evidence`]. What stays true: every change of
+//! state goes through [`state::RolloutState::after`], whether a person or the planner asks for it.
+use leeway_protocol::ids::{Cohort, Line, RolloutId, Version};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
 pub mod evidence;
+pub mod gate;
+pub mod stage;
+pub mod state;
+
+pub use gate::{GatePolicy, Guardrail};
+pub use stage::{Membership, OnSuccess, Stage};
+pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
+
+use crate::fleet::{Arm, Device, DeviceSettings};
+use leeway_protocol::digest::Digest;
+
+/// The most stages a rollout may have.
+pub const MAX_STAGES: usize = 32;
+/// Transitions kept on the document; older ones stay in the event log.
+pub const MAX_TRANSITIONS: usize = 128;
+
+/// How a version is brought out: what a line's default is made of, and every rollout's own copy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutPolicy {
+    /// In order; each takes in at least what the one before did.
+    pub stages: Vec<Stage>,
+    /// Share of each stratum held back on the baseline until the last stage, to compare with.
+    pub control_share: f64,
+    /// What is compared, and what is needed before a stage may end.
+    pub gate: GatePolicy,
+    /// Devices that are between "told" and "runs it" at one time, at most.
+    pub max_in_flight: u32,
+    /// Devices told per minute, at most. Late joiners count too.
+    pub max_per_minute: u32,
+    /// A device that has not finished after so many milliseconds is overdue: it no longer holds up others, and stays visible.
+    pub device_deadline_ms: u64,
+    /// Whether a person must approve before the first device is told.
+    pub require_approval: bool,
+    /// Device label to balance the draw over, besides the cohort; such as `hw`.
+    pub balance_by: Option<String>,
+    /// How a device goes about it.
+    #[schema(value_type = Object)]
+    pub settings: DeviceSettings,
+}
+
+impl Default for RolloutPolicy {
+    fn default() -> Self {
+        Self {
+            stages: vec![Stage::share("canary", 0.05), Stage::share("quarter", 0.25), Stage::share("all", 1.0)],
+            control_share: 0.2,
+            gate: GatePolicy::default(),
+            max_in_flight: 1000,
+            max_per_minute: 1000,
+            device_deadline_ms: 30 * 60_000,
+            require_approval: false,
+            balance_by: None,
+            settings: DeviceSettings { spread_ms: 30_000, ..DeviceSettings::default() },
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RolloutSpec {
+    /// The model line.
+    #[schema(value_type = String)]
+    pub line: Line,
+    /// The version to bring out.
+    #[schema(value_type = String)]
+    pub version: Version,
+    /// What runs now, and what control devices stay on; `None` for a line's first version.
+    #[schema(value_type = Option<String>)]
+    pub baseline: Option<Version>,
+    /// How.
+    pub policy: RolloutPolicy,
+}
+
+/// One change of state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub by: Actor,
+    /// What was done, in one word.
+    pub did: String,
+    /// Where it led.
+    pub phase: String,
+    /// Why, in a sentence.
+    pub sentence: String,
+}
+
+/// An approval of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Which stage, from 0.
+    pub stage: usize,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// What they say.
+    #[serde(default)]
+    pub remark: String,
+}
+
+/// A rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Its name.
+    pub id: RolloutId,
+    /// What was asked for.
+    pub spec: RolloutSpec,
+    /// Where it is.
+    pub state: RolloutState,
+    /// Why it was created, in a sentence.
+    pub reason: String,
+    /// Who created it.
+    pub created_by: Actor,
+    /// When. Of two for one line, the earlier goes first.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Rises with every change; the ETag of the API.
+    pub revision: u64,
+    /// Approvals given.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
+    /// What happened to it, the latest last, at most [`MAX_TRANSITIONS`].
+    #[serde(default)]
+    pub transitions: Vec<Transition>,
+}
+
+/// A rollout that cannot be created.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Too few or too many stages.
+    #[error("a rollout needs 1 to {MAX_STAGES} stages, this one has {0}")]
+    Stages(usize),
+    /// A share outside its range.
+    #[error("stage {stage:?} has a share of {share}: use more than 0 and at most 1")]
+    Share {
+        /// Which stage.
+        stage: String,
+        /// Its share.
+        share: String,
+    },
+    /// A later stage that is smaller.
+    #[error("stage {stage:?} is smaller than the stage before it: a rollout only widens")]
+    Narrowing {
+        /// Which stage.
+        stage: String,
+    },
+    /// A control share outside its range.
+    #[error("a control share of {0} leaves no comparison: use 0 to 0.5")]
+    Control(String),
+    /// The version may not be assigned.
+    #[error("version {version} cannot be rolled out: {problem}")]
+    Version {
+        /// Which version.
+        version: Version,
+        /// Why not.
+        problem: String,
+    },
+    /// A named cohort that does not exist or belongs to another line.
+    #[error("stage {stage:?} names cohort {cohort}, which is not a cohort of this line")]
+    Cohort {
+        /// Which stage.
+        stage: String,
+        /// Which cohort.
+        cohort: Cohort,
+    },
+    /// A limit of zero that would stop everything.
+    #[error("{0} must be at least 1: with 0 no device would ever be told")]
+    Zero(&'static str),
+}
+
+impl RolloutPolicy {
+    /// Refuse what could not work.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.stages.is_empty() || self.stages.len() > MAX_STAGES {
+            return Err(SpecError::Stages(self.stages.len()));
+        }
+        for stage in &self.stages {
+            if !(stage.share > 0.0 && stage.share <= 1.0) {
+                return Err(SpecError::Share { stage: stage.name.clone(), share: stage.share.to_string() });
+            }
+        }
+        for pair in self.stages.windows(2) {
+            let [before, after] = pair else { continue };
+            if before.scope() == after.scope() && after.share < before.share {
+                return Err(SpecError::Narrowing { stage: after.name.clone() });
+            }
+        }
+        if !(0.0..=0.5).contains(&self.control_share) {
+            return Err(SpecError::Control(self.control_share.to_string()));
+        }
+        for (what, value) in [("max_in_flight", self.max_in_flight), ("max_per_minute", self.max_per_minute)] {
+            if value == 0 {
+                return Err(SpecError::Zero(what));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Rollout {
+    /// A rollout that waits for its turn.
+    pub fn new(id: RolloutId, spec: RolloutSpec, reason: String, created_by: Actor, created_at: Timestamp) -> Self {
+        let (approvals, transitions) = Default::default();
+        let state = RolloutState::Planned;
+        Self { id, spec, state, reason, created_by, created_at, updated_at: created_at, revision: 1, approvals, transitions }
+    }
+
+    /// The stage it is in, if it is in one.
+    pub fn stage(&self) -> Option<(usize, &Stage)> {
+        let index = self.state.stage()?;
+        self.spec.policy.stages.get(index).map(|stage| (index, stage))
+    }
+
+    /// Whether `stage` is the last.
+    pub fn is_last(&self, stage: usize) -> bool {
+        stage + 1 >= self.spec.policy.stages.len()
+    }
+
+    /// Whether devices are held back in `stage`. The last stage takes in everyone, unless it is the only one.
+    pub fn holds_control(&self, stage: usize) -> bool {
+        self.spec.baseline.is_some() && self.spec.policy.control_share > 0.0 && !self.is_last(stage)
+    }
+
+    /// Whether `stage` may begin: it asks for no approval, or has one by somebody other than the rollout's author.
+    pub fn is_approved(&self, stage: usize) -> bool {
+        let own = self.spec.policy.stages.get(stage).is_some_and(|s| s.require_approval);
+        let needed = own || (stage == 0 && self.spec.policy.require_approval);
+        let author = self.created_by.name();
+        !needed || self.approvals.iter().any(|a| a.stage == stage && a.by != author)
+    }
+
+    /// Which arm a window of `device` about `manifest` counts for, or `None`. Comparisons are frozen while no control group is
+    /// held (the last stage), because the two sides would not have seen the same days.
+    pub fn arm_of(&self, device: &Device, manifest: Digest, candidate: Digest, baseline: Option<Digest>) -> Option<Arm> {
+        let part = device.part_in(&self.id)?;
+        if !self.state.stage().is_some_and(|stage| self.holds_control(stage)) {
+            return None;
+        }
+        match part.arm {
+            Arm::Canary if manifest == candidate => Some(Arm::Canary),
+            Arm::Control if Some(manifest) == baseline => Some(Arm::Control),
+            _ => None,
+        }
+    }
+
+    /// Make a legal move, and remember it.
+    pub fn make(&mut self, step: &Move, by: &Actor, at: Timestamp) -> Result<(), IllegalMove> {
+        let state = self.state.after(step, by, at, self.spec.policy.stages.len())?;
+        if let Move::Approve { remark } = step {
+            let stage = self.state.next_stage();
+            self.approvals.push(Approval { stage, by: by.name().to_owned(), at, remark: remark.clone() });
+        }
+        self.state = state;
+        self.updated_at = at;
+        self.revision += 1;
+        let (did, phase, sentence) = (step.as_str().to_owned(), self.state.phase().to_owned(), step.sentence().to_owned());
+        self.transitions.push(Transition { at, by: by.clone(), did, phase, sentence });
+        if self.transitions.len() > MAX_TRANSITIONS {
+            self.transitions.remove(0);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! A named part of the fleet: who belongs to it, which line serves it, and what it goes back to.
+//!
+//! A device belongs to exactly one cohort, the first (by rank, then name) whose selector matches. Overlapping membership
+//! would make "this cohort's last known good" ambiguous, and count one device's drift twice.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use leeway_protocol::ids::{Cohort, Line, Version};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::device::Device;
+use super::selector::Selector;
+
+/// A cohort.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CohortDoc {
+    /// Its name.
+    pub name: Cohort,
+    /// The model line that serves it.
+    pub line: Line,
+    /// Who belongs to it.
+    pub selector: Selector,
+    /// Lower ranks are asked first; equal ranks by name.
+    #[serde(default)]
+    pub rank: u32,
+    /// What its devices go back to, and new devices start with. Moves when a rollout completes.
+    pub last_known_good: Option<Version>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// The cohort a device belongs to.
+pub fn cohort_of<'a>(device: &Device, cohorts: &'a BTreeMap<Cohort, Arc<CohortDoc>>) -> Option<&'a Arc<CohortDoc>> {
+    // The map's order is by name, and `min_by_key` keeps the first of equals.
+    cohorts.values().filter(|cohort| cohort.selector.matches(&device.labels)).min_by_key(|cohort| cohort.rank)
+}

@@ -1,0 +1,14 @@
+//! The registry: model lines, their versions, who is champion, and where each version comes from.
+//!
+//! The registry never decides what a device may run; the offline-signed image repository does. It remembers what was
+//! published there, and what the controller has learnt about it since (poisoned, deprecated), which is why statuses live here
+//! and not in signed metadata. What stays true: a version, once registered, keeps its digest; alias history only grows.
+pub mod alias;
+pub mod lineage;
+pub mod model;
+pub mod version;
+
+pub use alias::{Alias, AliasChange, AliasError, Aliases};
+pub use lineage::{LineageEdge, LineageGraph, LineageNode};
+pub use model::{ModelLine, RetrainPolicy};
+pub use version::{ModelVersion, RegisterError, Role, VersionStatus};

@@ -1,0 +1,112 @@
+//! Descent: which version came from which, from what data, by which run, as nodes and edges.
+//!
+//! Nodes and edges instead of a tree of trees: a dataset has many children, a recursive document has no bound, and a page
+//! draws a graph anyway. Parents are named by manifest digest, so a parent that was never registered still shows as a node.
+use std::collections::{BTreeMap, BTreeSet};
+
+use leeway_protocol::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::version::{ModelVersion, VersionStatus};
+
+/// Generations of ancestors that are followed: enough for years of retraining, and a bound against a forged circle.
+pub const MAX_DEPTH: usize = 64;
+
+/// One thing in the graph.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LineageNode {
+    /// Unique within the graph.
+    pub id: String,
+    /// `version`, `dataset`, `run` or `code`.
+    pub kind: String,
+    /// What people call it.
+    pub title: String,
+}
+
+/// One step of descent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LineageEdge {
+    /// Where it comes from.
+    pub from: String,
+    /// What came of it.
+    pub to: String,
+    /// How: `parent`, `train`, `holdout`, `reference`, `made-by`, `code`.
+    pub how: String,
+}
+
+/// A version's ancestors and their data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LineageGraph {
+    /// The nodes.
+    pub nodes: BTreeSet<LineageNode>,
+    /// The edges.
+    pub edges: BTreeSet<LineageEdge>,
+}
+
+/// `version`, its ancestors, their data, runs and code.
+pub fn graph<'a>(version: &'a ModelVersion, by_manifest: &BTreeMap<Digest, &'a ModelVersion>) -> LineageGraph {
+    let mut graph = LineageGraph::default();
+    for ancestor in std::iter::once(version).chain(ancestors(version, by_manifest)) {
+        add(&mut graph, ancestor);
+        if let Some(parent) = ancestor.lineage.parent {
+            let title = by_manifest.get(&parent).map_or_else(|| format!("manifest {}", parent.short()), |p| title(p));
+            graph.nodes.insert(LineageNode { id: parent.to_string(), kind: "version".to_owned(), title });
+        }
+    }
+    graph
+}
+
+/// The registered ancestors of a version, nearest first, at most [`MAX_DEPTH`].
+pub fn ancestors<'a>(version: &'a ModelVersion, by_manifest: &BTreeMap<Digest, &'a ModelVersion>) -> Vec<&'a ModelVersion> {
+    let mut seen = BTreeSet::from([version.manifest.digest]);
+    let mut line = Vec::new();
+    let mut next = version.lineage.parent;
+    while let Some(parent) = next.and_then(|digest| by_manifest.get(&digest)) {
+        if line.len() == MAX_DEPTH || !seen.insert(parent.manifest.digest) {
+            break;
+        }
+        line.push(*parent);
+        next = parent.lineage.parent;
+    }
+    line
+}
+
+/// The nearest ancestor that failed in the fleet. A model retrained from one inherits its parent's data and weights, so it is
+/// not rolled out by itself; a person may still do so.
+pub fn poisoned_ancestor<'a>(version: &'a ModelVersion, by_manifest: &BTreeMap<Digest, &'a ModelVersion>) -> Option<&'a ModelVersion> {
+    ancestors(version, by_manifest).into_iter().find(|v| matches!(v.status, VersionStatus::Poisoned { .. }))
+}
+
+fn title(version: &ModelVersion) -> String {
+    format!("{} {}", version.line, version.version)
+}
+
+fn add(graph: &mut LineageGraph, version: &ModelVersion) {
+    let me = version.manifest.digest.to_string();
+    let node = |id: &str, kind: &str, title: String| LineageNode { id: id.to_owned(), kind: kind.to_owned(), title };
+    graph.nodes.insert(node(&me, "version", title(version)));
+    let mut edge = |from: &str, how: &str| {
+        graph.edges.insert(LineageEdge { from: from.to_owned(), to: me.clone(), how: how.to_owned() });
+    };
+    let lineage = &version.lineage;
+    if let Some(parent) = lineage.parent {
+        edge(&parent.to_string(), "parent");
+    }
+    for dataset in &lineage.datasets {
+        edge(&dataset.digest.to_string(), &dataset.role);
+    }
+    if let Some(run) = &lineage.training_run {
+        edge(&format!("run:{run}"), "made-by");
+    }
+    let code = format!("code:{}@{}", lineage.code, lineage.code_revision);
+    if !lineage.code.is_empty() {
+        edge(&code, "code");
+        graph.nodes.insert(node(&code, "code", format!("{} at {}", lineage.code, lineage.code_revision)));
+    }
+    for dataset in &lineage.datasets {
+        graph.nodes.insert(node(&dataset.digest.to_string(), "dataset", format!("{} ({} rows)", dataset.name, dataset.rows)));
+    }
+    if let Some(run) = &lineage.training_run {
+        graph.nodes.insert(node(&format!("run:{run}"), "run", format!("training run {run}")));
+    }
+}

@@ -1,0 +1,86 @@
+//! A model line: one purpose, one input and output shape, a sequence of versions, and how the controller treats them.
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Line, Version};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::alias::{Alias, Aliases};
+use crate::rollout::RolloutPolicy;
+
+/// A model line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelLine {
+    /// Its name.
+    pub line: Line,
+    /// What it is for, in a sentence.
+    #[serde(default)]
+    pub task: String,
+    /// Digest of inputs and outputs every version must have.
+    pub io: Option<Digest>,
+    /// Champion and challenger, with their history.
+    #[serde(default)]
+    pub aliases: Aliases,
+    /// How a version of this line is rolled out unless told otherwise.
+    #[serde(default)]
+    pub rollout: RolloutPolicy,
+    /// When a better model is asked for.
+    #[serde(default)]
+    pub retrain: RetrainPolicy,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+impl ModelLine {
+    /// A line without versions.
+    pub fn new(line: Line, created_at: Timestamp) -> Self {
+        let (aliases, rollout, retrain) = Default::default();
+        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at }
+    }
+
+    /// What the fleet runs, or goes to.
+    pub fn champion(&self) -> Option<&Version> {
+        self.aliases.current(Alias::Champion)
+    }
+}
+
+/// When a better model is asked for, and how often at most. An alarm alone is not a reason: the world may have moved without
+/// hurting, and a retraining storm costs more than it brings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrainPolicy {
+    /// Whether the controller may ask at all.
+    pub enabled: bool,
+    /// Loss of accuracy (share) against the expected one that is tolerated.
+    pub max_accuracy_loss: f64,
+    /// Labels needed before a measured accuracy counts.
+    pub min_labels: u64,
+    /// Cohorts with an alarm needed before the line is retrained.
+    pub min_cohorts: u32,
+    /// Time between two requests, milliseconds.
+    pub cool_down_ms: u64,
+    /// Requests within any `period_ms`, at most.
+    pub max_per_period: u32,
+    /// Length of that period: a week.
+    pub period_ms: u64,
+    /// Captured rows with a label needed before training makes sense.
+    pub min_rows: u64,
+    /// Trainer to use: `builtin`, or the name of a command trainer.
+    pub trainer: String,
+}
+
+impl Default for RetrainPolicy {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_accuracy_loss: 0.03,
+            min_labels: 200,
+            min_cohorts: 1,
+            cool_down_ms: 24 * 3_600_000,
+            max_per_period: 3,
+            period_ms: 7 * 24 * 3_600_000,
+            min_rows: 500,
+            trainer: "builtin".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! One released version of a model line, and what the controller has learnt about it since.
+use leeway_protocol::assignment::{AssignedRelease, target_path};
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Line, Version};
+use leeway_protocol::manifest::{Blob, Lineage};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Whose key released it; also the part of the target's path that the key is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A person's release key.
+    Release,
+    /// The line's trainer.
+    Auto,
+}
+
+/// What may still be done with a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum VersionStatus {
+    /// May be rolled out.
+    Published,
+    /// Goes on running where it runs; no new rollout.
+    Deprecated {
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// Taken back by a person; devices that have it go back.
+    Yanked {
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// Failed in the fleet; devices that have it go back, and it is never assigned again.
+    Poisoned {
+        /// Why, in a sentence.
+        reason: String,
+    },
+}
+
+/// A version of a model line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelVersion {
+    /// Its line.
+    pub line: Line,
+    /// Its name.
+    pub version: Version,
+    /// Rises with every release of the line.
+    pub seq: u64,
+    /// The manifest; its digest is what devices and reports name.
+    pub manifest: Blob,
+    /// The ONNX file.
+    pub model: Blob,
+    /// Digest of its inputs and outputs.
+    pub io: Digest,
+    /// Whose key released it.
+    pub role: Role,
+    /// Name of the signed role that lists it, such as `rain` or `rain-auto`.
+    pub signer: String,
+    /// Where it comes from: code, data, parent, run, offline metrics.
+    pub lineage: Lineage,
+    /// When the controller accepted it.
+    pub published_at: Timestamp,
+    /// What may still be done with it.
+    pub status: VersionStatus,
+}
+
+/// A version that cannot be registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// The name is taken by other bytes.
+    #[error("version {version} of line {line} is already registered with another manifest: publish it under a new name")]
+    NameTaken {
+        /// Its line.
+        line: Line,
+        /// Its name.
+        version: Version,
+    },
+    /// The sequence number is taken.
+    #[error("sequence number {seq} of line {line} already belongs to version {version}: use a higher one")]
+    SeqTaken {
+        /// Its line.
+        line: Line,
+        /// The number.
+        seq: u64,
+        /// The version that has it.
+        version: Version,
+    },
+}
+
+impl ModelVersion {
+    /// The path of its target in the image repository.
+    pub fn target_path(&self) -> String {
+        target_path(&self.line, self.role == Role::Auto, &self.version)
+    }
+
+    /// How an assignment names it.
+    pub fn release(&self) -> AssignedRelease {
+        AssignedRelease { path: self.target_path(), line: self.line.clone(), version: self.version.clone() }
+    }
+
+    /// Whether a device may be told to run it.
+    pub fn is_assignable(&self) -> bool {
+        matches!(self.status, VersionStatus::Published | VersionStatus::Deprecated { .. })
+    }
+
+    /// Whether devices that run it must go back.
+    pub fn must_leave(&self) -> bool {
+        matches!(self.status, VersionStatus::Yanked { .. } | VersionStatus::Poisoned { .. })
+    }
+
+    /// Refuse a version that would change the meaning of a name or a number. Registering the same bytes again is no error.
+    pub fn check_against<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Result<(), RegisterError> {
+        for other in others.into_iter().filter(|o| o.line == self.line) {
+            if other.version == self.version && other.manifest.digest != self.manifest.digest {
+                return Err(RegisterError::NameTaken { line: self.line.clone(), version: self.version.clone() });
+            }
+            if other.version != self.version && other.seq == self.seq {
+                return Err(RegisterError::SeqTaken { line: self.line.clone(), seq: self.seq, version: other.version.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VersionStatus {
+    /// One word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Deprecated { .. } => "deprecated",
+            Self::Yanked { .. } => "yanked",
+            Self::Poisoned { .. } => "poisoned",
+        }
+    }
+
+    /// The reason, where there is one.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Published => None,
+            Self::Deprecated { reason } | Self::Yanked { reason } | Self::Poisoned { reason } => Some(reason),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A request for a better model, and the job it becomes.
+//!
+//! The planner makes the request (cause and evidence in sentences, so that one traceable episode leads from alarm to
+//! rollout); a worker that holds the trainer's key does the work; the controller only keeps the job's state. One open job
+//! per line. What stays true: a job that is over stays over.
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Cohort, Line, Version};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Why a model is retrained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", tag = "cause")]
+pub enum Trigger {
+    /// The world moved, and it hurts.
+    Drift {
+        /// Features that moved, by name.
+        features: Vec<String>,
+    },
+    /// A person asked.
+    Asked {
+        /// Who.
+        by: String,
+    },
+}
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetrainRequest {
+    /// The job's name; made of line and time, so that asking twice at one instant is asking once.
+    pub id: String,
+    /// The line.
+    pub line: Line,
+    /// The version it starts from: the champion.
+    pub parent: Version,
+    /// Why.
+    pub trigger: Trigger,
+    /// Cohorts whose data speaks for it.
+    pub cohorts: Vec<Cohort>,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// What was measured, in sentences.
+    pub evidence: Vec<String>,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum JobState {
+    /// Waits for data and a worker.
+    Queued,
+    /// A worker trains.
+    Running {
+        /// Which worker.
+        worker: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// A candidate is here; preflight and comparison run.
+    Evaluating {
+        /// The candidate's manifest.
+        candidate: Digest,
+    },
+    /// It won; waits for the trainer's signature.
+    Approved {
+        /// The candidate's manifest.
+        candidate: Digest,
+        /// What was measured, in a sentence.
+        sentence: String,
+    },
+    /// Signed and registered.
+    Published {
+        /// The version it became.
+        version: Version,
+    },
+    /// It did not win.
+    Lost {
+        /// What was measured, in a sentence.
+        sentence: String,
+    },
+    /// Not enough labels to say.
+    Undecided {
+        /// How many more are needed, in a sentence.
+        sentence: String,
+    },
+    /// It broke.
+    Failed {
+        /// Why, in a sentence.
+        sentence: String,
+    },
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingJob {
+    /// What was asked for.
+    pub request: RetrainRequest,
+    /// Where it is.
+    pub state: JobState,
+    /// When that last changed.
+    pub updated_at: Timestamp,
+}
+
+impl JobState {
+    /// One word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running { .. } => "running",
+            Self::Evaluating { .. } => "evaluating",
+            Self::Approved { .. } => "approved",
+            Self::Published { .. } => "published",
+            Self::Lost { .. } => "lost",
+            Self::Undecided { .. } => "undecided",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// Whether more will happen.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Queued | Self::Running { .. } | Self::Evaluating { .. } | Self::Approved { .. })
+    }
+}

@@ -1,0 +1,334 @@
+//! The gate behind a stage: pass, fail, or not enough seen to say either.
+//!
+//! Fixed percentages must choose between false alarms and exposure; the sequential test in [`super::evidence`] may be looked
+//! at after every report. Around it stand three plain rules: a stage in which nothing was heard never passes; devices that the
+//! model itself made fail are counted absolutely too, because with one canary there is nothing to compare; and a first
+//! version, without a baseline, is judged by absolute limits and says so. Refusals that speak against the transport or the
+//! device (disk full, bad signature) never count against the model.
+use leeway_protocol::reason::Code;
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{Evidence, Limits, Metric, Outcome, Verdict};
+
+/// What is compared, and what is needed before a stage may end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatePolicy {
+    /// Canary against control.
+    pub guardrails: Vec<Guardrail>,
+    /// Devices that prove to run the version.
+    pub min_devices: u32,
+    /// Inferences they have reported.
+    pub min_inferences: u64,
+    /// Largest share of failed inferences, whatever the control does.
+    pub max_error_ratio: f64,
+    /// Devices failed by the model that are too many, if they are also more than `max_failed_share` of those that tried.
+    pub max_failed: u32,
+    /// See `max_failed`.
+    pub max_failed_share: f64,
+    /// A device that ran the version and then was silent for so long, milliseconds, counts as failed.
+    pub lost_after_ms: u64,
+}
+
+impl Default for GatePolicy {
+    fn default() -> Self {
+        let rail = |metric, need| Guardrail { metric, need, ..Guardrail::default() };
+        Self {
+            guardrails: vec![
+                rail(Metric::ErrorRatio, Need::Always),
+                rail(Metric::SlowRatio, Need::IfSeen),
+                rail(Metric::EstimatedAccuracy, Need::IfSeen),
+                rail(Metric::LabelledAccuracy, Need::IfSeen),
+                rail(Metric::DeviceFailures, Need::IfSeen),
+            ],
+            min_devices: 1,
+            min_inferences: 100,
+            max_error_ratio: 0.05,
+            max_failed: 2,
+            max_failed_share: 0.1,
+            lost_after_ms: 3_600_000,
+        }
+    }
+}
+
+/// One comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guardrail {
+    /// Of what.
+    pub metric: Metric,
+    /// When it is too much.
+    pub limits: Limits,
+    /// Whether the stage waits for it.
+    pub need: Need,
+    /// What counts as passed.
+    pub proof: Proof,
+}
+
+impl Default for Guardrail {
+    fn default() -> Self {
+        Self { metric: Metric::ErrorRatio, limits: Limits::default(), need: Need::Always, proof: Proof::NoHarm }
+    }
+}
+
+/// Whether the stage waits for a verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// It waits, even if no data ever comes.
+    #[default]
+    Always,
+    /// It waits once both sides have data; labels, for one, may never come.
+    IfSeen,
+    /// Only shown.
+    Observe,
+}
+
+/// What counts as passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Enough trials on both sides, no proof of harm, and an estimate within the margin.
+    #[default]
+    NoHarm,
+    /// Proof that the version is not worse than the margin; takes far more data.
+    NonInferior,
+}
+
+/// How the test is called.
+pub type Compare = fn(Metric, &super::evidence::Arm, &super::evidence::Arm, &Limits) -> Verdict;
+
+/// Devices of a stage, each in exactly one place. The verdict never divides by devices that have not run the version.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Counts {
+    /// In the stage's scope, the control group included.
+    pub members: usize,
+    /// May have the version in this stage.
+    pub allowed: usize,
+    /// Held back to compare with.
+    pub control: usize,
+    /// Not told yet: no room in the share, the rate or the in-flight cap.
+    pub waiting: usize,
+    /// Not told yet, because they are offline; told when they come back.
+    pub away: usize,
+    /// Told, not yet seen by the device.
+    pub unseen: usize,
+    /// Seen; fetching, testing or in the shadow run.
+    pub installing: usize,
+    /// Active on trial.
+    pub on_trial: usize,
+    /// Run it, with proof.
+    pub running: usize,
+    /// Run it by their last word, but have been silent too long.
+    pub lost: usize,
+    /// Refused it or went back, for a reason that speaks against the model.
+    pub failed_by_model: usize,
+    /// Refused it for another reason.
+    pub failed_otherwise: usize,
+    /// Not done within the deadline.
+    pub overdue: usize,
+    /// Ever ran it; never falls.
+    pub exposed: usize,
+}
+
+impl Counts {
+    /// Devices that were told and have an outcome that speaks for or against the model.
+    pub fn tried(&self) -> usize {
+        self.running + self.lost + self.failed_by_model
+    }
+
+    /// Devices between "told" and an outcome.
+    pub fn in_flight(&self) -> usize {
+        self.unseen + self.installing + self.on_trial
+    }
+
+    /// Devices that were told.
+    pub fn told(&self) -> usize {
+        self.in_flight() + self.tried() + self.failed_otherwise + self.overdue
+    }
+}
+
+/// Whether a device's reason speaks against the model.
+pub fn blames_model(code: &Code) -> bool {
+    matches!(
+        code,
+        Code::PrescanRefused
+            | Code::LoadFailed
+            | Code::GoldenMismatch
+            | Code::TooSlow
+            | Code::TooMuchMemory
+            | Code::Crashed
+            | Code::Hung
+            | Code::OutputNotFinite
+            | Code::InferenceErrors
+            | Code::ShadowDiverged
+            | Code::IoMismatch
+            | Code::ManifestInvalid
+    )
+}
+
+/// One line of the gate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Check {
+    /// What was checked, such as `error_ratio` or `devices`.
+    pub name: String,
+    /// Its result.
+    pub outcome: Outcome,
+    /// Whether the stage waits for it.
+    pub blocks: bool,
+    /// Measured against limit, in a sentence.
+    pub sentence: String,
+    /// The comparison, if it is one.
+    pub verdict: Option<Verdict>,
+}
+
+/// What the gate says now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct GateReport {
+    /// Over all checks: any failure fails, any blocking check without a verdict is inconclusive.
+    pub outcome: Outcome,
+    /// The check that decided, in a sentence.
+    pub sentence: String,
+    /// Every check.
+    pub checks: Vec<Check>,
+}
+
+/// Everything the gate looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The limits.
+    pub policy: &'a GatePolicy,
+    /// What ingestion added up.
+    pub evidence: Option<&'a Evidence>,
+    /// Device failures of both sides, from the devices themselves.
+    pub failures: super::evidence::Arms,
+    /// The rollout's devices.
+    pub counts: &'a Counts,
+    /// Whether there is a version to compare with.
+    pub has_baseline: bool,
+    /// Since when the stage soaks; evidence must be newer.
+    pub soaking_since: Option<Timestamp>,
+    /// The test.
+    pub compare: Compare,
+}
+
+/// Judge a stage.
+pub fn judge(question: &Question<'_>) -> GateReport {
+    let mut checks = vec![failures(question), devices(question), heard(question), errors(question)];
+    if question.has_baseline {
+        checks.extend(question.policy.guardrails.iter().map(|rail| guardrail(question, rail)));
+    } else {
+        let sentence = "There is no earlier version to compare with, so this first one is judged by absolute limits only.".to_owned();
+        checks.push(Check { name: "baseline".to_owned(), outcome: Outcome::Pass, blocks: false, sentence, verdict: None });
+    }
+    let failed = checks.iter().find(|c| c.outcome == Outcome::Fail && c.blocks);
+    let open = checks.iter().find(|c| c.outcome == Outcome::Inconclusive && c.blocks);
+    let (outcome, sentence) = match (failed, open) {
+        (Some(check), _) => (Outcome::Fail, check.sentence.clone()),
+        (None, Some(check)) => (Outcome::Inconclusive, check.sentence.clone()),
+        (None, None) => (Outcome::Pass, passed(&checks)),
+    };
+    GateReport { outcome, sentence, checks }
+}
+
+fn passed(checks: &[Check]) -> String {
+    let names: Vec<&str> = checks.iter().filter(|c| c.blocks).map(|c| c.name.as_str()).collect();
+    format!("Every check passed ({}).", names.join(", "))
+}
+
+fn check(name: &str, outcome: Outcome, sentence: String) -> Check {
+    Check { name: name.to_owned(), outcome, blocks: true, sentence, verdict: None }
+}
+
+/// Devices that the model failed on, by absolute count and share.
+fn failures(question: &Question<'_>) -> Check {
+    let (policy, counts) = (question.policy, question.counts);
+    let failed = counts.failed_by_model + counts.lost;
+    let tried = counts.tried();
+    let share = failed as f64 / tried.max(1) as f64;
+    let too_many = failed >= policy.max_failed.max(1) as usize && share > policy.max_failed_share;
+    // With one or two canaries "at least two" would never fire: nobody is left who could pass.
+    let nobody_left = failed > 0 && failed == tried && counts.in_flight() == 0;
+    let outcome = if too_many || nobody_left { Outcome::Fail } else { Outcome::Pass };
+    let limit = format!("{} devices and {:.0} %", policy.max_failed, policy.max_failed_share * 100.0);
+    let sentence = if failed == 0 {
+        format!("No device failed with the version ({tried} tried).")
+    } else {
+        let lost = if counts.lost > 0 { format!(", {} of them silent since they run it", counts.lost) } else { String::new() };
+        format!("{failed} of {tried} devices that tried the version failed with it{lost}; allowed are fewer than {limit}.")
+    };
+    check("failed_devices", outcome, sentence)
+}
+
+/// Enough devices that prove to run it.
+fn devices(question: &Question<'_>) -> Check {
+    let (have, need) = (question.counts.running, question.policy.min_devices.max(1) as usize);
+    let outcome = if have >= need { Outcome::Pass } else { Outcome::Inconclusive };
+    check("devices", outcome, format!("{have} devices prove to run the version; {need} are needed."))
+}
+
+/// Something was heard since the stage soaks, and enough of it.
+fn heard(question: &Question<'_>) -> Check {
+    let need = question.policy.min_inferences;
+    let have = question.evidence.map_or(0, |e| e.inferences);
+    let last = question.evidence.and_then(|e| e.last_at);
+    let fresh = match (question.soaking_since, last) {
+        (Some(since), Some(last)) => last >= since,
+        _ => false,
+    };
+    if have < need.max(1) {
+        return check("inferences", Outcome::Inconclusive, format!("{have} inferences were reported with the version; {need} are needed."));
+    }
+    if !fresh {
+        return check("inferences", Outcome::Inconclusive, "No report about the version has come since this stage soaks.".to_owned());
+    }
+    check("inferences", Outcome::Pass, format!("{have} inferences were reported with the version; {need} are needed."))
+}
+
+/// Failed inferences, absolutely.
+fn errors(question: &Question<'_>) -> Check {
+    let (errors, inferences) = question.evidence.map_or((0, 0), |e| (e.errors, e.inferences));
+    let limit = question.policy.max_error_ratio;
+    let tried = inferences + errors;
+    let share = errors as f64 / tried.max(1) as f64;
+    let enough = tried >= question.policy.min_inferences.max(1);
+    let outcome = match (enough, share > limit) {
+        (true, true) => Outcome::Fail,
+        (_, false) => Outcome::Pass,
+        (false, true) => Outcome::Inconclusive,
+    };
+    check("errors", outcome, format!("{errors} of {tried} inferences failed ({:.1} %); allowed are {:.1} %.", share * 100.0, limit * 100.0))
+}
+
+fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
+    let arms = match rail.metric {
+        Metric::DeviceFailures => question.failures,
+        metric => question.evidence.and_then(|e| e.arms.get(&metric)).copied().unwrap_or_default(),
+    };
+    let verdict = (question.compare)(rail.metric, &arms.canary, &arms.control, &rail.limits);
+    let seen = arms.canary.n > 0.0 && arms.control.n > 0.0;
+    let blocks = match rail.need {
+        Need::Always => true,
+        // Harm that is proven counts wherever data came from.
+        Need::IfSeen => seen || verdict.outcome == Outcome::Fail,
+        Need::Observe => false,
+    };
+    let outcome = match (verdict.outcome, rail.proof) {
+        (Outcome::Inconclusive, Proof::NoHarm) if unharmed(rail, &arms, &verdict) => Outcome::Pass,
+        (outcome, _) => outcome,
+    };
+    Check { name: rail.metric.as_str().to_owned(), outcome, blocks, sentence: verdict.sentence.clone(), verdict: Some(verdict) }
+}
+
+/// Enough trials on both sides, and an estimate that is not worse than the margin.
+fn unharmed(rail: &Guardrail, arms: &super::evidence::Arms, verdict: &Verdict) -> bool {
+    let limits = &rail.limits;
+    let needs_trials = if rail.metric == Metric::DeviceFailures { 1.0 } else { limits.min_trials as f64 };
+    let enough = |arm: &super::evidence::Arm| arm.n >= needs_trials && arm.devices >= limits.min_devices;
+    let within = verdict.estimate.is_some_and(|difference| {
+        let harm = if rail.metric.higher_is_better() { -difference } else { difference };
+        harm <= limits.margin
+    });
+    enough(&arms.canary) && enough(&arms.control) && within
+}

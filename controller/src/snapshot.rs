@@ -1,0 +1,168 @@
+//! Everything the planner may know at one instant: immutable, and cheap to take.
+//!
+//! The controller keeps one of these as its live state and hands out clones: a clone copies pointers (a few hundred, for the
+//! fleet's shards), never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
+//! simulator and the planner's own look-ahead cannot differ in what a step means.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Cohort, DeviceId, Line, RolloutId, Version};
+use leeway_protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::{CohortDoc, Device, Fleet, cohort_of};
+use crate::planner::Step;
+use crate::registry::{ModelLine, ModelVersion};
+use crate::retraining::job::{JobState, TrainingJob};
+use crate::rollout::evidence::Evidence;
+use crate::rollout::{Actor, IllegalMove, Rollout};
+
+/// The state of everything.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Rises with every change; an unchanged number and an unreached [`crate::planner::Plan::wake_at`] mean there is nothing to plan.
+    pub revision: u64,
+    /// Devices.
+    pub fleet: Fleet,
+    /// Cohorts by name.
+    pub cohorts: Arc<BTreeMap<Cohort, Arc<CohortDoc>>>,
+    /// Model lines by name.
+    pub lines: Arc<BTreeMap<Line, Arc<ModelLine>>>,
+    /// Versions by line and name.
+    pub versions: Arc<BTreeMap<(Line, Version), Arc<ModelVersion>>>,
+    /// Rollouts by name, past ones included.
+    pub rollouts: Arc<BTreeMap<RolloutId, Arc<Rollout>>>,
+    /// What ingestion added up per rollout.
+    pub evidence: Arc<BTreeMap<RolloutId, Arc<Evidence>>>,
+    /// What drift and quality say per cohort.
+    pub health: Arc<BTreeMap<Cohort, Arc<CohortHealth>>>,
+    /// Training jobs by name.
+    pub jobs: Arc<BTreeMap<String, Arc<TrainingJob>>>,
+}
+
+/// What drift and quality say about one cohort, ready to decide on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CohortHealth {
+    /// The manifest it is about; health of another version than the champion is not acted on.
+    pub manifest: Option<Digest>,
+    /// Features whose alarm stands, each with its sentence.
+    pub moved: BTreeMap<String, String>,
+    /// Accuracy on held-out data at training time.
+    pub expected_accuracy: Option<f64>,
+    /// Accuracy by labels, lately: share and number of labels.
+    pub measured_accuracy: Option<(f64, u64)>,
+    /// Accuracy estimated from confidence, lately.
+    pub estimated_accuracy: Option<f64>,
+    /// Captured rows with a label that could be trained on.
+    pub labelled_rows: u64,
+}
+
+/// A step that the state does not allow: something changed between planning and executing. Plan again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// The device is gone.
+    #[error("device {0} is not enrolled any more: plan again")]
+    NoDevice(DeviceId),
+    /// The device was told something newer.
+    #[error("device {0} was told something newer in the meantime: plan again")]
+    Overtaken(DeviceId),
+    /// The rollout, line, cohort or version is gone, or exists already.
+    #[error("{0} is not what it was when this was planned: plan again")]
+    Changed(String),
+    /// The rollout moved.
+    #[error("rollout {rollout} moved in the meantime: plan again")]
+    Moved {
+        /// Which.
+        rollout: RolloutId,
+        /// How it refused.
+        #[source]
+        source: IllegalMove,
+    },
+}
+
+impl Snapshot {
+    /// A version of a line.
+    pub fn version(&self, line: &Line, version: &Version) -> Option<&Arc<ModelVersion>> {
+        self.versions.get(&(line.clone(), version.clone()))
+    }
+
+    /// The cohort of a device.
+    pub fn cohort_of(&self, device: &Device) -> Option<&Arc<CohortDoc>> {
+        cohort_of(device, &self.cohorts)
+    }
+
+    /// The version with this manifest.
+    pub fn by_manifest(&self, manifest: Digest) -> Option<&Arc<ModelVersion>> {
+        self.versions.values().find(|v| v.manifest.digest == manifest)
+    }
+
+    /// Versions by manifest, for lineage.
+    pub fn manifests(&self) -> BTreeMap<Digest, &ModelVersion> {
+        self.versions.values().map(|v| (v.manifest.digest, v.as_ref())).collect()
+    }
+
+    /// Carry out one step. The state is unchanged if it is refused.
+    pub fn apply(&mut self, step: &Step, now: Timestamp) -> Result<(), ApplyError> {
+        match step {
+            Step::SetDesired { device, desired, part } => {
+                let found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
+                if found.desired.as_ref().is_some_and(|d| d.generation >= desired.generation) {
+                    return Err(ApplyError::Overtaken(device.clone()));
+                }
+                found.desired = Some(desired.clone());
+                if part.is_some() {
+                    found.part.clone_from(part);
+                }
+            }
+            Step::HoldBack { device, part } => {
+                let found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
+                found.part = Some(part.clone());
+            }
+            Step::MoveRollout { rollout, to } => {
+                let gone = || ApplyError::Changed(format!("rollout {rollout}"));
+                let found = Arc::make_mut(&mut self.rollouts).get_mut(rollout).ok_or_else(gone)?;
+                let moved = Arc::make_mut(found).make(to, &Actor::Controller, now);
+                moved.map_err(|source| ApplyError::Moved { rollout: rollout.clone(), source })?;
+            }
+            Step::CreateRollout { rollout } => {
+                if self.rollouts.contains_key(&rollout.id) {
+                    return Err(ApplyError::Changed(format!("rollout {}", rollout.id)));
+                }
+                Arc::make_mut(&mut self.rollouts).insert(rollout.id.clone(), Arc::new(rollout.as_ref().clone()));
+            }
+            Step::RequestRetraining { request } => {
+                if self.jobs.contains_key(&request.id) {
+                    return Err(ApplyError::Changed(format!("training job {}", request.id)));
+                }
+                let job = TrainingJob { request: request.clone(), state: JobState::Queued, updated_at: now };
+                Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(job));
+            }
+            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } => self.apply_to_registry(step, now)?,
+        }
+        self.revision += 1;
+        Ok(())
+    }
+
+    fn apply_to_registry(&mut self, step: &Step, now: Timestamp) -> Result<(), ApplyError> {
+        match step {
+            Step::SetAlias { line, alias, to, rollout, reason } => {
+                let gone = || ApplyError::Changed(format!("line {line}"));
+                let found = Arc::make_mut(&mut self.lines).get_mut(line).ok_or_else(gone)?;
+                Arc::make_mut(found).aliases.move_to(*alias, to.clone(), now, rollout.clone(), reason);
+            }
+            Step::SetLastKnownGood { cohort, version, .. } => {
+                let gone = || ApplyError::Changed(format!("cohort {cohort}"));
+                let found = Arc::make_mut(&mut self.cohorts).get_mut(cohort).ok_or_else(gone)?;
+                Arc::make_mut(found).last_known_good.clone_from(version);
+            }
+            Step::MarkVersion { line, version, status } => {
+                let gone = || ApplyError::Changed(format!("version {version} of {line}"));
+                let found = Arc::make_mut(&mut self.versions).get_mut(&(line.clone(), version.clone())).ok_or_else(gone)?;
+                Arc::make_mut(found).status = status.clone();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
