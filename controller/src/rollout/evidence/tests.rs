@@ -1,0 +1,146 @@
+//! Error rates and speed of the comparison, simulated with seeds.
+use super::*;
+use crate::sequential::tests::Chance;
+
+fn arm(devices: &[Totals]) -> Arm {
+    devices.iter().fold(Arm::default(), |mut arm, &totals| {
+        arm.replace(Totals::default(), totals);
+        arm
+    })
+}
+
+fn limits() -> Limits {
+    Limits { min_trials: 30, ..Limits::default() }
+}
+
+/// How devices of a simulated rollout are right and wrong.
+#[derive(Clone, Copy)]
+struct World {
+    canary: f64,
+    control: f64,
+    /// Standard deviation of a device's own share.
+    own: f64,
+    /// Chance that a day is decided for all devices of a version alike.
+    sky: f64,
+}
+
+/// 3 canaries, 12 controls, windows of `rows` labels; what the verdict was after which window, if it was ever decided.
+fn rollout(chance: &mut Chance, world: World, windows: u32, rows: u32) -> (Outcome, u32) {
+    let shares: Vec<f64> = (0..15).map(|i| if i < 3 { world.canary } else { world.control } + world.own * chance.normal()).collect();
+    let mut totals = [Totals::default(); 15];
+    for window in 1..=windows {
+        for _ in 0..rows {
+            let common = chance.hit(world.sky).then(|| chance.uniform());
+            for (total, share) in totals.iter_mut().zip(&shares) {
+                total.n += 1.0;
+                total.x += f64::from(u8::from(common.unwrap_or_else(|| chance.uniform()) < *share));
+            }
+        }
+        let verdict = compare(Metric::LabelledAccuracy, &arm(&totals[..3]), &arm(&totals[3..]), &limits());
+        if verdict.outcome != Outcome::Inconclusive {
+            return (verdict.outcome, window);
+        }
+    }
+    (Outcome::Inconclusive, windows)
+}
+
+#[test]
+fn a_canary_at_the_margin_is_hardly_ever_failed_however_often_one_looks() {
+    let worlds = [
+        World { canary: 0.75, control: 0.80, own: 0.0, sky: 0.0 },
+        World { canary: 0.75, control: 0.80, own: 0.0, sky: 0.9 },
+        World { canary: 0.75, control: 0.80, own: 0.02, sky: 0.6 },
+        World { canary: 0.45, control: 0.50, own: 0.0, sky: 0.3 },
+    ];
+    let mut chance = Chance::new(7);
+    for world in worlds {
+        let failed = (0..100).filter(|_| rollout(&mut chance, world, 40, 30).0 == Outcome::Fail).count();
+        assert!(failed <= 1, "{failed} of 100 failed wrongly at alpha 1 %: own {} sky {}", world.own, world.sky);
+    }
+}
+
+#[test]
+fn a_canary_worse_than_the_margin_is_hardly_ever_passed() {
+    let mut chance = Chance::new(8);
+    for (canary, sky) in [(0.74, 0.0), (0.74, 0.9), (0.6, 0.5)] {
+        let world = World { canary, control: 0.80, own: 0.0, sky };
+        let passed = (0..100).filter(|_| rollout(&mut chance, world, 40, 30).0 == Outcome::Pass).count();
+        assert!(passed <= 5, "{passed} of 100 passed wrongly at 5 %: {canary}");
+    }
+}
+
+#[test]
+fn sabotage_fails_within_a_handful_of_windows_and_a_better_model_passes() {
+    let mut chance = Chance::new(9);
+    let mut windows_needed = |canary: f64, control: f64, rows: u32, want: Outcome| {
+        let world = World { canary, control, own: 0.02, sky: 0.5 };
+        let mut needed: Vec<u32> = (0..30)
+            .map(|_| {
+                let (outcome, window) = rollout(&mut chance, world, 200, rows);
+                assert_eq!(outcome, want, "{canary} against {control}");
+                window
+            })
+            .collect();
+        needed.sort_unstable();
+        (needed[15], needed[29])
+    };
+    // Weights that guess: 50 % and 30 % right against 80 %, 100 labels a window and device.
+    let coin = windows_needed(0.5, 0.8, 100, Outcome::Fail);
+    let upside_down = windows_needed(0.3, 0.8, 30, Outcome::Fail);
+    let against_old = windows_needed(0.48, 0.7, 100, Outcome::Fail);
+    let better = windows_needed(0.8, 0.6, 30, Outcome::Pass);
+    println!("windows, median and worst: coin {coin:?}, upside down {upside_down:?}, 0.48 vs 0.70 {against_old:?}, better {better:?}");
+    assert!(coin.1 <= 3 && upside_down.1 <= 3 && against_old.0 <= 4 && against_old.1 <= 8 && better.1 <= 6);
+}
+
+#[test]
+fn rare_errors_are_judged_by_the_exact_test() {
+    let side = |devices: usize, n: f64, x: f64| arm(&vec![Totals { n, x }; devices]);
+    let limits = Limits { margin: 0.01, ..Limits::default() };
+    let judge = |canary: Arm, control: Arm| compare(Metric::ErrorRatio, &canary, &control, &limits);
+    assert_eq!(judge(side(3, 1000.0, 60.0), side(12, 1000.0, 0.0)).outcome, Outcome::Fail);
+    assert_eq!(judge(side(3, 1000.0, 1.0), side(12, 1000.0, 1.0)).outcome, Outcome::Inconclusive);
+    assert_eq!(judge(side(3, 3000.0, 0.0), side(12, 3000.0, 0.0)).outcome, Outcome::Pass);
+    let verdict = judge(side(3, 1000.0, 60.0), side(12, 1000.0, 0.0));
+    assert!(verdict.sentence.contains("6.0 % of 3000 on 3 devices") && verdict.sentence.ends_with("fail."), "{}", verdict.sentence);
+}
+
+#[test]
+fn no_data_is_never_a_pass() {
+    let some = arm(&[Totals { n: 500.0, x: 450.0 }]);
+    for metric in Metric::ALL {
+        assert_eq!(compare(metric, &Arm::default(), &some, &limits()).outcome, Outcome::Inconclusive, "{metric:?}");
+    }
+    assert_eq!(compare(Metric::LabelledAccuracy, &some, &Arm::default(), &limits()).outcome, Outcome::Inconclusive);
+    let few = arm(&[Totals { n: 20.0, x: 0.0 }]);
+    let verdict = compare(Metric::LabelledAccuracy, &few, &some, &limits());
+    assert!(verdict.outcome == Outcome::Inconclusive && verdict.sentence.contains("needed on each side"), "{}", verdict.sentence);
+}
+
+#[test]
+fn failing_devices_stop_a_rollout_early_and_healthy_ones_do_not() {
+    let asked = |n: usize, failed: usize| arm(&(0..n).map(|i| Totals { n: 1.0, x: f64::from(u8::from(i < failed)) }).collect::<Vec<_>>());
+    let judge = |n, failed| compare(Metric::DeviceFailures, &asked(n, failed), &Arm::default(), &Limits::default()).outcome;
+    assert_eq!(judge(3, 3), Outcome::Fail);
+    assert_eq!(judge(3, 1), Outcome::Inconclusive);
+    assert_eq!(judge(3, 0), Outcome::Pass);
+    assert_eq!(judge(40, 1), Outcome::Pass);
+    // The chance to ever fail a fleet in which 5 % of the devices fail, looked at after each device.
+    let mut chance = Chance::new(10);
+    let wrong = (0..300)
+        .filter(|_| {
+            let mut failed = 0;
+            (1..=200).any(|n| {
+                failed += usize::from(chance.hit(0.05));
+                judge(n, failed) == Outcome::Fail
+            })
+        })
+        .count();
+    assert!(wrong <= 3, "{wrong} of 300 at alpha 1 %");
+}
+
+#[test]
+fn a_broken_assignment_is_noticed() {
+    assert!(sample_ratio(52, 1000, 0.05) < 0.0);
+    assert!(sample_ratio(0, 200, 0.05) > 4.0 && sample_ratio(100, 1000, 0.05) > 10.0);
+}
