@@ -1,0 +1,122 @@
+//! The controller's HTTP API, as the commands call it.
+//!
+//! Answers that are not a success are problem documents; their text goes to the user as it is, their status becomes the exit code.
+//! Every request has a time limit and every answer a size limit.
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::failure::{During, Failure, Outcome};
+
+/// The longest any request may take: publishing runs a preflight on the controller.
+const REQUEST_LIMIT: Duration = Duration::from_secs(120);
+/// The largest answer that is read: the largest model.
+const ANSWER_LIMIT: u64 = leeway_protocol::manifest::MAX_MODEL_BYTES;
+
+/// A controller to talk to.
+#[derive(Debug, Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A controller at `base`, such as `http://127.0.0.1:8080`, with a bearer token if commands need one.
+    pub fn new(base: &str, token: Option<String>) -> Self {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_LIMIT)).build();
+        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), token }
+    }
+
+    /// Its address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The bearer token.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// GET a JSON resource.
+    pub fn read<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
+        let bytes = self.fetch(path)?.ok_or_else(|| Failure::new(format!("{path} was not found on {}", self.base)).code(5))?;
+        serde_json::from_slice(&bytes).during(format!("reading the answer to {path}"))
+    }
+
+    /// GET bytes; `None` for 404.
+    pub fn fetch(&self, path: &str) -> Outcome<Option<Vec<u8>>> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = request.call().map_err(|e| self.unreachable(&e))?;
+        match self.body(answer, path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// POST JSON, read JSON.
+    pub fn send<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        let body = serde_json::to_vec(body).during("writing the request")?;
+        let bytes = self.send_bytes(path, "application/json", &body)?;
+        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(bytes).during(format!("reading the answer to {path}"))
+    }
+
+    /// POST bytes, read bytes.
+    pub fn send_bytes(&self, path: &str, content_type: &str, body: &[u8]) -> Outcome<Vec<u8>> {
+        let mut request = self.agent.post(format!("{}{path}", self.base)).header("content-type", content_type);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = request.send(body).map_err(|e| self.unreachable(&e))?;
+        self.body(answer, path)
+    }
+
+    fn body(&self, mut answer: ureq::http::Response<ureq::Body>, path: &str) -> Outcome<Vec<u8>> {
+        let status = answer.status().as_u16();
+        let bytes = answer.body_mut().with_config().limit(ANSWER_LIMIT).read_to_vec().map_err(|e| self.unreachable(&e))?;
+        if (200..300).contains(&status) {
+            return Ok(bytes);
+        }
+        let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = |field: &str| problem.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (title, detail) = (text("title"), text("detail"));
+        let message = match (title.is_empty(), detail.is_empty()) {
+            (true, true) => format!("{path}: the controller answered {status}"),
+            (_, false) => detail,
+            (false, true) => title,
+        };
+        Err(Failure::new(message).code(exit_code(status)).help_for(status))
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::new(format!("the controller at {} cannot be reached: {error}", self.base))
+            .code(7)
+            .help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL")
+    }
+}
+
+fn exit_code(status: u16) -> u8 {
+    match status {
+        401 | 403 => 4,
+        404 => 5,
+        409 | 412 | 428 => 6,
+        400 | 415 | 422 => 2,
+        _ => 1,
+    }
+}
+
+impl Failure {
+    fn help_for(self, status: u16) -> Self {
+        match status {
+            401 | 403 => self.help("give the token that `leeway serve` wrote to admin.token, with --token or LEEWAY_TOKEN"),
+            _ => self,
+        }
+    }
+}
