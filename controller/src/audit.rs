@@ -8,14 +8,9 @@ use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// The hash before the first row.
-pub fn genesis() -> Digest {
-    Digest::of(b"leeway event log, version 1")
-}
-
 /// What happened, before it has a place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Happening {
+pub struct Draft {
     /// When.
     pub at: Timestamp,
     /// Who: `controller`, a person's name, or `devices/<id>`.
@@ -36,9 +31,19 @@ pub struct Happening {
 pub struct Event {
     /// Its number, from 1, without gaps.
     pub seq: u64,
-    /// What happened.
-    #[serde(flatten)]
-    pub what: Happening,
+    /// When.
+    pub at: Timestamp,
+    /// Who: `controller`, a person's name, or `devices/<id>`.
+    pub actor: String,
+    /// What kind, such as `rollout.moved`.
+    pub kind: String,
+    /// What it is about, such as `rollouts/rain-2`.
+    pub subject: String,
+    /// What happened and why, in a sentence.
+    pub sentence: String,
+    /// Everything else.
+    #[serde(default)]
+    pub data: Value,
     /// Hash of the row before.
     pub prev: Digest,
     /// Hash of this row.
@@ -64,6 +69,35 @@ pub enum AuditError {
     Content(u64),
 }
 
+impl Draft {
+    /// The row with this number that follows the row with hash `prev`. Fractions in its data are kept to [`DIGITS`] digits.
+    pub fn seal(self, seq: u64, prev: Digest) -> Event {
+        let Self { at, actor, kind, subject, sentence, mut data } = self;
+        round(&mut data);
+        let mut event = Event { seq, at, actor, kind, subject, sentence, data, prev, hash: prev };
+        event.hash = event.digest();
+        event
+    }
+}
+
+impl Event {
+    /// The hash before the first row.
+    pub fn genesis() -> Digest {
+        Digest::of(b"leeway event log, version 1")
+    }
+
+    /// What its hash should be.
+    fn digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Value::Object(fields) = &mut value {
+            fields.remove("hash");
+        }
+        write(&value, &mut bytes);
+        Digest::of(&bytes)
+    }
+}
+
 /// Where the chain stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -75,19 +109,7 @@ pub struct Head {
 
 impl Default for Head {
     fn default() -> Self {
-        Self { seq: 0, hash: genesis() }
-    }
-}
-
-impl Head {
-    /// The next row; the head moves to it. Fractions in its data are kept to [`DIGITS`] digits.
-    pub fn append(&mut self, mut what: Happening) -> Event {
-        round(&mut what.data);
-        let seq = self.seq + 1;
-        let hash = hash(seq, &what, self.hash);
-        let event = Event { seq, what, prev: self.hash, hash };
-        *self = Self { seq, hash };
-        event
+        Self { seq: 0, hash: Event::genesis() }
     }
 }
 
@@ -101,20 +123,12 @@ pub fn verify<'a>(head: Head, events: impl IntoIterator<Item = &'a Event>) -> Re
         if event.prev != head.hash {
             return Err(AuditError::Chain(event.seq));
         }
-        if event.hash != hash(event.seq, &event.what, event.prev) {
+        if event.hash != event.digest() {
             return Err(AuditError::Content(event.seq));
         }
         head = Head { seq: event.seq, hash: event.hash };
     }
     Ok(head)
-}
-
-fn hash(seq: u64, what: &Happening, prev: Digest) -> Digest {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(prev.as_bytes());
-    bytes.extend_from_slice(&seq.to_le_bytes());
-    write(&serde_json::to_value(what).unwrap_or_default(), &mut bytes);
-    Digest::of(&bytes)
 }
 
 /// Digits of a fraction that are kept and hashed. Reading JSON may return the neighbour of the float that was written, and a
@@ -173,8 +187,7 @@ mod tests {
     use serde_json::json;
 
     fn rows() -> Vec<Event> {
-        let mut head = Head::default();
-        let row = |n: i64| Happening {
+        let row = |n: i64| Draft {
             at: Timestamp::from_secs(n),
             actor: "controller".into(),
             kind: "rollout.moved".into(),
@@ -182,7 +195,13 @@ mod tests {
             sentence: format!("Row {n}."),
             data: json!({"b": 0.1 + 0.2, "a": [1, null, "ü\n"], "n": n, "big": 1e300}),
         };
-        (1..=5).map(|n| head.append(row(n))).collect()
+        let mut prev = Event::genesis();
+        let mut seal = |n: i64| {
+            let event = row(n).seal(n.unsigned_abs(), prev);
+            prev = event.hash;
+            event
+        };
+        (1..=5).map(&mut seal).collect()
     }
 
     #[test]
@@ -197,14 +216,14 @@ mod tests {
             change(&mut copy);
             verify(Head::default(), &copy).unwrap_err()
         };
-        assert_eq!(spoil(&|r| r[2].what.sentence.push('!')), AuditError::Content(3));
-        assert_eq!(spoil(&|r| r[2].what.data = json!({})), AuditError::Content(3));
-        assert_eq!(spoil(&|r| r[2].what.at = Timestamp::from_secs(9)), AuditError::Content(3));
+        assert_eq!(spoil(&|r| r[2].sentence.push('!')), AuditError::Content(3));
+        assert_eq!(spoil(&|r| r[2].data = json!({})), AuditError::Content(3));
+        assert_eq!(spoil(&|r| r[2].at = Timestamp::from_secs(9)), AuditError::Content(3));
         assert_eq!(spoil(&|r| drop(r.remove(1))), AuditError::Order { seq: 3, expected: 2 });
         assert_eq!(spoil(&|r| r.swap(1, 2)), AuditError::Order { seq: 3, expected: 2 });
         let rehashed = |r: &mut Vec<Event>| {
-            r[1].what.sentence.push('!');
-            r[1].hash = hash(2, &r[1].what, r[1].prev);
+            r[1].sentence.push('!');
+            r[1].hash = r[1].digest();
         };
         assert_eq!(spoil(&rehashed), AuditError::Chain(3), "a re-hashed row no longer fits its successor");
     }
