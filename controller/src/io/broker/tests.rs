@@ -46,7 +46,14 @@ impl Client {
     }
 
     async fn device(broker: &Broker, name: &str) -> Self {
-        Self::try_connect(options(broker, name, name, &format!("secret-{name}"))).await.unwrap()
+        loop {
+            match Self::try_connect(options(broker, name, name, &format!("secret-{name}"))).await {
+                Ok(client) => return client,
+                // The broker is still closing the session that this one takes over.
+                Err(ConnectionError::ConnectionRefused(ConnectReturnCode::ServerUnavailable)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     async fn controller(broker: &Broker) -> Self {
