@@ -11,6 +11,7 @@
 //! What stays true: nothing here does I/O, reads a clock or draws a random number; seeds, keys and `now` are handed in.
 pub mod canonical;
 pub mod director;
+pub mod envelope;
 pub mod keyring;
 pub mod metadata;
 pub mod repository;

@@ -164,9 +164,11 @@ pub fn verify(bytes: &[u8], director: &Root, device: &DeviceId, now: Timestamp, 
     if signed.delegations.is_some() || signed.targets.len() > 1 {
         return Err(DirectorError::Inconsistent("it may name one target and delegate to nobody"));
     }
-    let target = signed.targets.iter().next().and_then(|(path, target)| {
-        Some(DirectedTarget { path: path.clone(), sha256: target.sha256()?, length: target.length })
-    });
+    let target = signed
+        .targets
+        .iter()
+        .next()
+        .and_then(|(path, target)| Some(DirectedTarget { path: path.clone(), sha256: target.sha256()?, length: target.length }));
     let Custom { device, assignment, .. } = custom;
     Ok(Directive { device, generation, target, expires: at, assignment })
 }
@@ -196,7 +198,6 @@ pub struct ApprovedTarget {
     pub release: TargetCustom,
     /// Set if the trainer's own role released it: the io digest that the caller must find in the manifest.
     pub trainer_io: Option<Digest>,
-    _only_here: (),
 }
 
 /// Why an assignment's target may not be installed.
@@ -320,7 +321,7 @@ fn approve(generation: Generation, listed: VerifiedTarget, image: &Client, store
     {
         return Err(CrossCheckError::Io { version, got: release.io.short(), granted: granted.short() });
     }
-    Ok(ApprovedTarget { generation, target: listed, release, trainer_io, _only_here: () })
+    Ok(ApprovedTarget { generation, target: listed, release, trainer_io })
 }
 
 /// Would devices accept this listed path? For the controller, before it assigns: the same rules, the same words.

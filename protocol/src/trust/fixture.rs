@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::keyring::SigningKey;
 use super::metadata::{self, Document, FileMeta, Role, SnapshotMeta, Targets, TimestampMeta, versioned_name};
-use super::repository::{Ceremony, LineGrant, Lifetimes, OnlineSigner, RepositoryState, RoleBuilder, ceremony};
+use super::repository::{Ceremony, Lifetimes, LineGrant, OnlineSigner, RepositoryState, RoleBuilder, ceremony};
 use super::tuf::{Client, Persist, Step, Stored, TufError};
 use crate::assignment::target_path;
 use crate::digest::Digest;

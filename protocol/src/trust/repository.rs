@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use serde_json::Map;
 
 use super::keyring::{PublicKey, SigningKey};
-use super::metadata::{self, DelegatedRole, Delegations, Header, Key, LinePolicy, Role, RoleKeys, Root, SignError, TargetMeta, Targets, TrainerGrant};
+use super::metadata::{
+    self, DelegatedRole, Delegations, Header, Key, LinePolicy, Role, RoleKeys, Root, SignError, TargetMeta, Targets, TrainerGrant,
+};
 use crate::assignment::target_path;
 use crate::digest::Digest;
 use crate::ids::Line;

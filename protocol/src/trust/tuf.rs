@@ -27,8 +27,8 @@ mod error;
 mod walk;
 pub use chain::RootChain;
 pub use error::TufError;
-pub use walk::matches_pattern;
 use walk::Walk;
+pub use walk::matches_pattern;
 
 /// The longest root: dozens of keys and signatures fit.
 pub const MAX_ROOT_BYTES: u64 = 512 << 10;
@@ -504,8 +504,8 @@ fn trusted<T: Role>(bytes: Option<&[u8]>, max: u64, keys: &KeySet<'_>) -> Option
 
 fn read<T: Role>(file: &str, bytes: &[u8], max: u64, keys: &KeySet<'_>) -> Result<Document<T>, TufError> {
     let max = usize::try_from(max).unwrap_or(usize::MAX);
-    let document = Document::<T>::parse(bytes, max)
-        .map_err(|cause| TufError::Malformed { file: file.to_owned(), cause: Arc::new(cause) })?;
+    let document =
+        Document::<T>::parse(bytes, max).map_err(|cause| TufError::Malformed { file: file.to_owned(), cause: Arc::new(cause) })?;
     document.verify(keys).map_err(|cause| TufError::Unsigned { file: file.to_owned(), cause })?;
     Ok(document)
 }

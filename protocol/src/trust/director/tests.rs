@@ -79,7 +79,9 @@ fn documents_that_the_director_did_not_sign_for_this_device_now_are_refused() {
     let world = World::new();
     let good = signed(&world, 5, Some(&target("1.1.0")));
     let (root, id) = (root(&world), device());
-    let at = |bytes: &[u8], device: &DeviceId, now, last| verify(bytes, &root, device, now, Generation(last)).map(drop).map_err(|e| (e.code(), e.to_string()));
+    let at = |bytes: &[u8], device: &DeviceId, now, last| {
+        verify(bytes, &root, device, now, Generation(last)).map(drop).map_err(|e| (e.code(), e.to_string()))
+    };
     assert_eq!(at(&good, &id, now(), 5), Ok(()), "a retained message comes back");
     let refused = |result: Result<(), (Code, String)>, code: Code, why: &str| {
         let (got, sentence) = result.unwrap_err();
@@ -94,7 +96,11 @@ fn documents_that_the_director_did_not_sign_for_this_device_now_are_refused() {
     }
     let by = world.key("director");
     refused(at(&edited::<Targets>(&good, &[by], |t| t.custom = None), &id, now(), 0), Code::SignatureInvalid, "no device");
-    refused(at(&edited::<Targets>(&good, &[by], |t| t.custom = Some(serde_json::json!({ "v": 1 }))), &id, now(), 0), Code::SignatureInvalid, "another form");
+    refused(
+        at(&edited::<Targets>(&good, &[by], |t| t.custom = Some(serde_json::json!({ "v": 1 }))), &id, now(), 0),
+        Code::SignatureInvalid,
+        "another form",
+    );
     let two = edited::<Targets>(&good, &[by], |t| drop(t.targets.insert("b".into(), TargetMeta::new(Digest::of(b""), 0, None))));
     refused(at(&two, &id, now(), 0), Code::SignatureInvalid, "one target");
     // Image metadata is no assignment, whoever signed it.
@@ -154,9 +160,9 @@ fn the_offline_policy_has_the_last_word() {
     let cases: [(&str, u64, Code, Edit); 7] = [
         ("1.0.0", 0, Code::BelowFloor, |t| t.policy(&line("rain"), |policy| policy.min_seq = 2)),
         ("1.0.0", 2, Code::BelowFloor, |t| t),
-        ("1.1.0", 0, Code::Revoked, |t| t.policy(&line("rain"), |policy| drop(policy.revoked.insert(model("1.1.0").digest)))),
+        ("1.1.0", 0, Code::Revoked, |t| t.policy(&line("rain"), |policy| policy.revoked.extend([model("1.1.0").digest]))),
         ("1.1.0", 0, Code::Revoked, |t| {
-            t.policy(&line("rain"), |policy| drop(policy.revoked.insert(custom("rain", "1.1.0", 2).manifest.digest)))
+            t.policy(&line("rain"), |policy| policy.revoked.extend([custom("rain", "1.1.0", 2).manifest.digest]))
         }),
         ("auto-3", 0, Code::NotListed, |t| t.revoke_trainer(&line("rain"))),
         ("auto-3", 0, Code::NotListed, |t| t.policy(&line("rain"), |policy| policy.trainer = None)),
@@ -180,12 +186,13 @@ fn a_slip_in_the_delegations_opens_nothing() {
     // People delegate the release paths to the trainer's key by mistake: the role's name still decides.
     let mut world = World::new();
     let signer = world.signer.clone();
-    let top = edited::<Targets>(world.state.file("1.targets.json").unwrap(), &[world.key("targets-1"), world.key("targets-2")], |targets| {
-        targets.header.version = 2;
-        let roles = &mut targets.delegations.as_mut().unwrap().roles;
-        roles.retain(|role| role.name != "rain");
-        roles.iter_mut().find(|role| role.name == "rain-auto").unwrap().paths = Some(vec!["models/rain/*/*".into()]);
-    });
+    let top =
+        edited::<Targets>(world.state.file("1.targets.json").unwrap(), &[world.key("targets-1"), world.key("targets-2")], |targets| {
+            targets.header.version = 2;
+            let roles = &mut targets.delegations.as_mut().unwrap().roles;
+            roles.retain(|role| role.name != "rain");
+            roles.iter_mut().find(|role| role.name == "rain-auto").unwrap().paths = Some(vec!["models/rain/*/*".into()]);
+        });
     world.state.accept_targets(&top, &signer, now()).unwrap();
     let path = rain_path("6.6.6");
     let bytes = role_listing(2, &path, &custom("rain", "6.6.6", 66), world.key("rain-auto"));

@@ -133,7 +133,12 @@ impl<'a> KeySet<'a> {
         distinct.len() as u64 >= u64::from(self.threshold)
     }
 
-    /// Does one of `keys` belong to this role?
+    /// The usable keys.
+    pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.values()
+    }
+
+    /// Does `key` belong to this role?
     pub fn contains(&self, key: &PublicKey) -> bool {
         self.keys.values().any(|k| k == key)
     }

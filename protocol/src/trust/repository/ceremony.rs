@@ -69,7 +69,12 @@ impl Ceremony {
 }
 
 /// Make every key of a new fleet with `lines`, and sign the first documents. `seed` gives fresh random bytes at each call.
-pub fn ceremony(lines: &[LineGrant], lifetimes: &Lifetimes, now: Timestamp, seed: &mut dyn FnMut() -> [u8; 32]) -> Result<Ceremony, SignError> {
+pub fn ceremony(
+    lines: &[LineGrant],
+    lifetimes: &Lifetimes,
+    now: Timestamp,
+    seed: &mut dyn FnMut() -> [u8; 32],
+) -> Result<Ceremony, SignError> {
     let mut keys = Vec::new();
     let mut draw = |name: String, custody| {
         let key = SigningKey::from_seed(&seed());
@@ -100,7 +105,8 @@ pub fn ceremony(lines: &[LineGrant], lifetimes: &Lifetimes, now: Timestamp, seed
         .role("snapshot", &[director], 1)
         .role("timestamp", &[director], 1);
     // Everybody is in the room: all sign.
-    let signers = |prefix: &str| -> Vec<&SigningKey> { keys.iter().filter(|k| k.name.starts_with(prefix)).take(SHARES).map(|k| &k.key).collect() };
+    let signers =
+        |prefix: &str| -> Vec<&SigningKey> { keys.iter().filter(|k| k.name.starts_with(prefix)).take(SHARES).map(|k| &k.key).collect() };
     let (image_root, director_root) = (image_root.sign(&signers("root-"))?, director_root.sign(&signers("root-"))?);
     let image_targets = policy.sign(&signers("targets-"))?;
     Ok(Ceremony { keys, image_root, image_targets, director_root })

@@ -11,8 +11,10 @@ use crate::ids::Line;
 use crate::manifest::{Blob, TargetCustom};
 use crate::time::Timestamp;
 use crate::trust::keyring::SigningKey;
-use crate::trust::metadata::{self, Document, FileMeta, Header, MetadataError, Role, Root, SignError, SnapshotMeta, Targets, ThresholdError, TimestampMeta};
 use crate::trust::metadata::versioned_name;
+use crate::trust::metadata::{
+    self, Document, FileMeta, Header, MetadataError, Role, Root, SignError, SnapshotMeta, Targets, ThresholdError, TimestampMeta,
+};
 use crate::trust::tuf::{Client, MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Persist, Stored, TufError};
 
 /// Older versions of each file that stay: a device in the middle of a refresh still finds what its timestamp named.
@@ -177,7 +179,8 @@ impl RepositoryState {
         let name = format!("{}.root.json", self.client.root().header.version + 1);
         let mut next = self.clone();
         next.files.insert(name.clone(), bytes.to_vec());
-        let mut chain = crate::trust::tuf::RootChain::new(self.file("1.root.json").unwrap_or_default(), self.newest_root()).map_err(RepositoryError::Root)?;
+        let mut chain = crate::trust::tuf::RootChain::new(self.file("1.root.json").unwrap_or_default(), self.newest_root())
+            .map_err(RepositoryError::Root)?;
         chain.provide(bytes).map_err(RepositoryError::Root)?;
         // The old snapshot and timestamp may be signed by keys that are gone: both are signed anew before anything is read.
         let roles = self.client.snapshot().map(|snapshot| snapshot.meta.clone()).unwrap_or_default();
@@ -289,7 +292,14 @@ impl RepositoryState {
     }
 
     /// Put a checked document in place; all or nothing.
-    fn publish(&mut self, role: &str, version: u64, bytes: &[u8], signer: &OnlineSigner, now: Timestamp) -> Result<Changes, RepositoryError> {
+    fn publish(
+        &mut self,
+        role: &str,
+        version: u64,
+        bytes: &[u8],
+        signer: &OnlineSigner,
+        now: Timestamp,
+    ) -> Result<Changes, RepositoryError> {
         let mut next = self.clone();
         let file = versioned_name(role, version);
         next.files.insert(file.clone(), bytes.to_vec());
@@ -303,7 +313,13 @@ impl RepositoryState {
         Ok(changes)
     }
 
-    fn sign_snapshot(&mut self, meta: BTreeMap<String, FileMeta>, root: &Root, signer: &OnlineSigner, now: Timestamp) -> Result<Changes, RepositoryError> {
+    fn sign_snapshot(
+        &mut self,
+        meta: BTreeMap<String, FileMeta>,
+        root: &Root,
+        signer: &OnlineSigner,
+        now: Timestamp,
+    ) -> Result<Changes, RepositoryError> {
         if !root.keys_of("snapshot").contains(&signer.snapshot.public()) {
             return Err(RepositoryError::WrongKey("snapshot"));
         }
@@ -318,7 +334,13 @@ impl RepositoryState {
         Ok(changes)
     }
 
-    fn sign_timestamp(&mut self, snapshot: FileMeta, root: &Root, signer: &OnlineSigner, now: Timestamp) -> Result<Changes, RepositoryError> {
+    fn sign_timestamp(
+        &mut self,
+        snapshot: FileMeta,
+        root: &Root,
+        signer: &OnlineSigner,
+        now: Timestamp,
+    ) -> Result<Changes, RepositoryError> {
         if !root.keys_of("timestamp").contains(&signer.timestamp.public()) {
             return Err(RepositoryError::WrongKey("timestamp"));
         }

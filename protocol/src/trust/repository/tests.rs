@@ -36,7 +36,9 @@ fn a_ceremony_makes_documents_that_devices_accept_and_keeps_keys_apart() {
         assert_eq!(client.root().roles[role].threshold, 2);
     }
     let director = Client::new(&world.keys.director_root, Stored::default(), now()).unwrap();
-    assert!(["targets", "snapshot", "timestamp"].iter().all(|role| director.root().keys_of(role).contains(&world.key("director").public())));
+    assert!(
+        ["targets", "snapshot", "timestamp"].iter().all(|role| director.root().keys_of(role).contains(&world.key("director").public()))
+    );
 }
 
 #[test]
@@ -82,13 +84,21 @@ fn uploads_that_no_device_would_accept_are_refused_with_the_reason() {
         ("rain", world.state.file("2.rain.json").unwrap().to_vec(), "version 3 is next"),
         ("rain", edit(|targets| targets.header.version = u64::MAX), "version 3 is next"),
         ("rain", edit(|targets| targets.header.expires = metadata::Expires::at(now())), "expired"),
-        ("rain", edit(|targets| targets.delegations = Some(Delegations { keys: BTreeMap::new(), roles: vec![], rest: Map::new() })), "may not delegate"),
+        (
+            "rain",
+            edit(|targets| targets.delegations = Some(Delegations { keys: BTreeMap::new(), roles: vec![], rest: Map::new() })),
+            "may not delegate",
+        ),
         ("rain", add(&world, "other bytes", "1.1.0", 2), "never changes"),
         ("rain", add(&world, "1.2.0", "1.2.0", 3), "seq 3 is not above 3"),
         ("rain", next_rain(&world).add(&model("a"), &custom("wind", "1.2.0", 4)).sign(&[world.key("rain")]).unwrap(), "its path should be"),
         (
             "rain",
-            next_rain(&world).add(&model("a"), &custom("rain", "a", 4)).add(&model("b"), &custom("rain", "b", 4)).sign(&[world.key("rain")]).unwrap(),
+            next_rain(&world)
+                .add(&model("a"), &custom("rain", "a", 4))
+                .add(&model("b"), &custom("rain", "b", 4))
+                .sign(&[world.key("rain")])
+                .unwrap(),
             "the same seq",
         ),
         ("rain", b"{}".to_vec(), "refused"),
@@ -132,7 +142,8 @@ fn a_trainer_releases_only_what_it_was_granted_and_until_the_grant_is_taken_back
 fn offline_documents_need_their_threshold_and_can_be_signed_one_after_the_other() {
     let mut world = World::new();
     let signer = world.signer.clone();
-    let builder = TargetsBuilder::after(&world.state.role("targets").unwrap(), until()).unwrap().policy(&line("rain"), |policy| policy.min_seq = 2);
+    let builder =
+        TargetsBuilder::after(&world.state.role("targets").unwrap(), until()).unwrap().policy(&line("rain"), |policy| policy.min_seq = 2);
     let one = builder.sign(&[world.key("targets-1")]).unwrap();
     assert!(world.state.accept_targets(&one, &signer, now()).unwrap_err().to_string().contains("1 of the 2"));
     let with_online = metadata::add_signature::<Targets>(&one, 1 << 20, world.key("snapshot")).unwrap();

@@ -135,9 +135,11 @@ impl TufError {
                 Code::MetadataUnavailable
             }
             Self::NotListed { .. } => Code::NotListed,
-            Self::Malformed { .. } | Self::Unsigned { .. } | Self::WrongLength { .. } | Self::WrongDigest { .. } | Self::RootOrder { .. } => {
-                Code::SignatureInvalid
-            }
+            Self::Malformed { .. }
+            | Self::Unsigned { .. }
+            | Self::WrongLength { .. }
+            | Self::WrongDigest { .. }
+            | Self::RootOrder { .. } => Code::SignatureInvalid,
         }
     }
 }

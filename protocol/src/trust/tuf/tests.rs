@@ -41,7 +41,10 @@ fn a_device_asks_only_for_the_roles_that_speak_for_its_path() {
     let elsewhere = client.target("models/wind/release/2.0.0.onnx").unwrap_err();
     assert!(elsewhere.to_string().contains("was not loaded"), "{elsewhere}");
     client.only_for("models/wind/release/2.0.0.onnx");
-    assert_eq!(client.next(), Step::Need { file: "1.wind.json".into(), max_len: world.state.file("1.wind.json").unwrap().len() as u64, optional: false });
+    assert_eq!(
+        client.next(),
+        Step::Need { file: "1.wind.json".into(), max_len: world.state.file("1.wind.json").unwrap().len() as u64, optional: false }
+    );
     client.run_over(world.state.files()).unwrap();
     assert!(client.target("models/wind/release/2.0.0.onnx").unwrap().is_some());
 }
