@@ -1,7 +1,12 @@
 //! A document with signatures: read once, kept verbatim, opened only with enough distinct keys.
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{CanonicalError, Header, MAX_KEYS, MetadataError, Role, rule};
+use crate::trust::canonical;
+use crate::trust::keyring::{KeyId, PublicKey, Signature, SigningKey};
 
 /// Received metadata of one type. Its content is unchecked until [`Document::verify`] has compared it with a key set.
 #[derive(Clone)]

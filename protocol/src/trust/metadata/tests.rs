@@ -1,4 +1,5 @@
 use super::*;
+use crate::trust::keyring::SigningKey;
 
 const MAX: usize = 1 << 16;
 
