@@ -4,3 +4,4 @@ pub mod broker;
 pub mod clock;
 pub mod preflight;
 pub mod store;
+pub mod web;

@@ -1,0 +1,215 @@
+//! Errors of the HTTP API: one enum, one table, problem+json (RFC 9457).
+//!
+//! Each kind has one status, one stable `type` that is a page of this controller, and a detail that names the thing and says
+//! what to do. Pages show the same sentence as HTML. What stays true: nothing internal (a path, a backtrace) leaves the process.
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::pages::session::problem_page;
+
+/// What went wrong, as the caller may know it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// No such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The request cannot be read.
+    #[error("{0}")]
+    BadRequest(String),
+    /// It reads, but asks for something that does not add up.
+    #[error("{0}")]
+    Invalid(String),
+    /// No token, or a wrong one.
+    #[error("this needs the controller's token: send it as `Authorization: Bearer …`, or sign in at /login")]
+    Unauthorized,
+    /// A browser was made to send this by another site.
+    #[error("the request came from another site ({0}), so it was refused: use the dashboard itself, or a token")]
+    CrossSite(String),
+    /// The state does not allow it.
+    #[error("{0}")]
+    IllegalTransition(String),
+    /// Something of that name is there already, or has changed since.
+    #[error("{0}")]
+    Conflict(String),
+    /// The caller's copy is out of date.
+    #[error("{0}")]
+    Stale(String),
+    /// More bytes than are read.
+    #[error("the body is larger than the {0} bytes this operation reads: send less")]
+    TooLarge(u64),
+    /// A signature, a digest or the preflight refused what was sent.
+    #[error("{0}")]
+    Refused(String),
+    /// A content type that is not read here.
+    #[error("{0}")]
+    MediaType(String),
+    /// This path takes other methods.
+    #[error("{0}")]
+    Method(String),
+    /// Nothing of the range exists.
+    #[error("the range is outside the {0} bytes of this file")]
+    Range(u64),
+    /// Not now: the disk is full, or it shuts down.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A fault of this program.
+    #[error("the controller could not do this: {0}; its log says more")]
+    Internal(String),
+}
+
+/// One row of the table of kinds.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Last part of the `type`.
+    pub slug: &'static str,
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Short title.
+    pub title: &'static str,
+    /// What it means and what to do, for its page.
+    pub meaning: &'static str,
+}
+
+/// Every kind, for its page.
+pub const KINDS: [Kind; 15] = [
+    Kind { slug: "not-found", status: StatusCode::NOT_FOUND, title: "Not found", meaning: "There is nothing of that name. Names are case-sensitive; the list of the resource shows those that exist." },
+    Kind { slug: "bad-request", status: StatusCode::BAD_REQUEST, title: "Request cannot be read", meaning: "A parameter or the body is not in the form this operation takes. Unknown fields are refused, so that a misspelt one is not silently ignored." },
+    Kind { slug: "invalid", status: StatusCode::UNPROCESSABLE_ENTITY, title: "Does not add up", meaning: "The request reads, but what it asks for is not possible. The detail names the value." },
+    Kind { slug: "unauthorized", status: StatusCode::UNAUTHORIZED, title: "Token needed", meaning: "Changing something needs the controller's admin token; so does reading from another machine." },
+    Kind { slug: "cross-site", status: StatusCode::FORBIDDEN, title: "Request from another site", meaning: "A browser sent this on behalf of another site. Requests that change something must come from the dashboard itself or carry a token." },
+    Kind { slug: "illegal-transition", status: StatusCode::CONFLICT, title: "Not in this state", meaning: "The thing is in a state that does not allow this action. `allowed_actions` of the resource lists what is allowed now." },
+    Kind { slug: "conflict", status: StatusCode::CONFLICT, title: "Conflicts with what exists", meaning: "Something of that name exists with other content. Versions never change their content: use another name." },
+    Kind { slug: "stale-revision", status: StatusCode::PRECONDITION_FAILED, title: "Changed since you looked", meaning: "The resource has changed since it was read (its ETag differs). Read it again and decide anew." },
+    Kind { slug: "too-large", status: StatusCode::PAYLOAD_TOO_LARGE, title: "Body too large", meaning: "The body has more bytes than this operation reads." },
+    Kind { slug: "refused", status: StatusCode::UNPROCESSABLE_ENTITY, title: "Refused", meaning: "A signature, a digest or the trial run of a model was not right. Nothing was stored; the detail says which check failed." },
+    Kind { slug: "media-type", status: StatusCode::UNSUPPORTED_MEDIA_TYPE, title: "Content type not read here", meaning: "Send JSON as application/json, and files as application/octet-stream." },
+    Kind { slug: "method", status: StatusCode::METHOD_NOT_ALLOWED, title: "Method not allowed", meaning: "This path takes other methods; the description at /api/openapi.json lists them." },
+    Kind { slug: "range", status: StatusCode::RANGE_NOT_SATISFIABLE, title: "Range outside the file", meaning: "Start again from the beginning, or ask for bytes that exist." },
+    Kind { slug: "unavailable", status: StatusCode::SERVICE_UNAVAILABLE, title: "Not now", meaning: "The controller cannot do this at the moment, for example because its disk is full. Nothing was lost; try again." },
+    Kind { slug: "internal", status: StatusCode::INTERNAL_SERVER_ERROR, title: "Fault of the controller", meaning: "The controller could not do what it should. Its log says more; please report it." },
+];
+
+/// The body of an error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemBody {
+    /// Stable path of the kind of problem; a page of this controller.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Title of the kind.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What is wrong with this request, and what to do.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A thing that is not there: `no rollout is called "x"; leeway rollout list shows those that exist`.
+    pub fn missing(what: &str, name: impl std::fmt::Display) -> Self {
+        let listed = what.rsplit(' ').next().unwrap_or(what);
+        Self::NotFound(format!("no {what} is called {name}: `leeway {listed} list` shows those that exist"))
+    }
+
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not-found",
+            Self::BadRequest(_) => "bad-request",
+            Self::Invalid(_) => "invalid",
+            Self::Unauthorized => "unauthorized",
+            Self::CrossSite(_) => "cross-site",
+            Self::IllegalTransition(_) => "illegal-transition",
+            Self::Conflict(_) => "conflict",
+            Self::Stale(_) => "stale-revision",
+            Self::TooLarge(_) => "too-large",
+            Self::Refused(_) => "refused",
+            Self::MediaType(_) => "media-type",
+            Self::Method(_) => "method",
+            Self::Range(_) => "range",
+            Self::Unavailable(_) => "unavailable",
+            Self::Internal(_) => "internal",
+        }
+    }
+
+    /// The row of the table.
+    pub fn kind(&self) -> Kind {
+        let slug = self.slug();
+        KINDS.into_iter().find(|k| k.slug == slug).unwrap_or(KINDS[KINDS.len() - 1])
+    }
+
+    /// The body that is sent.
+    pub fn body(&self) -> ProblemBody {
+        let kind = self.kind();
+        ProblemBody { kind: format!("/problems/{}", kind.slug), title: kind.title.to_owned(), status: kind.status.as_u16(), detail: self.to_string() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        if let Self::Internal(detail) = &self {
+            tracing::error!(detail, "a request could not be served");
+        }
+        let mut response = (self.kind().status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        match &self {
+            Self::Unauthorized => drop(headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"leeway\""))),
+            Self::Range(length) => {
+                if let Ok(value) = HeaderValue::from_str(&format!("bytes */{length}")) {
+                    headers.insert(header::CONTENT_RANGE, value);
+                }
+            }
+            Self::Unavailable(_) => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            _ => {}
+        }
+        response
+    }
+}
+
+/// The same as a page.
+#[derive(Debug)]
+pub struct PageProblem(pub Problem);
+
+impl From<Problem> for PageProblem {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for PageProblem {
+    fn into_response(self) -> Response {
+        let kind = self.0.kind();
+        (kind.status, problem_page(kind.title, &self.0.to_string())).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_row_and_a_detail_that_says_what_to_do() {
+        let all = [
+            Problem::missing("rollout", "x"),
+            Problem::BadRequest("b".into()),
+            Problem::Invalid("i".into()),
+            Problem::Unauthorized,
+            Problem::CrossSite("http://evil".into()),
+            Problem::IllegalTransition("t".into()),
+            Problem::Conflict("c".into()),
+            Problem::Stale("s".into()),
+            Problem::TooLarge(7),
+            Problem::Refused("r".into()),
+            Problem::MediaType("m".into()),
+            Problem::Method("m".into()),
+            Problem::Range(7),
+            Problem::Unavailable("u".into()),
+            Problem::Internal("i".into()),
+        ];
+        let slugs: std::collections::BTreeSet<_> = all.iter().map(|p| p.body().kind).collect();
+        assert_eq!(slugs.len(), KINDS.len(), "two problems share a row, or one has none");
+        assert!(all[0].to_string().contains("leeway rollout list"));
+    }
+}
