@@ -88,6 +88,14 @@ pub enum DirectorError {
         /// This one.
         got: Generation,
     },
+    /// The director's own root is over.
+    #[error("the director's root expired at {at} and it is {now}: sign a new director root (or the clock is wrong)")]
+    RootExpired {
+        /// When.
+        at: Timestamp,
+        /// The device's time.
+        now: Timestamp,
+    },
     /// Not believed any more.
     #[error("the assignment expired at {at} and it is {now}: the controller must sign a new one (or the clock is wrong)")]
     Expired {
@@ -104,7 +112,7 @@ impl DirectorError {
         match self {
             Self::Malformed(_) | Self::Unsigned(_) | Self::Inconsistent(_) => Code::SignatureInvalid,
             Self::OtherDevice(_) | Self::Older { .. } => Code::AssignmentStale,
-            Self::Expired { .. } => Code::MetadataExpired,
+            Self::Expired { .. } | Self::RootExpired { .. } => Code::MetadataExpired,
         }
     }
 }
@@ -156,6 +164,9 @@ pub fn verify(bytes: &[u8], director: &Root, device: &DeviceId, now: Timestamp, 
     let generation = Generation(signed.header.version);
     if generation < last {
         return Err(DirectorError::Older { have: last, got: generation });
+    }
+    if director.header.expires.is_over(now) {
+        return Err(DirectorError::RootExpired { at: director.header.expires.moment(), now });
     }
     let at = signed.header.expires.moment();
     if signed.header.expires.is_over(now) {

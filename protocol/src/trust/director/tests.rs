@@ -90,6 +90,10 @@ fn documents_that_the_director_did_not_sign_for_this_device_now_are_refused() {
     refused(at(&good, &"bellevue-08".parse().unwrap(), now(), 0), Code::AssignmentStale, "meant for device bellevue-07");
     refused(at(&good, &id, now(), 6), Code::AssignmentStale, "generation 6 was already followed");
     refused(at(&good, &id, now().plus_secs(HOUR_SECS), 0), Code::MetadataExpired, "expired");
+    let lapsed = edited::<Targets>(&good, &[world.key("director")], |t| {
+        t.header.expires = metadata::Expires::at(now().plus_secs(500 * 24 * HOUR_SECS))
+    });
+    refused(at(&lapsed, &id, now().plus_secs(400 * 24 * HOUR_SECS), 0), Code::MetadataExpired, "director's root expired");
     for signer in ["timestamp", "rain", "root-1", "targets-1"] {
         let forged = edited::<Targets>(&good, &[world.key(signer)], |_| {});
         refused(at(&forged, &id, now(), 0), Code::SignatureInvalid, "not signed by a director");

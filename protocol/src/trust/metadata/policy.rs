@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{MetadataError, rule};
 use crate::digest::Digest;
 use crate::ids::Line;
+use crate::trust::repository::trainer_role;
 
 /// Revoked releases one line may list; beyond this the floor is the right tool.
 pub const MAX_REVOKED: usize = 256;
@@ -58,6 +59,10 @@ impl Policy {
         let Some(lines) = custom.and_then(|custom| custom.get("lines")) else { return Ok(Self::default()) };
         let lines = BTreeMap::<Line, LinePolicy>::deserialize(lines)
             .map_err(|e| MetadataError::Rule(format!("the line policy cannot be read: {e}")))?;
+        // One role name for two purposes would let one key speak for the other's paths.
+        if let Some(line) = lines.keys().find(|line| lines.keys().any(|other| other.as_str() == trainer_role(line))) {
+            return rule(format!("the trainer role of line {line} has the name of another line: rename that one"));
+        }
         match lines.iter().find(|(_, policy)| policy.revoked.len() > MAX_REVOKED) {
             Some((line, _)) => rule(format!("line {line} revokes more than {MAX_REVOKED} releases: raise min_seq instead")),
             None => Ok(Self { lines }),

@@ -141,6 +141,7 @@ fn delegations_and_policy_are_checked_when_read() {
         (with(vec![], Some(serde_json::json!({ "lines": { "rain": { "revoked": ["zz"] } } }))), "line policy"),
         (with(vec![], Some(serde_json::json!({ "lines": { "../x": {} } }))), "line policy"),
         (with(vec![], Some(serde_json::json!({ "lines": [] }))), "line policy"),
+        (with(vec![], Some(serde_json::json!({ "lines": { "rain": {}, "rain-auto": {} } }))), "name of another line"),
     ] {
         let error = bad.check().unwrap_err().to_string();
         assert!(error.contains(why), "{why}: {error}");

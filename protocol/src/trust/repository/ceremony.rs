@@ -2,12 +2,14 @@
 //!
 //! Root and targets are 2-of-3, so that one lost or stolen key is neither the end nor a disaster. The keys come back apart by
 //! who keeps them: only the three online ones may ever be on the controller.
+use std::collections::BTreeSet;
+
 use super::{Lifetimes, RootBuilder, TargetsBuilder, release_role, trainer_role};
 use crate::digest::Digest;
 use crate::ids::Line;
 use crate::time::Timestamp;
 use crate::trust::keyring::{PublicKey, SigningKey};
-use crate::trust::metadata::SignError;
+use crate::trust::metadata::{MetadataError, SignError};
 
 /// People who hold a share of root or targets.
 const SHARES: usize = 3;
@@ -92,6 +94,11 @@ pub fn ceremony(
         let release = draw(release_role(line), Custody::Release);
         let trainer = draw(trainer_role(line), Custody::Trainer);
         policy = policy.line(line, &[release], 1).trainer(line, &[trainer], *trainer_io);
+    }
+    let names: BTreeSet<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+    if names.len() != keys.len() {
+        let why = "two keys would have one name: lines may not be named twice, nor like another key (root-1, director, …)";
+        return Err(MetadataError::Rule(why.to_owned()).into());
     }
     let root_until = now.plus_secs(lifetimes.root_secs);
     let image_root = RootBuilder::new(root_until)

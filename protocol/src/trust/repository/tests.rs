@@ -42,6 +42,17 @@ fn a_ceremony_makes_documents_that_devices_accept_and_keeps_keys_apart() {
 }
 
 #[test]
+fn lines_whose_names_clash_with_another_key_are_refused() {
+    let name = |lines: &[&str]| {
+        let lines: Vec<_> = lines.iter().map(|name| LineGrant { line: line(name), trainer_io: None }).collect();
+        ceremony(&lines, &Lifetimes::default(), now(), &mut || [7; 32]).map(drop)
+    };
+    for bad in [&["rain", "rain"][..], &["rain", "rain-auto"], &["director"], &["root-1"], &["targets"]] {
+        assert!(name(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
 fn files_are_written_so_that_the_timestamp_is_last_and_a_reopened_repository_goes_on() {
     let mut world = World::new();
     let bytes = next_rain(&world).add(&model("1.2.0"), &custom("rain", "1.2.0", 4)).sign(&[world.key("rain")]).unwrap();

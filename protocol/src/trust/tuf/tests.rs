@@ -473,3 +473,37 @@ fn delegations_are_asked_in_order_and_terminating_ones_end_the_search() {
     let client = build(&[("a", false, Some("*"))], &[("c", "x")], &[("a", "b"), ("b", "a"), ("b", "c")]);
     assert_eq!((role_of(&client, "x"), role_of(&client, "y")), (Some("c".into()), None));
 }
+
+#[test]
+fn one_file_under_two_delegators_is_judged_by_the_one_that_leads_to_it() {
+    let world = World::empty();
+    let (key, other) = (stranger(), spare(0xe1));
+    let top = edited::<Targets>(&world.state.files()["1.targets.json"], &[world.key("targets-1"), world.key("targets-2")], |targets| {
+        targets.header.version = 2;
+        targets.delegations = foreign(&[("a", true, Some("a*")), ("b", true, Some("b*"))], &key.public());
+    });
+    let delegating = |to: &crate::trust::keyring::SigningKey| {
+        let mut targets = Targets::new(1, now().plus_secs(DAY_SECS));
+        targets.delegations = foreign(&[("c", true, Some("*"))], &to.public());
+        metadata::sign(&targets, &[&key]).unwrap()
+    };
+    let mut c = Targets::new(1, now().plus_secs(DAY_SECS));
+    for path in ["ax", "bx"] {
+        c.targets.insert(path.to_owned(), metadata::TargetMeta::new(Digest::of(b"c"), 1, None));
+    }
+    let listed =
+        [("targets", 2, top), ("a", 1, delegating(&key)), ("b", 1, delegating(&other)), ("c", 1, metadata::sign(&c, &[&key]).unwrap())];
+    let mut files = world.state.files().clone();
+    world.resign(&mut files, |snapshot| {
+        for (name, version, bytes) in &listed {
+            snapshot.meta.insert(format!("{name}.json"), FileMeta::of(*version, bytes));
+        }
+    });
+    files.extend(listed.into_iter().map(|(name, version, bytes)| (versioned_name(name, version), bytes)));
+    let mut client = world.client();
+    client.only_for("ax");
+    client.only_for("bx");
+    client.run_over(&files).unwrap();
+    assert_eq!(client.target("ax").unwrap().unwrap().role, "c");
+    assert!(matches!(client.target("bx"), Err(TufError::Unsigned { .. })), "b names another key for c");
+}
