@@ -1,6 +1,8 @@
 //! The fleet: registry, cohorts, rollouts, drift, retraining, web.
 pub mod audit;
+pub mod drift;
 pub mod fleet;
+pub mod ingest;
 pub mod io;
 pub mod planner;
 pub mod registry;

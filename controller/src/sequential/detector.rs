@@ -17,6 +17,9 @@ use super::{log_add, log_mean};
 /// enough for the evidence to fall again when the world comes back.
 pub const CAP: f64 = 45.0;
 
+/// ln R of a recursion that has seen nothing: R = 0, written as a finite number so that JSON can hold it.
+const NOTHING: f32 = -1e30;
+
 /// One stream's recursions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EDetector {
@@ -27,7 +30,7 @@ pub struct EDetector {
 impl EDetector {
     /// Nothing seen yet.
     pub fn new(components: usize) -> Self {
-        Self { log_r: vec![f32::NEG_INFINITY; components], updates: 0 }
+        Self { log_r: vec![NOTHING; components], updates: 0 }
     }
 
     /// Take one increment per component (ln L). Missing ones count as ln 1; those past the components are ignored.
@@ -39,7 +42,7 @@ impl EDetector {
         self.updates = self.updates.saturating_add(1);
     }
 
-    /// ln M, the evidence; −∞ before the first increment.
+    /// ln M, the evidence; hugely negative before the first increment.
     pub fn log_evidence(&self) -> f64 {
         log_mean(self.log_r.iter().map(|&r| f64::from(r)))
     }

@@ -1,0 +1,214 @@
+//! Drift: has the world moved, or only one instrument?
+//!
+//! Two layers answer two questions with two remedies, from the same exact bins that every device counts against the reference
+//! signed into its manifest:
+//!
+//! - [`difference`]: *this instrument*. A device against its own cohort in the same block of time, after both are corrected by
+//!   what they were to each other in a base period. Season and weather are common to both and drop out. Alarm → technician.
+//! - [`cohort`]: *the world*. A cohort's merged counts against the reference, over whole seasons. Alarm → retraining, if it hurts.
+//!
+//! Both feed the e-detector of `sequential::detector` with likelihood ratios of shares ([`components`]); the threshold comes from
+//! one fleet-wide budget of false alarms, split over the layers. Fixed PSI or p-value limits are not offered: PSI > 0.2 gives a
+//! million false alarms a fleet-month at 100 rows a window and is blind at 5,000; against this design 0 were measured.
+//! Evidence (how sure) is kept apart from magnitude (how far, [`magnitude`]).
+//!
+//! **Null** of a stream: in every increment the mean share of each set of bins stays within the tolerance of what is expected.
+//! **Guarantee**: at most `budget.false_alarms` expected false alarms per period in the whole fleet, whatever the size of windows
+//! and however often one looks — provided rows are independent after tempering by the autocorrelation that the devices report
+//! and by `sharing`. Each layer's page says what else it assumes.
+//!
+//! A monitor belongs to one manifest in one cohort: a new model has another reference, so its streams start anew, and a shift
+//! of outputs at the change of versions is never "drift". What stays true: counts of another manifest are never added.
+pub mod cohort;
+pub mod components;
+pub mod difference;
+pub mod magnitude;
+pub mod verdict;
+pub mod window;
+
+use std::collections::BTreeSet;
+
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Cohort, DeviceId};
+use leeway_protocol::profile::Reference;
+use leeway_protocol::report::WindowReport;
+use serde::{Deserialize, Serialize};
+
+use crate::sequential::detector::Budget;
+use cohort::CohortLayer;
+use components::Tolerance;
+use difference::DeviceLayer;
+use verdict::Verdict;
+use window::{Blocks, Refusal};
+
+/// How drift is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DriftPolicy {
+    /// The fleet-wide promise.
+    pub budget: Budget,
+    /// Share of the budget for the world (cohort layer); the rest is for instruments (device layer).
+    pub cohort_share: f64,
+    /// Windows are gathered into blocks of so many milliseconds (application time where there is one).
+    pub block_ms: i64,
+    /// Length of a season, milliseconds: the cohort layer compares whole seasons with the reference. 0 where there is none.
+    pub season_ms: i64,
+    /// Blocks that stay open for late devices.
+    pub late_blocks: i64,
+    /// Blocks of a device's base period, in which it learns how it differs from its cohort.
+    pub base_blocks: u32,
+    /// What the cohort layer tolerates.
+    pub tolerance: Tolerance,
+    /// What the device layer tolerates.
+    pub device_tolerance: Tolerance,
+    /// How far devices of a cohort see the same events, 0 to 1; 1 counts a cohort as one device's rows.
+    pub sharing: f64,
+}
+
+impl Default for DriftPolicy {
+    fn default() -> Self {
+        Self {
+            budget: Budget::default(),
+            cohort_share: 0.5,
+            block_ms: 3_600_000,
+            season_ms: 0,
+            late_blocks: 1,
+            base_blocks: 24,
+            tolerance: Tolerance { share: 0.03, bin: 0.02, special: 0.001 },
+            device_tolerance: Tolerance { share: 0.05, bin: 0.04, special: 0.001 },
+            sharing: 1.0,
+        }
+    }
+}
+
+/// What a judgement needs besides the counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<'a> {
+    /// The manifest's reference.
+    pub reference: &'a Reference,
+    /// The policy.
+    pub policy: &'a DriftPolicy,
+    /// Devices in the whole fleet: the threshold is derived anew as the fleet grows.
+    pub devices: u64,
+    /// Cohorts times manifests that are watched in the whole fleet.
+    pub cohorts: u64,
+}
+
+impl Setting<'_> {
+    /// What ln evidence must reach for "this instrument".
+    pub fn device_threshold(&self) -> f64 {
+        let features = self.reference.features.iter().filter(|f| difference::is_instrument(f)).count() as u64;
+        self.policy.budget.log_threshold(self.devices * features, self.policy.block_ms, 1.0 - self.policy.cohort_share)
+    }
+
+    /// What ln evidence must reach for "the world".
+    pub fn cohort_threshold(&self) -> f64 {
+        let features = self.reference.features.len() as u64;
+        let every = if self.policy.season_ms > 0 { self.policy.season_ms } else { self.policy.block_ms };
+        self.policy.budget.log_threshold(self.cohorts * features, every, self.policy.cohort_share)
+    }
+}
+
+/// Drift of one cohort under one manifest. Bounded: at most [`window::MAX_DEVICES`] devices and [`window::MAX_OPEN`] open blocks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Monitor {
+    cohort: Cohort,
+    manifest: Digest,
+    blocks: Blocks,
+    world: CohortLayer,
+    instruments: DeviceLayer,
+    /// Devices alarmed under an earlier manifest, not yet seen to: their counts do not speak for the world.
+    standing: BTreeSet<DeviceId>,
+}
+
+impl Monitor {
+    /// Nothing seen yet.
+    pub fn new(cohort: Cohort, manifest: Digest, reference: &Reference) -> Self {
+        Self {
+            cohort,
+            manifest,
+            blocks: Blocks::default(),
+            world: CohortLayer::new(reference),
+            instruments: DeviceLayer::default(),
+            standing: BTreeSet::new(),
+        }
+    }
+
+    /// The successor for another manifest. Streams start anew; instruments with a standing alarm stay excluded from the world
+    /// until [`Monitor::repaired`], because a base period of a broken instrument would make it look sound.
+    #[must_use]
+    pub fn rebase(&self, manifest: Digest, reference: &Reference, setting: &Setting<'_>) -> Self {
+        let alarmed = self.instruments.alarmed(setting.device_threshold());
+        let standing = self.standing.iter().cloned().chain(alarmed).collect();
+        Self { standing, ..Self::new(self.cohort.clone(), manifest, reference) }
+    }
+
+    /// A technician has seen to a device: it learns a new base and counts again.
+    pub fn repaired(&mut self, device: &DeviceId) {
+        self.standing.remove(device);
+        self.instruments.forget(device);
+    }
+
+    /// The manifest it is about.
+    pub fn manifest(&self) -> Digest {
+        self.manifest
+    }
+
+    /// The cohort it is about.
+    pub fn cohort(&self) -> &Cohort {
+        &self.cohort
+    }
+
+    /// Devices excluded since an earlier manifest.
+    pub fn standing(&self) -> &BTreeSet<DeviceId> {
+        &self.standing
+    }
+
+    /// Windows that came after their block was closed, and were left out.
+    pub fn late(&self) -> u64 {
+        self.blocks.late()
+    }
+
+    /// Add one accepted window (duplicates are the caller's to drop) and judge the blocks that are complete.
+    pub fn observe(&mut self, setting: &Setting<'_>, device: &DeviceId, report: &WindowReport) -> Result<(), Refusal> {
+        if report.manifest != self.manifest {
+            return Err(Refusal::OtherManifest);
+        }
+        self.blocks.add(setting, device, report)?;
+        while let Some((start_ms, block)) = self.blocks.complete(setting.policy) {
+            self.judge(setting, start_ms, block);
+        }
+        Ok(())
+    }
+
+    /// Judge every block that is still open: the stream has ended, or a person wants to see it now.
+    pub fn settle(&mut self, setting: &Setting<'_>) {
+        while let Some((start_ms, block)) = self.blocks.oldest(setting.policy) {
+            self.judge(setting, start_ms, block);
+        }
+    }
+
+    fn judge(&mut self, setting: &Setting<'_>, start_ms: i64, block: window::Block) {
+        let excluded = self.instruments.judge(setting, start_ms, &block, &self.standing);
+        self.world.judge(setting, start_ms, &block, |device, feature| {
+            self.standing.contains(device) || excluded.contains(&(device.clone(), feature))
+        });
+    }
+
+    /// One verdict per feature about the world, the most harmful first: moved ones by importance × distance.
+    pub fn world(&self, setting: &Setting<'_>) -> Vec<Verdict> {
+        let mut verdicts = self.world.verdicts(setting, &self.cohort);
+        verdict::rank(&mut verdicts);
+        verdicts
+    }
+
+    /// A verdict for each instrument with an alarm, the surest first.
+    pub fn instruments(&self, setting: &Setting<'_>) -> Vec<Verdict> {
+        let mut verdicts = self.instruments.verdicts(setting, &self.cohort);
+        verdicts.sort_by(|a, b| b.log_evidence.total_cmp(&a.log_evidence));
+        verdicts
+    }
+}
+
+#[cfg(test)]
+mod tests;
