@@ -7,3 +7,5 @@ pub mod agent;
 pub mod control;
 pub mod event;
 pub mod recorder;
+#[cfg(feature = "runtime")]
+pub mod runtime;

@@ -1,0 +1,21 @@
+//! Bytes of a model in; refused, or a runnable plan that has proved on this device that it computes what its publisher signed.
+//!
+//! The only place that knows the engine (tract). Nothing here reads a file, a clock or the network; [`host`] drives it all by
+//! the supervisor's commands, in the runner process or inside the program of a firm that links this library.
+pub mod allow;
+pub mod golden;
+pub mod onnx;
+pub mod ops;
+pub mod plan;
+pub mod prescan;
+pub mod recipe;
+pub mod tensors;
+
+pub use plan::{InferError, Plan, Session};
+pub use prescan::{Limits, PrescanError, Scanned, prescan};
+pub use recipe::LoadError;
+
+#[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
+pub(crate) mod samples;

@@ -1,0 +1,13 @@
+//! Our own operators: what the engine lacks, and what it does slowly, wrongly or unsafely.
+use tract_onnx::model::OnnxOpRegister;
+
+mod dequantize;
+mod scaler;
+mod zipmap;
+
+/// Put them into the engine's register, over its own where it has one.
+pub fn register(register: &mut OnnxOpRegister) {
+    register.insert("DequantizeLinear", dequantize::build);
+    register.insert("Scaler", scaler::build);
+    register.insert("ZipMap", zipmap::build);
+}
