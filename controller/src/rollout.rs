@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 pub mod evidence;
 pub mod gate;
 pub mod stage;
+pub mod standing;
 pub mod state;
 
 pub use gate::{GatePolicy, Guardrail};
 pub use stage::{Membership, OnSuccess, Stage};
+pub use standing::{Standing, standing};
 pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
 
-use crate::fleet::{Arm, Device, DeviceSettings};
+use crate::fleet::{Arm, Device, DeviceSettings, Selector};
 use leeway_protocol::digest::Digest;
 
 /// The most stages a rollout may have.
@@ -157,6 +159,12 @@ pub enum SpecError {
         /// Which stage.
         stage: String,
     },
+    /// A last stage that leaves out some of the devices a former one may reach.
+    #[error("the last stage ({stage:?}) must take in everyone: a share of 1, no selector, and every cohort an earlier stage names")]
+    Unfinished {
+        /// Which stage.
+        stage: String,
+    },
     /// A control share outside its range.
     #[error("a control share of {0} leaves no comparison: use 0 to 0.5")]
     Control(String),
@@ -196,6 +204,14 @@ impl RolloutPolicy {
             let [before, after] = pair else { continue };
             if before.scope() == after.scope() && after.share < before.share {
                 return Err(SpecError::Narrowing { stage: after.name.clone() });
+            }
+        }
+        let covers = |last: &Stage, s: &Stage| {
+            last.cohorts.is_empty() || (!s.cohorts.is_empty() && s.cohorts.iter().all(|c| last.cohorts.contains(c)))
+        };
+        if let Some(last) = self.stages.last() {
+            if last.share < 1.0 || last.selector != Selector::everything() || !self.stages.iter().all(|s| covers(last, s)) {
+                return Err(SpecError::Unfinished { stage: last.name.clone() });
             }
         }
         if !(0.0..=0.5).contains(&self.control_share) {

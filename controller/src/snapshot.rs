@@ -92,6 +92,18 @@ impl Snapshot {
         cohort_of(device, &self.cohorts)
     }
 
+    /// Whether a device may be told to run this version of a line.
+    pub fn assignable(&self, line: &Line, version: &Version) -> Option<&Arc<ModelVersion>> {
+        self.version(line, version).filter(|v| v.is_assignable())
+    }
+
+    /// What a cohort's devices run outside any rollout: its last known good, or the line's champion if it has none yet.
+    pub fn target_of(&self, cohort: &CohortDoc) -> Option<&Arc<ModelVersion>> {
+        let own = cohort.last_known_good.as_ref();
+        let champion = || self.lines.get(&cohort.line).and_then(|line| line.champion());
+        own.and_then(|v| self.assignable(&cohort.line, v)).or_else(|| champion().and_then(|v| self.assignable(&cohort.line, v)))
+    }
+
     /// The version with this manifest.
     pub fn by_manifest(&self, manifest: Digest) -> Option<&Arc<ModelVersion>> {
         self.versions.values().find(|v| v.manifest.digest == manifest)
@@ -111,6 +123,7 @@ impl Snapshot {
                     return Err(ApplyError::Overtaken(device.clone()));
                 }
                 found.desired = Some(desired.clone());
+                found.retry = false;
                 if part.is_some() {
                     found.part.clone_from(part);
                 }

@@ -34,7 +34,9 @@ pub fn order<'a>(salt: &str, devices: impl IntoIterator<Item = (&'a str, &'a str
         // The relative rank (2i+1)/(2·size) as an exact fraction; compared by cross-multiplication below.
         ranked.extend(members.iter().enumerate().map(|(i, &(hash, device))| (2 * i as u64 + 1, 2 * size, hash, device)));
     }
-    ranked.sort_unstable_by(|a, b| (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1))).then_with(|| (a.2, a.3).cmp(&(b.2, b.3))));
+    ranked.sort_unstable_by(|a, b| {
+        (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1))).then_with(|| (a.2, a.3).cmp(&(b.2, b.3)))
+    });
     ranked.into_iter().map(|(.., device)| device).collect()
 }
 

@@ -46,6 +46,9 @@ pub struct Device {
     /// What ran when, the latest last, at most [`MAX_RUNS`].
     #[serde(default)]
     pub runs: Vec<RunInterval>,
+    /// A person asked for another try of what it was told; the next assignment clears it.
+    #[serde(default)]
+    pub retry: bool,
 }
 
 /// Whether a device is there.
@@ -136,9 +139,6 @@ pub struct Part {
     /// Why it refused or went back; stays until a retry is asked for.
     #[serde(default)]
     pub failure: Option<Reason>,
-    /// A person asked for another try.
-    #[serde(default)]
-    pub retry: bool,
 }
 
 /// What ran from when to when, and why.
@@ -174,8 +174,8 @@ pub struct Observed {
 impl Device {
     /// A newly enrolled device.
     pub fn new(id: DeviceId, public_key: String, labels: BTreeMap<String, String>, enrolled_at: Timestamp) -> Self {
-        let (credential, presence, reported, desired, part, runs) = Default::default();
-        Self { id, public_key, labels, enrolled_at, credential, presence, reported, desired, part, runs }
+        let (credential, presence, reported, desired, part, runs, retry) = Default::default();
+        Self { id, public_key, labels, enrolled_at, credential, presence, reported, desired, part, runs, retry }
     }
 
     /// The generation a new assignment gets: above all it was told and all it claims to have seen.
@@ -208,6 +208,14 @@ impl Device {
             (None, _) => true,
             (Some(_), None) => false,
         }
+    }
+
+    /// Milliseconds since it was last heard of, while it is not connected; 0 while it is.
+    pub fn silent_ms(&self, now: Timestamp) -> i64 {
+        if self.presence.online {
+            return 0;
+        }
+        now.millis_since(self.presence.last_seen.unwrap_or(self.enrolled_at)).max(0)
     }
 
     /// Its part in `rollout`, if it has one.

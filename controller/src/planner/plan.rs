@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::{DesiredRecord, DeviceSettings, Part};
 use crate::registry::{Alias, VersionStatus};
 use crate::retraining::job::RetrainRequest;
+use crate::rollout::evidence;
 use crate::rollout::gate::Compare;
 use crate::rollout::{Move, Rollout};
 
@@ -21,6 +22,12 @@ pub struct Policy {
     pub settings: DeviceSettings,
     /// The test behind the gate.
     pub compare: Compare,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { converge_per_minute: 1000, settings: DeviceSettings::default(), compare: evidence::compare }
+    }
 }
 
 /// One thing to do.

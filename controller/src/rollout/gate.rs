@@ -27,7 +27,8 @@ pub struct GatePolicy {
     pub max_failed: u32,
     /// See `max_failed`.
     pub max_failed_share: f64,
-    /// A device that ran the version and then was silent for so long, milliseconds, counts as failed.
+    /// A device that ran the version and then was silent for so long, milliseconds, is lost: against the model where a control
+    /// group that shares the network is heard of, and a reason to stop and look everywhere else.
     pub lost_after_ms: u64,
 }
 
@@ -215,7 +216,7 @@ pub struct Question<'a> {
 
 /// Judge a stage.
 pub fn judge(question: &Question<'_>) -> GateReport {
-    let mut checks = vec![failures(question), devices(question), heard(question), errors(question)];
+    let mut checks = vec![failures(question), silence(question), devices(question), heard(question), errors(question)];
     if question.has_baseline {
         checks.extend(question.policy.guardrails.iter().map(|rail| guardrail(question, rail)));
     } else {
@@ -244,21 +245,29 @@ fn check(name: &str, outcome: Outcome, sentence: String) -> Check {
 /// Devices that the model failed on, by absolute count and share.
 fn failures(question: &Question<'_>) -> Check {
     let (policy, counts) = (question.policy, question.counts);
-    let failed = counts.failed_by_model + counts.lost;
-    let tried = counts.tried();
-    let share = failed as f64 / tried.max(1) as f64;
-    let too_many = failed >= policy.max_failed.max(1) as usize && share > policy.max_failed_share;
+    let (failed, tried) = (counts.failed_by_model, counts.tried());
     // With one or two canaries "at least two" would never fire: nobody is left who could pass.
     let nobody_left = failed > 0 && failed == tried && counts.in_flight() == 0;
-    let outcome = if too_many || nobody_left { Outcome::Fail } else { Outcome::Pass };
-    let limit = format!("{} devices and {:.0} %", policy.max_failed, policy.max_failed_share * 100.0);
+    let outcome = if too_many(policy, failed, tried) || nobody_left { Outcome::Fail } else { Outcome::Pass };
     let sentence = if failed == 0 {
-        format!("No device failed with the version ({tried} tried).")
+        format!("No device failed because of the model ({tried} tried it).")
     } else {
-        let lost = if counts.lost > 0 { format!(", {} of them silent since they run it", counts.lost) } else { String::new() };
-        format!("{failed} of {tried} devices that tried the version failed with it{lost}; allowed are fewer than {limit}.")
+        let limit = format!("{} devices and more than {:.0} %", policy.max_failed, policy.max_failed_share * 100.0);
+        format!("{failed} of {tried} devices that tried the version failed because of it; too many are {limit}.")
     };
     check("failed_devices", outcome, sentence)
+}
+
+/// Devices that fell silent. An outage looks the same, so silence alone stops a rollout but does not condemn the version; where
+/// a control group shares the network, the comparison of failed devices counts it.
+fn silence(question: &Question<'_>) -> Check {
+    let (lost, tried) = (question.counts.lost, question.counts.tried());
+    let outcome = if too_many(question.policy, lost, tried) { Outcome::Inconclusive } else { Outcome::Pass };
+    check("silent_devices", outcome, format!("{lost} of {tried} devices that tried the version have been silent since for too long."))
+}
+
+fn too_many(policy: &GatePolicy, count: usize, of: usize) -> bool {
+    count >= policy.max_failed.max(1) as usize && count as f64 / of.max(1) as f64 > policy.max_failed_share
 }
 
 /// Enough devices that prove to run it.
@@ -314,11 +323,13 @@ fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
         Need::IfSeen => seen || verdict.outcome == Outcome::Fail,
         Need::Observe => false,
     };
-    let outcome = match (verdict.outcome, rail.proof) {
-        (Outcome::Inconclusive, Proof::NoHarm) if unharmed(rail, &arms, &verdict) => Outcome::Pass,
-        (outcome, _) => outcome,
+    let (outcome, sentence) = match (verdict.outcome, rail.proof) {
+        (Outcome::Inconclusive, Proof::NoHarm) if unharmed(rail, &arms, &verdict) => {
+            (Outcome::Pass, format!("{} Enough was seen without a sign of harm, which this check accepts.", verdict.sentence))
+        }
+        (outcome, _) => (outcome, verdict.sentence.clone()),
     };
-    Check { name: rail.metric.as_str().to_owned(), outcome, blocks, sentence: verdict.sentence.clone(), verdict: Some(verdict) }
+    Check { name: rail.metric.as_str().to_owned(), outcome, blocks, sentence, verdict: Some(verdict) }
 }
 
 /// Enough trials on both sides, and an estimate that is not worse than the margin.

@@ -20,7 +20,8 @@ pub struct Stage {
     pub share: f64,
     /// How long it must run well before the next stage, milliseconds.
     pub soak_ms: u64,
-    /// No verdict after so many milliseconds pauses the rollout.
+    /// No verdict so many milliseconds after the soak pauses the rollout; so does a stage that has not filled so long after the
+    /// last device was told.
     pub deadline_ms: u64,
     /// What a passed gate leads to.
     pub on_success: OnSuccess,
