@@ -6,3 +6,4 @@ pub mod words;
 
 mod assets;
 mod range;
+mod view;

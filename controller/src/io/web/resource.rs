@@ -36,8 +36,8 @@ pub enum Level {
 pub struct Condition {
     /// What, in CamelCase.
     pub kind: String,
-    /// Whether it holds.
-    pub holds: bool,
+    /// Whether it holds; absent while that is not known.
+    pub holds: Option<bool>,
     /// A sentence.
     pub message: String,
 }

@@ -118,6 +118,36 @@ pub fn signed(x: f64) -> String {
     if x > 0.0 { format!("+{}", number(x)) } else { number(x) }
 }
 
+/// With a capital first letter.
+pub fn capital(word: &str) -> String {
+    let mut chars = word.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// `TelemetryArriving` as `Telemetry arriving`.
+pub fn spaced(camel: &str) -> String {
+    let mut text = String::with_capacity(camel.len() + 4);
+    for (i, c) in camel.chars().enumerate() {
+        if i > 0 && c.is_ascii_uppercase() {
+            text.push(' ');
+            text.push(c.to_ascii_lowercase());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// Names in a row: `a`, `a and b`, `a, b and c`; more than four end in how many others there are.
+pub fn list(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] if names.len() <= 4 => format!("{} and {last}", first.join(", ")),
+        _ => format!("{} and {} others", names[..3].join(", "), names.len() - 3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +166,9 @@ mod tests {
         assert_eq!(ago(now, now.plus_secs(60)), "now");
         assert_eq!(ago(now, now.plus_secs(-90)).replace('\u{202f}', " "), "1 m ago");
         assert_eq!((number(0.0).as_str(), number(-0.0421).as_str(), number(12.34).as_str(), number(1234.5).as_str()), ("0", "\u{2212}0.042", "12.3", "1234"));
+        assert_eq!(spaced("TelemetryArriving"), "Telemetry arriving");
+        let names: Vec<String> = ["a", "b", "c", "d", "e"].map(Into::into).to_vec();
+        assert_eq!((list(&names[..2]).as_str(), list(&names).as_str()), ("a and b", "a, b, c and 2 others"));
         assert_eq!(year("1994-07-01T00:00:00Z".parse().unwrap()), "1994");
         assert_eq!(micros(1_500.0).replace('\u{202f}', " "), "1.5 ms");
     }

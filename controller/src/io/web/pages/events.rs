@@ -42,7 +42,7 @@ pub fn events_page(now: Timestamp, list: &EventList, kind: Option<&str>) -> Mark
 fn rows(now: Timestamp, events: &[Event]) -> Markup {
     html! {
         table {
-            thead { tr { th.num { "#" } th {} th { "What" } th { "About" } th { "Kind" } th { "Hash" } th.num { "When" } } }
+            thead { tr { th.num { "#" } th {} th { "What" } th { "About" } th { "By" } th { "Kind" } th { "Hash" } th.num { "When" } } }
             tbody {
                 @for e in events {
                     tr {
@@ -50,6 +50,7 @@ fn rows(now: Timestamp, events: &[Event]) -> Markup {
                         td.tight { (sign(e.level)) }
                         td { (e.sentence) }
                         td.nowrap { @if let Some(href) = subject_href(&e.subject) { a href=(href) { (e.subject) } } @else { (e.subject) } }
+                        td.nowrap { (e.actor) }
                         td.nowrap { span.note { (e.kind) } }
                         td { (digest(&e.hash)) }
                         td.num { (when(now, e.at)) }

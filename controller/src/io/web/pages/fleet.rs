@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::charts::{share_bar, version_class};
 use super::layout::{Area, Frame, head, page};
-use super::parts::{badge, capital, empty, events, flush, legend, level_word, sign, tile, when};
+use super::parts::{badge, empty, events, flush, legend, level_word, sign, tile, when};
 use super::rollout::rollout_rows;
 use crate::io::web::resource::fleet::{CohortRow, Fleet};
 use crate::io::web::words;
@@ -93,7 +93,7 @@ fn cohorts(rows: &[CohortRow]) -> Markup {
                         td.tight { a href={ "/devices?cohort=" (row.cohort) } { (row.cohort) } span.sub { (row.selector) } }
                         td {
                             @let parts: Vec<(&str, u64, String)> = row.versions.iter().map(|v| (if v.version.is_empty() { "c-v0" } else { version_class(v.seq) }, v.devices, version_name(&v.line, &v.version))).collect();
-                            (share_bar(&capital(&row.cohort), &parts))
+                            (share_bar(&words::capital(&row.cohort), &parts))
                             @let names: Vec<(&str, &str, String)> = parts.iter().map(|(class, n, name)| (*class, "", format!("{name} · {n}"))).collect();
                             (legend(&names))
                         }

@@ -105,7 +105,7 @@ pub fn version_page(now: Timestamp, seq: u64, detail: &VersionDetail) -> Markup 
                 div.stack {
                     div.tiles {
                         (tile("Devices running it", html! { (words::count(v.devices)) }, html! {}))
-                        @for (name, value) in v.metrics.iter().take(4) { (tile(&super::parts::capital(&name.replace('_', " ")), html! { (words::number(*value)) }, html! { "offline" })) }
+                        @for (name, value) in v.metrics.iter().take(4) { (tile(&words::capital(&name.replace('_', " ")), html! { (words::number(*value)) }, html! { "offline" })) }
                         (tile("Size", html! { (words::bytes(v.bytes)) }, html! { (detail.limits) }))
                     }
                     div.two { (supply(now, detail)) (interface(detail)) }

@@ -55,13 +55,7 @@ pub(super) fn sign(level: Level) -> Markup {
 
 /// Icon, word and colour.
 pub(super) fn badge(level: Level, word: &str) -> Markup {
-    html! { span class={ "badge " (tone(level)) } { (icon(level)) (capital(&word.replace('_', " "))) } }
-}
-
-/// With a capital first letter.
-pub(super) fn capital(word: &str) -> String {
-    let mut chars = word.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+    html! { span class={ "badge " (tone(level)) } { (icon(level)) (words::capital(&word.replace('_', " "))) } }
 }
 
 /// A moment, relative, with the exact one on hover.
@@ -136,8 +130,8 @@ pub(super) fn conditions(list: &[Condition]) -> Markup {
         ul.conditions {
             @for c in list {
                 li {
-                    (sign(if c.holds { Level::Ok } else { Level::Warn }))
-                    div { b { (c.kind) } " " span.note { @if c.holds { "holds" } @else { "does not hold" } } span.say { (c.message) } }
+                    (sign(match c.holds { Some(true) => Level::Ok, Some(false) => Level::Warn, None => Level::Idle }))
+                    div { b { (words::spaced(&c.kind)) } " " span.note { (match c.holds { Some(true) => "yes", Some(false) => "no", None => "not known" }) } span.say { (c.message) } }
                 }
             }
         }

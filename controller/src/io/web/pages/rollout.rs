@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::charts::{interval, share_bar};
 use super::layout::{Area, Frame, head, page};
-use super::parts::{badge, capital, card, command, conditions, empty, events, flush, legend, tone, when};
+use super::parts::{badge, card, command, conditions, empty, events, flush, legend, sign, tone, when};
 use crate::io::web::resource::Level;
 use crate::io::web::resource::rollout::{FailingDevice, Guardrail, Progress, Rollout, RolloutSummary, Stage};
 use crate::io::web::words;
@@ -72,7 +72,10 @@ pub fn rollout_page(now: Timestamp, seq: u64, rollout: &Rollout) -> Markup {
                     }
                     div.wide {
                         (failing(now, rollout))
-                        (card("Can the comparison be trusted?", html! {}, html! { @if rollout.conditions.is_empty() { p.note { "Nothing to compare yet." } } @else { (conditions(&rollout.conditions)) } }))
+                        div.stack {
+                            @if !rollout.checks.is_empty() { (card("What else the gate looks at", html! {}, checks(rollout))) }
+                            (card("Can the comparison be trusted?", html! {}, html! { @if rollout.conditions.is_empty() { p.note { "Nothing to compare yet." } } @else { (conditions(&rollout.conditions)) } }))
+                        }
                     }
                     (flush("Events", html! {}, html! { @if rollout.events.is_empty() { (empty("Nothing yet", "Each decision about this rollout appears here with its reason.", None)) } @else { (events(now, &rollout.events)) } }))
                     (card("What was asked for", html! {}, html! {
@@ -106,7 +109,19 @@ fn actions(rollout: &Rollout) -> Markup {
 }
 
 fn action_name(action: &str) -> String {
-    if action == "abort" { "Roll back".to_owned() } else { capital(action) }
+    match action {
+        "abort" => "Roll back".to_owned(),
+        "retry" => "Retry failed devices".to_owned(),
+        other => words::capital(&other.replace('-', " ")),
+    }
+}
+
+fn checks(rollout: &Rollout) -> Markup {
+    html! {
+        ul.conditions {
+            @for c in &rollout.checks { li { (sign(c.level)) div { b { (words::capital(&c.name.replace('_', " "))) } span.say { (c.sentence) } } } }
+        }
+    }
 }
 
 fn parts_of(p: &Progress) -> [(&'static str, u64, String); 6] {

@@ -13,7 +13,9 @@ pub struct Event {
     /// When, by the controller's clock.
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// What kind, such as `rollout.advanced`.
+    /// Who: `controller`, a person's name, or `devices/<id>`.
+    pub actor: String,
+    /// What kind, such as `rollout.moved`.
     pub kind: String,
     /// How to read it.
     pub level: Level,

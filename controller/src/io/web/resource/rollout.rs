@@ -48,7 +48,9 @@ pub struct RolloutSummary {
 pub struct Rollout {
     /// What a list shows.
     pub summary: RolloutSummary,
-    /// What may be done now: some of `pause`, `resume`, `promote`, `abort`.
+    /// Rises with every change; the ETag.
+    pub revision: u64,
+    /// What may be done now: some of `approve`, `pause`, `resume`, `promote`, `promote-all`, `retry`, `abort`.
     pub allowed_actions: Vec<String>,
     /// What happens next, in a sentence.
     pub next: String,
@@ -56,6 +58,8 @@ pub struct Rollout {
     pub stages: Vec<Stage>,
     /// Canary against control, metric by metric.
     pub guardrails: Vec<Guardrail>,
+    /// What else the gate looks at: enough devices, enough inferences, failures.
+    pub checks: Vec<Check>,
     /// Whether the comparison itself can be trusted.
     pub conditions: Vec<Condition>,
     /// Devices that refused or went back.
@@ -111,7 +115,7 @@ pub struct Stage {
     pub closed_at: Option<Timestamp>,
 }
 
-/// Where the devices of a stage are; the counts sum to its target.
+/// Where the devices of a stage are. Devices that a later rollout has taken in since are not counted any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     /// Not asked yet, or asked and silent.
@@ -167,6 +171,19 @@ pub struct Guardrail {
     /// Whether a larger difference is worse.
     pub higher_is_worse: bool,
     /// The verdict in a sentence, with figures.
+    pub sentence: String,
+}
+
+/// Something the gate looks at besides the comparisons.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: String,
+    /// How to read it.
+    pub level: Level,
+    /// Measured against limit, in a sentence.
     pub sentence: String,
 }
 

@@ -29,7 +29,7 @@ fn labels(region: &str) -> BTreeMap<String, String> {
 }
 
 pub(super) fn event(seq: u64, level: Level, kind: &str, subject: &str, sentence: &str) -> Event {
-    Event { seq, at: ago(2 * (42 - seq as i64) + 3), kind: kind.into(), level, subject: subject.into(), sentence: sentence.into(), data: json!({}), hash: digest('7') }
+    Event { seq, at: ago(2 * (42 - seq as i64) + 3), actor: "controller".into(), kind: kind.into(), level, subject: subject.into(), sentence: sentence.into(), data: json!({}), hash: digest('7') }
 }
 
 pub(super) fn events() -> Vec<Event> {
@@ -88,6 +88,11 @@ pub(super) fn rollout() -> Rollout {
     let working = Progress { committed: 11, probation: 2, working: 1, failed: 1, ..Progress::default() };
     Rollout {
         summary: summary("rain-1.1.0", "paused"),
+        revision: 9,
+        checks: vec![
+            Check { name: "failed_devices".into(), verdict: "pass".into(), level: Level::Ok, sentence: "1 of 14 devices that tried the version failed with it; allowed are fewer than 2 devices and 10 %.".into() },
+            Check { name: "inferences".into(), verdict: "pass".into(), level: Level::Ok, sentence: "48120 inferences were reported with the version; 100 are needed.".into() },
+        ],
         allowed_actions: ["resume", "promote", "abort"].map(Into::into).to_vec(),
         next: "Waits for a person: promote it to go on without the missing labels, or roll it back.".into(),
         stages: vec![
@@ -102,9 +107,9 @@ pub(super) fn rollout() -> Rollout {
             guard("slow_ratio", "Share of slow inferences", "waiting", Level::Idle, "%", [Some(0.001), None, None, None, None, Some(0.05)], (48_120, 0), "Waiting: the control group has not reported yet."),
         ],
         conditions: vec![
-            Condition { kind: "TelemetryArriving".into(), holds: true, message: "All 60 devices reported within the last minute.".into() },
-            Condition { kind: "ControlHeld".into(), holds: true, message: "12 devices are held back on 1.0.0, 4 in each cohort.".into() },
-            Condition { kind: "LabelsArriving".into(), holds: false, message: "Only 96 of 200 labels have arrived for the canary.".into() },
+            Condition { kind: "TelemetryArriving".into(), holds: Some(true), message: "All 60 devices reported within the last minute.".into() },
+            Condition { kind: "ControlHeld".into(), holds: Some(true), message: "12 devices are held back on 1.0.0, 4 in each cohort.".into() },
+            Condition { kind: "LabelsArriving".into(), holds: Some(false), message: "Only 96 of 200 labels have arrived for the canary.".into() },
         ],
         failing: vec![FailingDevice { device: "bellevue-07".into(), cohort: "coast".into(), phase: "reverted".into(), code: "golden-mismatch".into(), sentence: "The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)".into(), at: Some(ago(40)) }],
         failing_total: 1,
@@ -319,9 +324,9 @@ pub(super) fn device() -> Device {
         last_known_good: Some(digest('b')),
         reason: Some("The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)".into()),
         conditions: vec![
-            Condition { kind: "ModelVerified".into(), holds: true, message: "The running model's signatures and golden outputs were verified at start.".into() },
-            Condition { kind: "InferenceHealthy".into(), holds: true, message: "No inference failed in the last window.".into() },
-            Condition { kind: "ClockSane".into(), holds: false, message: "The device's clock runs 41 s ahead.".into() },
+            Condition { kind: "ModelVerified".into(), holds: Some(true), message: "The running model's signatures and golden outputs were verified at start.".into() },
+            Condition { kind: "InferenceHealthy".into(), holds: Some(true), message: "No inference failed in the last window.".into() },
+            Condition { kind: "ClockSane".into(), holds: Some(false), message: "The device's clock runs 41 s ahead.".into() },
         ],
         outbox: 0,
         dropped: 0,
