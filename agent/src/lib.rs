@@ -5,7 +5,11 @@
 pub mod action;
 pub mod agent;
 pub mod control;
+pub mod deployment;
 pub mod event;
+pub mod outbox;
+pub mod probation;
 pub mod recorder;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod slot;

@@ -1,0 +1,256 @@
+//! What goes to disk, in which order, and what follows when the disk refuses.
+//!
+//! A document is replaced whole: write a new copy, sync it, rename it over the old one, sync the directory. A failed effect
+//! ends its list, so whatever came after it did not happen: [`Last`] remembers what that was, and [`Agent::disk_failed`] puts the
+//! agent back to where the disk is. What stays true: the running model goes on whatever the disk does.
+use std::collections::{BTreeMap, BTreeSet};
+
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::BootId;
+use leeway_protocol::manifest::Blob;
+use leeway_protocol::reason::{Code, Reason};
+use leeway_protocol::trust::tuf::Persist;
+
+use super::state::State;
+use super::{Agent, DISK_PAUSE_MS, Followed};
+use crate::action::{Action, Dir, DiskOp, DiskPath, Level, OutboxKind};
+use crate::deployment::Deployment;
+use crate::probation::Gate;
+use crate::slot::Slots;
+
+/// What the list of one event depends on.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    /// State that was saved in it.
+    savings: Vec<Saving>,
+    /// Messages that were written in it.
+    messages: Vec<Message>,
+    /// Metadata that was written in it.
+    metadata: Vec<(DiskPath, Vec<u8>)>,
+    /// A download that was moved in it.
+    moved: bool,
+    /// Whether something was asked for in it that will be answered.
+    pub(super) asked: bool,
+    /// Whether a serving runner was started in it.
+    pub(super) started_runner: bool,
+    /// Whether a candidate's runner was started in it.
+    pub(super) started_candidate: bool,
+}
+
+/// A message that was sealed in a list.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) key: (BootId, u64),
+    pub(super) kind: OutboxKind,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why the state is saved, and how to take it back.
+#[derive(Debug)]
+pub(super) enum Saving {
+    /// The number of this start.
+    Boot,
+    /// A newer assignment: the state and the assignment before it, and the document.
+    Accept(Box<(State, Option<Followed>, Vec<u8>)>),
+    /// A trial begins: the slots before it.
+    Trial(Box<Slots>),
+    /// A trial goes on with one start less.
+    Boots,
+    /// A trial was passed: the state before it, and the trial.
+    Commit(Box<(State, Gate)>),
+    /// Nothing waits for it; it is saved again later.
+    Note,
+}
+
+/// The blobs and downloads that lie on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) blobs: BTreeMap<Digest, u64>,
+    pub(super) staging: BTreeSet<Digest>,
+}
+
+impl Files {
+    /// Whether the whole blob is there.
+    pub(super) fn has(&self, blob: &Blob) -> bool {
+        self.blobs.get(&blob.digest) == Some(&blob.length)
+    }
+}
+
+impl Agent {
+    pub(super) fn disk(&mut self, op: DiskOp) {
+        self.out.push(Action::Disk(op));
+    }
+
+    /// Replace a document whole.
+    pub(super) fn replace(&mut self, path: DiskPath, bytes: Vec<u8>) {
+        let new = path.new_copy();
+        let dir = path.dir();
+        self.disk(DiskOp::Write { path: new.clone(), bytes });
+        self.disk(DiskOp::Sync { path: new.clone() });
+        self.disk(DiskOp::Rename { from: new, to: path });
+        self.disk(DiskOp::SyncDir { dir });
+    }
+
+    /// Save the state, both copies: the first is what counts, the second is for a rotten first.
+    pub(super) fn save(&mut self, saving: Saving) {
+        if matches!(saving, Saving::Note) && !self.disk_is_ready() {
+            self.unsaved = true;
+            return;
+        }
+        let bytes = self.state.to_bytes();
+        self.replace(DiskPath::state(), bytes.clone());
+        self.replace(DiskPath::counters(), bytes);
+        self.unsaved = false;
+        if matches!(saving, Saving::Boot) {
+            self.boot_ready = true;
+        }
+        self.last.savings.push(saving);
+    }
+
+    pub(super) fn remove(&mut self, path: DiskPath) {
+        self.disk(DiskOp::Remove { path });
+    }
+
+    /// Keep a metadata file; it is tried again before the next refresh if the disk refuses.
+    pub(super) fn keep_metadata(&mut self, path: DiskPath, bytes: Vec<u8>) {
+        self.last.metadata.push((path.clone(), bytes.clone()));
+        self.replace(path, bytes);
+    }
+
+    pub(super) fn keep_persist(&mut self, persist: Vec<Persist>) {
+        for Persist { file, bytes } in persist {
+            match DiskPath::tuf(&file) {
+                Some(path) => self.keep_metadata(path, bytes),
+                None => self.log(Level::Error, format!("metadata file {file:?} has a name that cannot be a file name and is not kept")),
+            }
+        }
+    }
+
+    /// A whole, verified download becomes a blob.
+    pub(super) fn keep_blob(&mut self, digest: Digest, length: u64) {
+        self.disk(DiskOp::Rename { from: DiskPath::staging(&digest), to: DiskPath::blob(&digest) });
+        self.disk(DiskOp::SyncDir { dir: Dir::Blobs });
+        self.files.staging.remove(&digest);
+        self.files.blobs.insert(digest, length);
+        self.last.moved = true;
+    }
+
+    /// Remember that a message was written in this list.
+    pub(super) fn wrote_message(&mut self, message: Message) {
+        self.last.messages.push(message);
+    }
+
+    /// Save again what an earlier failure kept from the disk.
+    pub(super) fn save_what_lags(&mut self) {
+        if self.disk_is_ready() && (self.unsaved || !self.boot_ready) {
+            self.save(if self.boot_ready { Saving::Note } else { Saving::Boot });
+        }
+    }
+
+    /// A disk effect failed, and nothing after it in the last list was done.
+    pub(super) fn disk_failed(&mut self, what: &str, path: Option<&DiskPath>, full: bool, error: &str) {
+        let (code, remedy) = if full { (Code::DiskFull, "free some space") } else { (Code::DiskFailed, "check the disk") };
+        self.log(Level::Error, format!("the disk refused to {what}: {error}; {remedy}, the agent tries again"));
+        self.disk_pause = Some(self.clock.steady().saturating_add(DISK_PAUSE_MS));
+        let reason = Reason::new(code, format_args!("{what}: {error}"));
+        if let Some(path) = path.filter(|path| path.is_leftover()) {
+            // What was not synced must never be renamed into place by a later try; and it may be what fills the disk.
+            self.remove(path.clone());
+        }
+        let last = std::mem::take(&mut self.last);
+        self.take_back_messages(last.messages, full);
+        if last.moved {
+            self.forget_moved();
+        }
+        if (last.asked || !last.metadata.is_empty()) && self.is_refreshing() {
+            self.refresh_failed(reason.clone());
+        }
+        self.trust.unsaved.extend(last.metadata);
+        let lost = last.moved || last.asked || last.started_candidate;
+        if lost && matches!(self.deployment, Deployment::Fetching(_) | Deployment::Staged(_) | Deployment::SelfTesting { .. }) {
+            self.fault(reason.clone());
+        }
+        if last.started_runner {
+            // The start came after the disk effect, or before it; either way a fresh one is right.
+            self.drop_runner();
+        }
+        for saving in last.savings.into_iter().rev() {
+            self.take_back(saving, &reason);
+        }
+        if last.started_runner && self.serving.is_none() {
+            self.start_serving();
+        }
+    }
+
+    /// Messages that were to be written are held in memory for another try; a full disk costs the oldest message on it.
+    fn take_back_messages(&mut self, messages: Vec<Message>, full: bool) {
+        for message in messages {
+            if let Some(file) = self.outbox.forget(message.key) {
+                self.remove(file.new_copy());
+                self.remove(file);
+            }
+            self.hold(message.kind, message.body);
+        }
+        if full && let Some(oldest) = self.outbox.forget_oldest() {
+            self.state.dropped = self.state.dropped.saturating_add(1);
+            self.remove(oldest);
+        }
+    }
+
+    fn take_back(&mut self, saving: Saving, reason: &Reason) {
+        self.unsaved = true;
+        match saving {
+            Saving::Note => {}
+            Saving::Boot => {
+                self.boot_ready = false;
+                if self.state.slots.trial.is_some() {
+                    // Its start could not be taken off its budget, so it does not start.
+                    self.revert(reason.clone());
+                }
+            }
+            Saving::Boots => self.revert(reason.clone()),
+            Saving::Trial(before) => {
+                self.state.slots = *before;
+                self.forget_shadow();
+                self.fault(reason.clone());
+            }
+            Saving::Commit(before) => {
+                let (state, gate) = *before;
+                self.state = state;
+                // Not a move: the commit never happened.
+                self.deployment = Deployment::Probation(gate);
+            }
+            Saving::Accept(before) => {
+                let (state, followed, bytes) = *before;
+                self.state = state;
+                self.followed = followed;
+                self.pending = Some(bytes);
+                self.unsaved = false;
+                self.resume();
+            }
+        }
+    }
+
+    /// It is not known whether the rename happened: ask for the blob again, the executor resumes from whatever is there.
+    fn forget_moved(&mut self) {
+        let kept: BTreeSet<Digest> = self.state.slots.blobs().collect();
+        self.files.blobs.retain(|digest, _| kept.contains(digest));
+    }
+
+    /// Remove blobs and downloads that nothing refers to.
+    pub(super) fn collect_garbage(&mut self) {
+        let mut keep: BTreeSet<Digest> = self.state.slots.blobs().collect();
+        keep.extend(self.followed.iter().filter_map(|f| Some(f.directive.target.as_ref()?.sha256)));
+        keep.extend(self.deployment_blobs());
+        let blobs: Vec<Digest> = self.files.blobs.keys().filter(|digest| !keep.contains(digest)).copied().collect();
+        for digest in blobs {
+            self.files.blobs.remove(&digest);
+            self.remove(DiskPath::blob(&digest));
+        }
+        let parts: Vec<Digest> = self.files.staging.iter().filter(|digest| !keep.contains(digest)).copied().collect();
+        for digest in parts {
+            self.files.staging.remove(&digest);
+            self.remove(DiskPath::staging(&digest));
+        }
+    }
+}

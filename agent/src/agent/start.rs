@@ -1,0 +1,97 @@
+//! The first event: from what lies on the disk back to where the device was, and something good answering as soon as it can.
+//!
+//! Order: what may answer without the disk's help is started first; then the number of this start is written, which everything
+//! that is sealed needs; a start on trial is taken off its budget in the same write and happens after it.
+use leeway_protocol::manifest::Manifest;
+use leeway_protocol::reason::{Code, Reason};
+
+use super::Agent;
+use super::persist::Saving;
+use super::state::State;
+use crate::action::{Dir, DiskPath, Level};
+use crate::control::Slot;
+use crate::event::Stored;
+use crate::slot::Release;
+
+impl Agent {
+    pub(super) fn start(&mut self, stored: &Stored) {
+        let (state, damaged) = State::restore(stored.bytes(&DiskPath::state()), stored.bytes(&DiskPath::counters()));
+        self.state = state;
+        if damaged {
+            self.log(
+                Level::Error,
+                "a copy of the state was damaged and is not used; the other copy and the broker fill the gap".to_owned(),
+            );
+        }
+        self.state.boot.0 = self.state.boot.0.saturating_add(1);
+        if let Some(at) = self.state.trusted_at {
+            self.clock.accept(at);
+        }
+        self.load_files(stored);
+        self.load_factory(stored);
+        self.load_trust(stored);
+        self.load_outbox(stored);
+        if let Some(bytes) = stored.bytes(&DiskPath::desired()) {
+            self.load_followed(bytes);
+        }
+        let files = std::mem::take(&mut self.files);
+        if self.state.slots.forget_missing(|blob| files.has(blob)) {
+            self.log(Level::Error, "files of a release are missing, so its slot is empty now".to_owned());
+        }
+        self.files = files;
+        if self.state.slots.active.is_none() {
+            self.state.slots.active = self.state.slots.last_known_good_at_start(self.factory.as_ref());
+        }
+        self.start_what_answers();
+        self.resume();
+        self.collect_garbage();
+        self.link.report_due = true;
+    }
+
+    fn start_what_answers(&mut self) {
+        match &mut self.state.slots.trial {
+            None => {
+                self.start_serving();
+                self.save(Saving::Boot);
+            }
+            Some(trial) if trial.boots_left == 0 => {
+                self.resume();
+                self.save(Saving::Boot);
+                self.revert(Reason::new(Code::Crashed, "the last of its starts on trial ended without a word"));
+            }
+            Some(trial) => {
+                trial.boots_left -= 1;
+                self.save(Saving::Boot);
+                self.start_serving();
+            }
+        }
+    }
+
+    /// Blobs and downloads; copies that a power cut kept from being renamed are removed.
+    fn load_files(&mut self, stored: &Stored) {
+        for (path, file) in &stored.files {
+            if path.is_leftover() && !matches!(path.dir(), Dir::Roots | Dir::Factory) {
+                self.remove(path.clone());
+            } else if let Some(digest) = path.as_blob() {
+                self.files.blobs.insert(digest, file.length);
+            } else if let Some(digest) = path.as_staging() {
+                self.files.staging.insert(digest);
+            }
+        }
+    }
+
+    fn load_factory(&mut self, stored: &Stored) {
+        let Some(bytes) = stored.bytes(&DiskPath::factory_manifest()) else { return };
+        let there = stored.files.get(&DiskPath::factory_model());
+        match Manifest::parse(bytes) {
+            Ok(manifest) if there.is_some_and(|file| file.length == manifest.model.length) => {
+                self.factory = Some(Release::factory(bytes, &manifest));
+            }
+            Ok(_) => self.log(Level::Error, "the factory's model is missing or has another length than its manifest says".to_owned()),
+            Err(error) => self.log(Level::Error, format!("the factory's manifest cannot be used: {error}")),
+        }
+        if self.factory.is_none() && self.state.slots.active == Some(Slot::Factory) {
+            self.state.slots.active = None;
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What the device believes: the director's root chain, the image repository's metadata, and how both are kept fresh.
+//!
+//! One refresh at a time: the director's next roots first, then the image repository step by step as the TUF client asks. It
+//! runs for an assignment, or by itself now and then, so that a revocation reaches a device that nobody assigns anything.
+//! What stays true: every file the client takes is written to disk before the next one is asked for.
+use leeway_protocol::reason::{Code, Reason};
+use leeway_protocol::trust::tuf::{Client, MAX_ROOT_BYTES, Persist, RootChain, Step, Stored as TufStored};
+
+use super::Agent;
+use crate::action::{Action, Dir, DiskPath, FetchId, Level, MetadataFile, Repository};
+use crate::event::{Fetched, Stored};
+
+/// A device that was just switched on lets assignments go first.
+const FIRST_REFRESH_MS: u64 = 60_000;
+/// A path that no role speaks for: a refresh without an assignment loads no role's file.
+const NO_PATH: &str = "-";
+/// The longest base of file names we wrote ourselves: the director's root is stored under one name.
+const IMAGE_ROOT: &str = "root.json";
+
+/// What the device believes.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    pub(super) image: Option<Client>,
+    pub(super) director: Option<RootChain>,
+    /// The file being fetched, if a refresh is under way.
+    wanted: Option<(FetchId, MetadataFile)>,
+    /// When the next refresh is due by itself, on the steady clock.
+    due: Option<u64>,
+    /// Failed refreshes in a row.
+    failures: u32,
+    /// Why the last refresh failed, if it did.
+    pub(super) trouble: Option<Reason>,
+    /// Accepted files that the disk refused.
+    pub(super) unsaved: Vec<(DiskPath, Vec<u8>)>,
+    /// A desired document that no known director root explains was seen; looked at again after the next refresh.
+    pub(super) unexplained: Option<Vec<u8>>,
+}
+
+impl Agent {
+    /// Read what enrolment and earlier refreshes left.
+    pub(super) fn load_trust(&mut self, stored: &Stored) {
+        let now = self.clock.trusted();
+        let files = stored.files.iter().filter(|(path, _)| path.dir() == Dir::Tuf && !path.is_leftover());
+        let tuf: TufStored = files.filter_map(|(path, file)| Some((path.name().to_owned(), file.bytes.clone()?))).collect();
+        let image = stored.bytes(&DiskPath::image_root()).or(tuf.file(IMAGE_ROOT));
+        match image.map(|root| Client::new(root, tuf.clone(), now)) {
+            Some(Ok(mut client)) => {
+                client.only_for(NO_PATH);
+                self.trust.image = Some(client);
+            }
+            Some(Err(error)) => {
+                self.log(Level::Error, format!("the image root cannot be used, so nothing is installed; enrol again: {error}"))
+            }
+            None => self.log(Level::Error, "there is no image root, so nothing is installed; enrol the device".to_owned()),
+        }
+        let newest = stored.bytes(&DiskPath::director_root());
+        match stored.bytes(&DiskPath::enrolled_director_root()).or(newest).map(|root| RootChain::new(root, newest)) {
+            Some(Ok(chain)) => self.trust.director = Some(chain),
+            Some(Err(error)) => {
+                self.log(Level::Error, format!("the director's root cannot be used, so no assignment is followed; enrol again: {error}"))
+            }
+            None => self.log(Level::Error, "there is no director's root, so no assignment is followed; enrol the device".to_owned()),
+        }
+        self.trust.due = Some(self.clock.steady().saturating_add(self.jitter("refresh", self.state.boot.0, FIRST_REFRESH_MS)));
+    }
+
+    /// Whether a refresh is under way.
+    pub(super) fn is_refreshing(&self) -> bool {
+        self.trust.wanted.is_some()
+    }
+
+    /// Begin a refresh, or go on with the one under way; `path` is the target that is wanted.
+    pub(super) fn refresh(&mut self, path: Option<&str>) {
+        let now = self.clock.trusted();
+        if let (Some(image), Some(path)) = (&mut self.trust.image, path) {
+            image.only_for(path);
+        }
+        if self.is_refreshing() {
+            return;
+        }
+        for (path, bytes) in std::mem::take(&mut self.trust.unsaved) {
+            self.keep_metadata(path, bytes);
+        }
+        match &mut self.trust.image {
+            Some(image) => image.refresh(now),
+            None => return self.refresh_failed(Reason::new(Code::SignatureInvalid, "the device has no image root: enrol it")),
+        }
+        match self.trust.director.as_ref().map(|chain| (RootChain::new(chain.bytes(), None), chain.next_file())) {
+            Some((Ok(chain), name)) => {
+                self.trust.director = Some(chain);
+                self.want(Repository::Director, name, MAX_ROOT_BYTES);
+            }
+            _ => self.next_image_file(),
+        }
+    }
+
+    fn want(&mut self, repository: Repository, name: String, max_len: u64) {
+        let (fetch, file) = (self.next_fetch(), MetadataFile { repository, name });
+        self.trust.wanted = Some((fetch, file.clone()));
+        self.last.asked = true;
+        self.out.push(Action::FetchMetadata { fetch, file, max_len });
+    }
+
+    fn next_image_file(&mut self) {
+        match self.trust.image.as_ref().map(Client::next) {
+            Some(Step::Need { file, max_len, .. }) => self.want(Repository::Image, file, max_len),
+            Some(Step::Done) => self.refreshed(),
+            None => self.refresh_failed(Reason::new(Code::MetadataUnavailable, "the device has no image root")),
+        }
+    }
+
+    /// An answer to a metadata fetch.
+    pub(super) fn metadata(&mut self, fetch: FetchId, file: &MetadataFile, fetched: Fetched) {
+        if !matches!(&self.trust.wanted, Some((wanted, name)) if *wanted == fetch && name == file) {
+            return;
+        }
+        self.trust.wanted = None;
+        let bytes = match fetched {
+            Fetched::Bytes(bytes) => Some(bytes),
+            Fetched::Absent => None,
+            Fetched::Failed(why) => {
+                return self.refresh_failed(Reason::new(Code::MetadataUnavailable, format_args!("{}: {why}", file.url_path())));
+            }
+        };
+        match file.repository {
+            Repository::Director => self.take_director_root(bytes),
+            Repository::Image => self.take_image_file(&file.name, bytes),
+        }
+    }
+
+    fn take_director_root(&mut self, bytes: Option<Vec<u8>>) {
+        let (Some(chain), Some(bytes)) = (&mut self.trust.director, bytes) else { return self.next_image_file() };
+        match chain.provide(&bytes) {
+            Ok(Persist { bytes, .. }) => {
+                let next = chain.next_file();
+                self.keep_metadata(DiskPath::director_root(), bytes);
+                self.want(Repository::Director, next, MAX_ROOT_BYTES);
+            }
+            Err(error) => self.refresh_failed(Reason::new(error.code(), format_args!("director: {error}"))),
+        }
+    }
+
+    fn take_image_file(&mut self, name: &str, bytes: Option<Vec<u8>>) {
+        let Some(image) = &mut self.trust.image else { return };
+        match image.provide(name, bytes.as_deref()) {
+            Ok(persist) => {
+                let policy_may_differ = persist.iter().any(|p| p.file == "targets.json" || p.file == IMAGE_ROOT);
+                self.keep_persist(persist);
+                if policy_may_differ {
+                    self.enforce_policy();
+                }
+                self.next_image_file();
+            }
+            Err(error) => self.refresh_failed(Reason::new(error.code(), error)),
+        }
+    }
+
+    fn refreshed(&mut self) {
+        self.trust.failures = 0;
+        self.trust.trouble = None;
+        let span = self.jitter("refresh", self.clock.steady(), self.settings.timing.refresh_ms);
+        self.trust.due = Some(self.clock.steady().saturating_add(span));
+        self.enforce_policy();
+        if let Some(bytes) = self.trust.unexplained.take() {
+            self.desired_again(bytes);
+        }
+        self.metadata_is_fresh();
+        self.link.report_due = true;
+    }
+
+    /// The refresh under way, if any, ends here; it is tried again.
+    pub(super) fn refresh_failed(&mut self, reason: Reason) {
+        self.trust.wanted = None;
+        self.trust.failures = self.trust.failures.saturating_add(1);
+        let delay = self.retry_delay("refresh", self.trust.failures);
+        self.trust.due = Some(self.clock.steady().saturating_add(delay));
+        if self.trust.trouble.as_ref().map(|r| &r.code) != Some(&reason.code) {
+            self.log(Level::Warn, format!("the signed metadata was not refreshed: {reason}"));
+            self.link.report_due = true;
+        }
+        self.trust.trouble = Some(reason.clone());
+        self.metadata_is_not_fresh(reason);
+    }
+
+    pub(super) fn refresh_when_due(&mut self) {
+        let due = self.trust.due.is_some_and(|at| at <= self.clock.steady());
+        if due && !self.is_refreshing() && !self.stopping && self.trust.image.is_some() {
+            self.refresh(None);
+        }
+    }
+
+    pub(super) fn refresh_due(&self) -> Option<u64> {
+        if self.is_refreshing() || self.trust.image.is_none() { None } else { self.trust.due }
+    }
+
+    /// Whether something new may be installed by what is trusted now; else why not.
+    pub(super) fn metadata_problem(&self) -> Option<String> {
+        let image = self.trust.image.as_ref()?;
+        if image.versions().timestamp == 0 {
+            return Some("no signed metadata was accepted yet".to_owned());
+        }
+        let expires = image.expires();
+        if expires <= self.clock.trusted() {
+            return Some(format!("the signed metadata expired at {expires}; nothing new is installed until it is renewed"));
+        }
+        None
+    }
+}
