@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use leeway_protocol::time::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::audit::{Event, Draft};
+use crate::audit::{Draft, Event};
 
 mod layout;
 mod open;
@@ -219,6 +219,9 @@ pub enum StoreError {
 /// Batches waiting for the writer: past this, whoever commits waits, and so MQTT is read more slowly.
 const MAX_WAITING: usize = 4_096;
 
+/// Events a slow listener may be behind before it must read them from the store.
+const MAX_BEHIND: usize = 4_096;
+
 type Answer = oneshot::Sender<Result<Committed, StoreError>>;
 
 enum Request {
@@ -231,6 +234,7 @@ enum Request {
 pub struct Store {
     requests: mpsc::Sender<Request>,
     shared: Arc<open::Shared>,
+    news: broadcast::Sender<Arc<Event>>,
 }
 
 impl Store {
@@ -243,10 +247,11 @@ impl Store {
     pub fn open_on(medium: Medium, config: StoreConfig) -> Result<Self, StoreError> {
         let shared = Arc::new(open::Shared::open(medium, config)?);
         let (requests, inbox) = mpsc::channel(MAX_WAITING);
-        let writer = writer::Writer::new(Arc::clone(&shared))?;
+        let (news, _) = broadcast::channel(MAX_BEHIND);
+        let writer = writer::Writer::new(Arc::clone(&shared), news.clone())?;
         let spawned = std::thread::Builder::new().name("leeway-store".to_owned()).spawn(move || writer.run(inbox));
         spawned.map_err(|e| shared.io(&e))?;
-        Ok(Self { requests, shared })
+        Ok(Self { requests, shared, news })
     }
 
     /// Write a batch; returns once it is on the disk, whole.
@@ -268,6 +273,12 @@ impl Store {
         let (answer, result) = oneshot::channel();
         self.requests.send(Request::Prune(log, before, answer)).await.map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Every event from now on, in order, once it is on the disk. A listener that is too slow is told so, and reads on from
+    /// [`Self::events`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.news.subscribe()
     }
 
     /// Where it is.

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use leeway_protocol::time::Timestamp;
 use redb::{ReadableTable as _, TableHandle as _, WriteTransaction};
+use tokio::sync::broadcast;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::layout::{self, Block, DOCS, EVENTS, META};
 use super::open::Shared;
 use super::{Answer, Batch, Committed, Log, Request, StoreError, Write};
-use crate::audit::Head;
+use crate::audit::{Event, Head};
 
 /// A commit takes at most so many records and documents: its block stays some megabytes.
 const MAX_WRITES: usize = 5_000;
@@ -23,13 +24,14 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// Where the audit trail ends.
     head: Head,
+    news: broadcast::Sender<Arc<Event>>,
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, StoreError> {
+    pub(super) fn new(shared: Arc<Shared>, news: broadcast::Sender<Arc<Event>>) -> Result<Self, StoreError> {
         let last = super::read::last_event(&shared)?;
         let head = last.map_or_else(Head::default, |event| Head { seq: event.seq, hash: event.hash });
-        Ok(Self { shared, head })
+        Ok(Self { shared, head, news })
     }
 
     pub(super) fn run(mut self, mut inbox: Receiver<Request>) {
@@ -53,6 +55,10 @@ impl Writer {
         match self.write(batches) {
             Ok((head, committed)) => {
                 self.head = head;
+                for event in committed.iter().flat_map(|c| &c.events) {
+                    // Nobody listening is fine.
+                    let _ = self.news.send(Arc::new(event.clone()));
+                }
                 for (answer, committed) in answers.into_iter().zip(committed) {
                     let _ = answer.send(Ok(committed));
                 }
