@@ -1,0 +1,105 @@
+//! Estimates, intervals and concept drift on simulated labels.
+use leeway_protocol::ids::WindowId;
+use leeway_protocol::manifest::CONFIDENCE_BINS;
+use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled};
+
+use super::*;
+use crate::sequential::tests::Chance;
+
+const DAY: i64 = 86_400_000;
+
+fn calibration() -> Calibration {
+    let edges = (0..=10).map(|i| 0.5 + f64::from(i) * 0.05).collect();
+    Calibration { edges, accuracy: (0..10).map(|i| 0.55 + f64::from(i) * 0.05).collect(), rows: vec![100; 10] }
+}
+
+fn report(day: i64, confidence: [u32; CONFIDENCE_BINS], labels: u64, correct: u64) -> WindowReport {
+    let at = Timestamp::from_millis(day * DAY + DAY / 2);
+    let mut labelled = [Labelled::default(); CONFIDENCE_BINS];
+    labelled[0] = Labelled { rows: labels, correct };
+    WindowReport {
+        manifest: Digest::of(b"m"),
+        model: Digest::of(b"o"),
+        window: WindowId(day as u64),
+        opened_at: at,
+        closed_at: at,
+        inferences: confidence.iter().map(|&n| u64::from(n)).sum(),
+        recorded: 0,
+        errors: Errors::default(),
+        latency: vec![0; LATENCY_BUCKETS],
+        rho_percent: vec![],
+        features: vec![],
+        confidence,
+        classes: vec![],
+        labelled,
+        data_time: Some((at, at)),
+    }
+}
+
+fn device(i: usize) -> DeviceId {
+    format!("d-{i}").parse().unwrap()
+}
+
+#[test]
+fn the_estimate_is_counts_times_what_each_bin_was_worth() {
+    let c = calibration();
+    assert!((estimate::held_out(&c).unwrap() - 0.775).abs() < 1e-12);
+    let mut counts = [0; CONFIDENCE_BINS];
+    counts[0] = 30;
+    counts[9] = 10;
+    let (sum, rows) = estimate::sum(&counts, &c);
+    assert!((sum / rows as f64 - (0.55 * 30.0 + 10.0) / 40.0).abs() < 1e-12);
+    assert_eq!(estimate::sum(&counts, &Calibration::default()), (0.0, 0));
+}
+
+#[test]
+fn years_are_years_of_the_application() {
+    let policy = QualityPolicy { block_ms: 30 * DAY, recent_ms: 365 * DAY, ..QualityPolicy::default() };
+    let mut quality = Quality::new(Digest::of(b"m"), &calibration());
+    // 1949 begins 7,670 days before 1970.
+    for month in 0..24 {
+        for d in 0..3 {
+            assert!(quality.observe(&policy, &calibration(), &device(d), &report(-7_670 + month * 30, [3; CONFIDENCE_BINS], 30, 24)));
+        }
+    }
+    let years = points([&quality], &policy, Period::Years);
+    let names: Vec<String> = years.iter().map(|p| p.at.to_string()).collect();
+    assert_eq!(names, ["1949-01-01T00:00:00Z", "1950-01-01T00:00:00Z"]);
+    assert_eq!(years.iter().map(|p| p.block.labels).sum::<u64>(), 24 * 90);
+    let measured = years[0].measured.unwrap();
+    assert!((measured.estimate - 0.8).abs() < 1e-9 && measured.lower > 0.65 && measured.upper < 0.92, "{measured:?}");
+    let verdict = quality.verdict(&policy, 3);
+    assert!(!verdict.concept_drift && verdict.sentence.contains("assumes no concept drift"), "{}", verdict.sentence);
+    assert!(verdict.sentence.starts_with("Measured accuracy 80.0 %"), "{}", verdict.sentence);
+    let other = WindowReport { manifest: Digest::of(b"x"), ..report(0, [0; 10], 0, 0) };
+    assert!(!quality.observe(&policy, &calibration(), &device(0), &other));
+    assert_eq!(points([&quality], &policy, Period::Millis(60 * DAY)).len(), 12);
+    let bytes = postcard::to_stdvec(&quality).unwrap();
+    assert_eq!(postcard::from_bytes::<Quality>(&bytes).unwrap(), quality);
+}
+
+/// The day concept drift was seen, with 3 devices of 30 labels a day.
+fn alarm(chance: &mut Chance, policy: &QualityPolicy, days: i64, accuracy: impl Fn(i64) -> f64) -> Option<i64> {
+    let mut quality = Quality::new(Digest::of(b"m"), &calibration());
+    (0..days).find(|&day| {
+        for d in 0..3 {
+            let correct = chance.hits(30, accuracy(day));
+            quality.observe(policy, &calibration(), &device(d), &report(day, [0; 10], 30, correct));
+        }
+        quality.verdict(policy, 100).concept_drift
+    })
+}
+
+#[test]
+fn concept_drift_is_found_and_false_alarms_keep_the_budget() {
+    let policy =
+        QualityPolicy { budget: Budget { false_alarms: 1.0, period_ms: 60 * DAY }, sharing: 0.0, rho: 0.0, ..QualityPolicy::default() };
+    let mut chance = Chance::new(5);
+    // Held-out accuracy is .775, tolerance .02: at the edge of the null.
+    let wrong = (0..100).filter(|_| alarm(&mut chance, &policy, 60, |_| 0.755).is_some()).count();
+    assert!(wrong <= 1, "{wrong} false alarms where 1 is allowed");
+    for (after, within) in [(0.6, 12), (0.5, 6)] {
+        let day = alarm(&mut chance, &policy, 120, |day| if day < 40 { 0.78 } else { after });
+        assert!(day.is_some_and(|d| d >= 40 && d <= 40 + within), "{after}: {day:?}");
+    }
+}
