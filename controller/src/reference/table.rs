@@ -1,0 +1,194 @@
+//! A table of numbers with named columns, read from CSV or parquet bytes.
+//!
+//! Empty cells, `null`, `NA` and `NaN` are missing values; anything else must be a number, and an error names row and column.
+use bytes::Bytes;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::Field;
+
+/// The most rows that are read: a reference needs tens of thousands, and memory stays bounded.
+pub const MAX_ROWS: usize = 5_000_000;
+/// The most columns.
+pub const MAX_COLUMNS: usize = 4096;
+
+/// Columns of equal length.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Table {
+    /// Names, in order.
+    pub names: Vec<String>,
+    /// Values by column, then row.
+    pub columns: Vec<Vec<Option<f64>>>,
+}
+
+/// A table that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Not CSV.
+    #[error("the data is not CSV with a header line")]
+    Csv(#[from] csv::Error),
+    /// Not parquet.
+    #[error("the data is not a parquet file")]
+    Parquet(#[from] parquet::errors::ParquetError),
+    /// Neither by content.
+    #[error("row {row}, column {column:?}: {cell:?} is not a number; leave the column out, or turn categories into numbers")]
+    Cell {
+        /// Row, from 1.
+        row: usize,
+        /// Column name.
+        column: String,
+        /// What is there.
+        cell: String,
+    },
+    /// Too big, or nothing.
+    #[error("the table has {rows} rows and {columns} columns; between 1 and {MAX_ROWS} rows and {MAX_COLUMNS} columns are read")]
+    Size {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        columns: usize,
+    },
+    /// A column that is not there.
+    #[error("there is no column {wanted:?}; the table has {have}")]
+    NoColumn {
+        /// Asked for.
+        wanted: String,
+        /// There is.
+        have: String,
+    },
+}
+
+impl Table {
+    /// Read parquet (by its magic bytes) or CSV.
+    pub fn parse(bytes: &[u8]) -> Result<Self, TableError> {
+        let table = if bytes.starts_with(b"PAR1") { Self::from_parquet(bytes)? } else { Self::from_csv(bytes)? };
+        let (rows, columns) = (table.rows(), table.columns.len());
+        if rows == 0 || rows > MAX_ROWS || columns > MAX_COLUMNS {
+            return Err(TableError::Size { rows, columns });
+        }
+        Ok(table)
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.columns.first().map_or(0, Vec::len)
+    }
+
+    /// A column by name.
+    pub fn column(&self, name: &str) -> Result<&[Option<f64>], TableError> {
+        let found = self.names.iter().position(|n| n == name).and_then(|at| self.columns.get(at));
+        found.map(Vec::as_slice).ok_or_else(|| TableError::NoColumn { wanted: name.to_owned(), have: self.names.join(", ") })
+    }
+
+    fn empty(names: Vec<String>) -> Result<Self, TableError> {
+        if names.len() > MAX_COLUMNS {
+            return Err(TableError::Size { rows: 0, columns: names.len() });
+        }
+        let columns = vec![Vec::new(); names.len()];
+        Ok(Self { names, columns })
+    }
+
+    fn push(&mut self, column: usize, cell: Result<Option<f64>, String>) -> Result<(), TableError> {
+        let row = self.columns.get(column).map_or(0, Vec::len) + 1;
+        if row > MAX_ROWS {
+            return Err(TableError::Size { rows: row, columns: self.columns.len() });
+        }
+        let name = || self.names.get(column).cloned().unwrap_or_default();
+        let value = cell.map_err(|cell| TableError::Cell { row, column: name(), cell })?;
+        if let Some(values) = self.columns.get_mut(column) {
+            values.push(value);
+        }
+        Ok(())
+    }
+
+    fn from_csv(bytes: &[u8]) -> Result<Self, TableError> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
+        let mut table = Self::empty(reader.headers()?.iter().map(str::to_owned).collect())?;
+        for record in reader.records() {
+            for (column, cell) in record?.iter().enumerate() {
+                table.push(column, number(cell))?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn from_parquet(bytes: &[u8]) -> Result<Self, TableError> {
+        let reader = SerializedFileReader::new(Bytes::copy_from_slice(bytes))?;
+        let schema = reader.metadata().file_metadata().schema();
+        let mut table = Self::empty(schema.get_fields().iter().map(|f| f.name().to_owned()).collect())?;
+        for row in reader.get_row_iter(None)? {
+            for (column, (_, field)) in row?.get_column_iter().enumerate() {
+                table.push(column, field_number(field))?;
+            }
+        }
+        Ok(table)
+    }
+}
+
+fn number(cell: &str) -> Result<Option<f64>, String> {
+    match cell {
+        "" | "null" | "NA" | "NaN" | "nan" => Ok(None),
+        "true" => Ok(Some(1.0)),
+        "false" => Ok(Some(0.0)),
+        text => text.parse().map(Some).map_err(|_| text.chars().take(40).collect()),
+    }
+}
+
+fn field_number(field: &Field) -> Result<Option<f64>, String> {
+    match field {
+        Field::Null => Ok(None),
+        Field::Bool(b) => Ok(Some(f64::from(u8::from(*b)))),
+        Field::Byte(n) => Ok(Some(f64::from(*n))),
+        Field::Short(n) => Ok(Some(f64::from(*n))),
+        Field::Int(n) => Ok(Some(f64::from(*n))),
+        Field::Long(n) => Ok(Some(*n as f64)),
+        Field::UByte(n) => Ok(Some(f64::from(*n))),
+        Field::UShort(n) => Ok(Some(f64::from(*n))),
+        Field::UInt(n) => Ok(Some(f64::from(*n))),
+        Field::ULong(n) => Ok(Some(*n as f64)),
+        Field::Float(x) => Ok(Some(f64::from(*x))),
+        Field::Double(x) => Ok(Some(*x)),
+        Field::Str(text) => number(text),
+        other => Err(other.to_string().chars().take(40).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_cells_are_numbers_or_missing() {
+        let table = Table::parse(b"a, b\n1,2.5\n,NaN\ntrue,-1e3\n").unwrap();
+        assert_eq!(table.column("a").unwrap(), [Some(1.0), None, Some(1.0)]);
+        assert_eq!(table.column("b").unwrap(), [Some(2.5), None, Some(-1000.0)]);
+        assert!(table.column("c").unwrap_err().to_string().contains("a, b"));
+    }
+
+    #[test]
+    fn rubbish_is_refused_with_its_place() {
+        let wrong = Table::parse(b"a,b\n1,2\n3,blue\n").unwrap_err().to_string();
+        assert!(wrong.contains("row 2") && wrong.contains("\"b\"") && wrong.contains("blue"), "{wrong}");
+        assert!(Table::parse(b"a,b\n1\n").is_err());
+        assert!(Table::parse(b"a,b\n").is_err());
+        assert!(Table::parse(b"PAR1 and then rubbish").is_err());
+        assert!(Table::parse(&[0xff, 0xfe, b'\n', 0xff]).is_err());
+    }
+
+    #[test]
+    fn parquet_reads_like_csv() {
+        use parquet::data_type::DoubleType;
+        use parquet::file::properties::WriterProperties;
+        use parquet::file::writer::SerializedFileWriter;
+        use parquet::schema::parser::parse_message_type;
+        use std::sync::Arc;
+        let schema = Arc::new(parse_message_type("message t { OPTIONAL DOUBLE x; }").unwrap());
+        let mut bytes = Vec::new();
+        let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(WriterProperties::default())).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<DoubleType>().write_batch(&[1.5, 2.5], Some(&[1, 0, 1]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        assert_eq!(Table::parse(&bytes).unwrap().column("x").unwrap(), [Some(1.5), None, Some(2.5)]);
+    }
+}
