@@ -178,6 +178,15 @@ impl Recorder {
         recorded
     }
 
+    /// Count a request that was refused because values were missing: its profile must show them, or a sensor that stops
+    /// giving numbers would be invisible. It counts as an inference and as a rejected one.
+    pub fn missing(&mut self, now: Timestamp, row: &Row<'_>) {
+        self.failed(now, Failure::Rejected);
+        self.cells.fold(row, None);
+        self.open.inferences += 1;
+        self.open.recorded += 1;
+    }
+
     /// Count an inference without an answer.
     pub fn failed(&mut self, now: Timestamp, failure: Failure) {
         self.open.touch(now);

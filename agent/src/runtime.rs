@@ -4,16 +4,20 @@
 //! the supervisor's commands, in the runner process or inside the program of a firm that links this library.
 pub mod allow;
 pub mod golden;
+pub mod host;
 pub mod onnx;
 pub mod ops;
 pub mod plan;
 pub mod prescan;
 pub mod recipe;
+pub mod release;
 pub mod tensors;
 
+pub use host::Host;
 pub use plan::{InferError, Plan, Session};
 pub use prescan::{Limits, PrescanError, Scanned, prescan};
 pub use recipe::LoadError;
+pub use release::{Organs, Release};
 
 #[cfg(test)]
 mod plan_tests;
