@@ -93,6 +93,20 @@ impl Disk {
             .filter_map(|(path, inode)| Some((path.as_str(), self.inodes.get(inode)?.cached.as_slice())))
     }
 
+    /// The disk as the worst power cut would leave it: only what was synced, under names that were synced.
+    #[must_use]
+    pub fn synced_only(&self) -> Self {
+        let inode = |at: &u64| self.inodes.get(at).map(|node| node.durable.clone()).unwrap_or_default();
+        Self::with_files(self.durable_names.iter().map(|(path, at)| (path.clone(), inode(at))))
+    }
+
+    /// Does a synced file below `directory` hold exactly these bytes?
+    pub fn has_synced(&self, directory: &str, bytes: &[u8]) -> bool {
+        let below = |path: &str| parent(path) == directory;
+        let holds = |at: &u64| self.inodes.get(at).is_some_and(|node| node.durable == bytes);
+        self.durable_names.iter().any(|(path, at)| below(path) && holds(at))
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> usize {
         self.names.values().collect::<BTreeSet<_>>().into_iter().filter_map(|i| self.inodes.get(i)).map(|n| n.cached.len()).sum()
@@ -174,6 +188,11 @@ impl Disk {
     /// The `n`-th operation from now fails once; with `only_sync`, the `n`-th sync.
     pub fn fail_in(&mut self, n: u32, only_sync: bool) {
         self.trouble = Trouble { fail_in: n.max(1), only_sync };
+    }
+
+    /// Trouble that is still armed never comes.
+    pub fn fail_never(&mut self) {
+        self.trouble = Trouble::default();
     }
 
     /// Flip one bit of one of the files whose path begins with `prefix`; says which file it was.
@@ -356,6 +375,9 @@ mod tests {
         assert_eq!((disk.remove("b"), disk.used()), (Ok(()), 10));
         assert_eq!(disk.write("a", b"01234567890123"), Ok(()), "replacing frees what was there");
         disk.limit(None);
+        assert!(!disk.has_synced("", b"01234567890123") && disk.synced_only().read("a") == Some([0; 10].as_slice()));
+        assert_eq!(disk.sync("a"), Ok(()));
+        assert!(disk.has_synced("", b"01234567890123") && !disk.has_synced("x", b"01234567890123"));
         assert_eq!(disk.append("a", b"4"), Ok(()));
         assert_eq!(disk.used(), 15);
     }

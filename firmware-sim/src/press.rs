@@ -48,8 +48,8 @@ pub struct Release {
     pub model: Blob,
     /// What it does.
     pub behaviour: Behaviour,
-    /// Taken back by the offline keys.
-    pub revoked: bool,
+    /// The version of the top-level targets in which the offline keys took it back, if they did.
+    pub revoked_in: Option<u64>,
 }
 
 impl Release {
@@ -145,15 +145,15 @@ impl Press {
         self.blobs.insert(blob.digest, made.model.into());
         self.blobs.insert(made.custom.manifest.digest, made.manifest.into());
         self.remember();
-        self.releases.push(Release { named, custom: made.custom, model: blob, behaviour, revoked: false });
+        self.releases.push(Release { named, custom: made.custom, model: blob, behaviour, revoked_in: None });
         self.releases.last().ok_or(PressError::NoKey("release"))
     }
 
     /// Take a release back with the offline keys: it must not run any more, not even where it does.
     pub fn revoke(&mut self, manifest: &Digest, now: Timestamp) -> Result<(), PressError> {
         let Some(release) = self.releases.iter_mut().find(|r| r.manifest() == *manifest) else { return Ok(()) };
-        release.revoked = true;
         let digest = release.model.digest;
+        release.revoked_in = Some(self.state.next_version("targets"));
         self.policy(now, |policy| {
             policy.revoked.insert(digest);
         })
