@@ -4,4 +4,5 @@ pub mod broker;
 pub mod clock;
 pub mod preflight;
 pub mod store;
+pub mod trainer;
 pub mod web;

@@ -105,6 +105,12 @@ pub const MIN_ROWS: usize = 200;
 pub const MIN_CLASS: usize = 20;
 
 impl Rows {
+    /// The complete rows of a dataset's bytes, as the spec names its columns.
+    pub fn parse(bytes: &[u8], spec: &TrainSpec) -> Result<Self, TrainError> {
+        let wanted = |name: &str| spec.features.iter().any(|f| f == name) || name == spec.label || spec.weight.as_deref() == Some(name);
+        Self::from_table(&Table::parse_only(bytes, wanted)?, &spec.features, &spec.label, spec.weight.as_deref())
+    }
+
     /// The complete rows of a table. Rows with a missing feature or label are left out: a model that never saw them should not
     /// pretend it did.
     pub fn from_table(table: &Table, features: &[String], label: &str, weight: Option<&str>) -> Result<Self, TrainError> {

@@ -1,1 +1,132 @@
-//! (Being written by the lead: trait Trainer {submit, poll, collect} with the built-in and the command implementation.)
+//! One contract for everything that trains: submit a spec, poll, collect artifacts. Two implementations.
+//!
+//! [`builtin::Builtin`] fits in a thread of its own; [`command::Command`] runs any program in a folder of its own. Both run in
+//! the trainer *worker*, a process that holds the trainer's key and that the controller cannot reach into: the controller only
+//! keeps the job's state. [`candidate`] turns what came back into a release candidate, the same way for both.
+use std::path::Path;
+
+use leeway_protocol::ids::Version;
+use leeway_protocol::manifest::Manifest;
+use leeway_protocol::time::Timestamp;
+
+use crate::io::preflight::{Prediction, Runner, RunnerError};
+use crate::trainer::{Artifacts, Rows, TrainError, TrainSpec, draft};
+
+pub mod builtin;
+pub mod command;
+
+/// Where a submitted job is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Still at it.
+    Running,
+    /// Artifacts can be collected.
+    Done,
+    /// It broke, in a sentence.
+    Failed(String),
+}
+
+/// Why a trainer did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// Nobody submitted it.
+    #[error("no job {0:?} was submitted to this trainer")]
+    UnknownJob(String),
+    /// Not done, or failed.
+    #[error("job {0:?} has no artifacts: it is not done")]
+    NotDone(String),
+    /// The folder or program.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What it left behind cannot be read.
+    #[error("the trainer's {file} cannot be used: {why}")]
+    Artifact {
+        /// Which file.
+        file: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The data or the fit.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// The model does not run.
+    #[error("the trained model does not run: {0}")]
+    Runner(#[from] RunnerError),
+}
+
+/// Something that trains.
+pub trait Trainer: Send {
+    /// Begin `spec` on the two CSV tables. Submitting a job again changes nothing.
+    fn submit(&mut self, spec: &TrainSpec, train: &[u8], holdout: &[u8]) -> Result<(), TrainerError>;
+    /// Where a job is; never blocks.
+    fn poll(&mut self, job: &str) -> Result<Progress, TrainerError>;
+    /// What a done job made.
+    fn collect(&mut self, job: &str) -> Result<Artifacts, TrainerError>;
+}
+
+/// Turn artifacts into a model with its manifest: the runner answers for every row, as a device would, and reference, calibration
+/// and metrics are made from its answers. `dir` is an existing folder for temporary files.
+pub async fn candidate(
+    runner: &Runner,
+    dir: &Path,
+    spec: &TrainSpec,
+    version: Version,
+    artifacts: &Artifacts,
+    tables: (&[u8], &[u8]),
+    now: Timestamp,
+) -> Result<Manifest, TrainerError> {
+    let (train, holdout) = (Rows::parse(tables.0, spec)?, Rows::parse(tables.1, spec)?);
+    // The runner wants a manifest: a first one whose profile nobody reads, since it takes the answers to make the right one.
+    let (flat_train, flat_holdout) = (vec![0.5; train.len()], vec![0.5; holdout.len()]);
+    let first = draft::manifest(spec, version.clone(), artifacts, (&train, &flat_train), (&holdout, &flat_holdout), now)?;
+    let (model_path, manifest_path) = (dir.join("model.onnx"), dir.join("manifest.json"));
+    write(&model_path, &artifacts.model)?;
+    write(&manifest_path, &first.to_bytes())?;
+    runner.preflight(&model_path, &manifest_path).await?;
+    let mut answers = Vec::new();
+    for (name, rows) in [("train-rows.csv", &train), ("holdout-rows.csv", &holdout)] {
+        let path = dir.join(name);
+        write(&path, csv(&spec.features, rows).as_bytes())?;
+        let predictions = runner.predict(&model_path, &manifest_path, &path).await?;
+        if predictions.len() != rows.len() {
+            let why = format!("it gave {} answers for {} rows", predictions.len(), rows.len());
+            return Err(TrainerError::Artifact { file: "model.onnx", why });
+        }
+        answers.push(predictions.iter().map(probability).collect::<Vec<f64>>());
+    }
+    let (on_train, on_holdout) = (answers.first().map_or(&[][..], Vec::as_slice), answers.get(1).map_or(&[][..], Vec::as_slice));
+    let mut artifacts = artifacts.clone();
+    let right = on_holdout.iter().zip(&holdout.labels).filter(|(p, y)| (**p >= 0.5) == **y).count();
+    artifacts.metrics.insert("holdout_accuracy".to_owned(), right as f64 / holdout.len().max(1) as f64);
+    artifacts.metrics.insert("holdout_rows".to_owned(), holdout.len() as f64);
+    artifacts.metrics.insert("train_rows".to_owned(), train.len() as f64);
+    Ok(draft::manifest(spec, version, &artifacts, (&train, on_train), (&holdout, on_holdout), now)?)
+}
+
+fn probability(prediction: &Prediction) -> f64 {
+    if prediction.decision >= 0.5 { prediction.confidence } else { 1.0 - prediction.confidence }
+}
+
+fn csv(features: &[String], rows: &Rows) -> String {
+    use std::fmt::Write as _;
+    let mut text = features.join(",");
+    text.push('\n');
+    for row in &rows.inputs {
+        for (i, value) in row.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            let _ = write!(text, "{comma}{value}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainerError> {
+    std::fs::write(path, bytes).map_err(|source| TrainerError::Io { what: format!("writing {}", path.display()), source })
+}

@@ -57,9 +57,14 @@ pub enum TableError {
 }
 
 impl Table {
-    /// Read parquet (by its magic bytes) or CSV.
+    /// Read every column of parquet (by its magic bytes) or CSV.
     pub fn parse(bytes: &[u8]) -> Result<Self, TableError> {
-        let table = if bytes.starts_with(b"PAR1") { Self::from_parquet(bytes)? } else { Self::from_csv(bytes)? };
+        Self::parse_only(bytes, |_| true)
+    }
+
+    /// Read the columns whose name is `wanted`; the others may hold anything.
+    pub fn parse_only(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, TableError> {
+        let table = if bytes.starts_with(b"PAR1") { Self::from_parquet(bytes, wanted)? } else { Self::from_csv(bytes, wanted)? };
         let (rows, columns) = (table.rows(), table.columns.len());
         if rows == 0 || rows > MAX_ROWS || columns > MAX_COLUMNS {
             return Err(TableError::Size { rows, columns });
@@ -78,12 +83,20 @@ impl Table {
         found.map(Vec::as_slice).ok_or_else(|| TableError::NoColumn { wanted: name.to_owned(), have: self.names.join(", ") })
     }
 
-    fn empty(names: Vec<String>) -> Result<Self, TableError> {
+    /// An empty table of the wanted columns, and for each column of the source its place in it.
+    fn empty<'a>(source: impl Iterator<Item = &'a str>, wanted: impl Fn(&str) -> bool) -> Result<(Self, Vec<Option<usize>>), TableError> {
+        let (mut names, mut places) = (Vec::new(), Vec::new());
+        for name in source {
+            places.push(wanted(name).then_some(names.len()));
+            if wanted(name) {
+                names.push(name.to_owned());
+            }
+        }
         if names.len() > MAX_COLUMNS {
             return Err(TableError::Size { rows: 0, columns: names.len() });
         }
         let columns = vec![Vec::new(); names.len()];
-        Ok(Self { names, columns })
+        Ok((Self { names, columns }, places))
     }
 
     fn push(&mut self, column: usize, cell: Result<Option<f64>, String>) -> Result<(), TableError> {
@@ -99,24 +112,28 @@ impl Table {
         Ok(())
     }
 
-    fn from_csv(bytes: &[u8]) -> Result<Self, TableError> {
+    fn from_csv(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, TableError> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-        let mut table = Self::empty(reader.headers()?.iter().map(str::to_owned).collect())?;
+        let (mut table, places) = Self::empty(reader.headers()?.iter(), wanted)?;
         for record in reader.records() {
-            for (column, cell) in record?.iter().enumerate() {
-                table.push(column, number(cell))?;
+            for (cell, place) in record?.iter().zip(&places) {
+                if let Some(column) = place {
+                    table.push(*column, number(cell))?;
+                }
             }
         }
         Ok(table)
     }
 
-    fn from_parquet(bytes: &[u8]) -> Result<Self, TableError> {
+    fn from_parquet(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, TableError> {
         let reader = SerializedFileReader::new(Bytes::copy_from_slice(bytes))?;
         let schema = reader.metadata().file_metadata().schema();
-        let mut table = Self::empty(schema.get_fields().iter().map(|f| f.name().to_owned()).collect())?;
+        let (mut table, places) = Self::empty(schema.get_fields().iter().map(|f| f.name()), wanted)?;
         for row in reader.get_row_iter(None)? {
-            for (column, (_, field)) in row?.get_column_iter().enumerate() {
-                table.push(column, field_number(field))?;
+            for ((_, field), place) in row?.get_column_iter().zip(&places) {
+                if let Some(column) = place {
+                    table.push(*column, field_number(field))?;
+                }
             }
         }
         Ok(table)
@@ -161,6 +178,8 @@ mod tests {
         assert_eq!(table.column("a").unwrap(), [Some(1.0), None, Some(1.0)]);
         assert_eq!(table.column("b").unwrap(), [Some(2.5), None, Some(-1000.0)]);
         assert!(table.column("c").unwrap_err().to_string().contains("a, b"));
+        let some = Table::parse_only(b"at,x\n1949-01-01T00:00:00Z,7\n", |name| name == "x").unwrap();
+        assert_eq!((some.names.len(), some.column("x").unwrap()), (1, [Some(7.0)].as_slice()));
     }
 
     #[test]
