@@ -110,7 +110,7 @@ pub struct Watched {
     reverted: BTreeSet<Generation>,
     factory: Option<Digest>,
     /// Its stored metadata may have rotted: it then fetches anew, and knows nothing older to compare with.
-    rotten: bool,
+    pub rotten: bool,
 }
 
 /// The watch over a world.

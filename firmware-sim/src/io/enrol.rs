@@ -1,12 +1,16 @@
 //! How a simulated station joins a fleet: it makes its key, shows the token, and is told where its broker is.
 //!
-//! The roots of trust come from the caller and not from the answer: a device is *made* with them, and whoever answers the
-//! enrolment must not be able to choose them.
+//! A device is *made* with its roots of trust, and whoever answers the enrolment should not choose them: so the caller may give
+//! them. Without them the first answer is believed, as with a first SSH login, and the caller has decided that.
 use std::collections::BTreeMap;
 
 use leeway_protocol::ids::{DeviceId, Tenant};
-use leeway_protocol::trust::keyring::PublicKey;
+use leeway_protocol::trust::envelope::pae;
+use leeway_protocol::trust::keyring::SigningKey;
 use serde::{Deserialize, Serialize};
+
+/// What is signed to prove that a key is held.
+const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v1";
 
 /// The two roots a station is made with.
 #[derive(Debug, Clone)]
@@ -22,14 +26,27 @@ struct Request<'a> {
     device: &'a DeviceId,
     public_key: String,
     labels: &'a BTreeMap<String, String>,
-    token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<String>,
 }
 
 /// What the controller answers; fields for other programs are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Enrolled {
     pub(super) tenant: Tenant,
-    pub(super) mqtt_password: String,
+    pub(super) mqtt: Broker,
+    pub(super) image_root: String,
+    pub(super) director_root: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Broker {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) username: String,
+    pub(super) password: String,
 }
 
 /// Why a station could not be enrolled.
@@ -56,26 +73,37 @@ pub enum EnrolError {
     },
 }
 
-/// Ask for a place in the fleet.
+/// Ask for a place in the fleet; a name that this key has already is given again against proof.
 pub(super) fn enrol(
     http: &ureq::Agent,
     base: &str,
     device: &DeviceId,
-    key: &PublicKey,
+    key: &SigningKey,
     labels: &BTreeMap<String, String>,
-    token: &str,
+    token: Option<&str>,
 ) -> Result<Enrolled, EnrolError> {
+    const CONFLICT: u16 = 409;
     let url = format!("{}/api/v1/enrol", base.trim_end_matches('/'));
-    let request = Request { device, public_key: key.hex(), labels, token };
-    let unreachable = |source| EnrolError::Unreachable { url: url.clone(), source: Box::new(source) };
-    // Two names, a key, a token and labels: always has a JSON form.
-    let json = serde_json::to_vec(&request).unwrap_or_default();
-    let mut answer = http.post(&url).header("Content-Type", "application/json").send(&json).map_err(unreachable)?;
-    let status = answer.status().as_u16();
-    let body = answer.body_mut().read_to_string().map_err(unreachable)?;
+    let public_key = key.public().hex();
+    let mut request = Request { device, public_key: public_key.clone(), labels, token, proof: None };
+    let (mut status, mut body) = post(http, &url, &request)?;
+    if status == CONFLICT {
+        let message = pae(PROOF_TYPE, format!("{device}\n{public_key}").as_bytes());
+        request.proof = Some(key.sign(&message).hex());
+        (status, body) = post(http, &url, &request)?;
+    }
     let refused = |body: &str| EnrolError::Refused { device: device.clone(), status, body: body.chars().take(300).collect() };
     if !(200..300).contains(&status) {
         return Err(refused(&body));
     }
     serde_json::from_str(&body).map_err(|e| refused(&format!("{e} in {body}")))
+}
+
+fn post(http: &ureq::Agent, url: &str, request: &Request<'_>) -> Result<(u16, String), EnrolError> {
+    let unreachable = |source| EnrolError::Unreachable { url: url.to_owned(), source: Box::new(source) };
+    // Names, a key, a token and labels: always has a JSON form.
+    let json = serde_json::to_vec(request).unwrap_or_default();
+    let mut answer = http.post(url).header("Content-Type", "application/json").send(&json).map_err(unreachable)?;
+    let status = answer.status().as_u16();
+    answer.body_mut().read_to_string().map(|body| (status, body)).map_err(unreachable)
 }

@@ -51,14 +51,12 @@ pub struct FleetConfig {
     pub stations: Vec<StationConfig>,
     /// Where the controller answers HTTP: `http://127.0.0.1:8080`.
     pub controller_url: String,
-    /// The broker's host.
-    pub mqtt_host: String,
-    /// Its port.
-    pub mqtt_port: u16,
-    /// Lets a station enrol.
-    pub enrol_token: String,
-    /// What the stations are made with.
-    pub roots: Roots,
+    /// The broker's host and port, if another than enrolment tells.
+    pub broker: Option<(String, u16)>,
+    /// Lets a station enrol; none where enrolment is open.
+    pub enrol_token: Option<String>,
+    /// What the stations are made with; without, they believe the enrolment's answer.
+    pub roots: Option<Roots>,
     /// First day of the weather series they live.
     pub first_day: usize,
     /// Speed of the replay at the start.
@@ -111,11 +109,11 @@ pub async fn start(config: FleetConfig) -> Result<FleetHandle, FleetError> {
     let asked = Arc::clone(&config);
     let stations = tokio::task::spawn_blocking(move || enrol_all(&asked)).await??;
     let mut members = BTreeMap::new();
-    for (station, (settings, account)) in config.stations.iter().zip(stations) {
+    for (station, (settings, account, roots)) in config.stations.iter().zip(stations) {
         let (orders, inbox) = channel(INBOX);
         let shared = Arc::new(Shared::new(station.id.clone(), station.seed, settings.key.public(), config.first_day));
         let sensor = Sensor::new(station.seed, station.broken);
-        let disk = Disk::with_files(made_with(&config.roots));
+        let disk = Disk::with_files(made_with(roots));
         let station_task = Station::new(world.clone(), Arc::clone(&shared), settings, account, sensor, disk, orders.clone());
         let task = tokio::spawn(station_task.run(inbox));
         members.insert(station.id.clone(), Member { shared, orders, task });
@@ -127,27 +125,25 @@ pub async fn start(config: FleetConfig) -> Result<FleetHandle, FleetError> {
 }
 
 /// The files a device leaves its factory with.
-fn made_with(roots: &Roots) -> [(String, Vec<u8>); 2] {
-    [(DiskPath::image_root().to_string(), roots.image.clone()), (DiskPath::enrolled_director_root().to_string(), roots.director.clone())]
+fn made_with(roots: Roots) -> [(String, Vec<u8>); 2] {
+    [(DiskPath::image_root().to_string(), roots.image), (DiskPath::enrolled_director_root().to_string(), roots.director)]
 }
 
-fn enrol_all(config: &FleetConfig) -> Result<Vec<(Settings, Account)>, EnrolError> {
+fn enrol_all(config: &FleetConfig) -> Result<Vec<(Settings, Account, Roots)>, EnrolError> {
     let http: ureq::Agent =
         ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(20))).build().into();
     let one = |station: &StationConfig| {
         let key = SigningKey::from_seed(&Rng::new(station.seed).fork("device-key", 0).bytes32());
-        let answer = enrol(&http, &config.controller_url, &station.id, &key.public(), &station.labels, &config.enrol_token)?;
+        let token = config.enrol_token.as_deref();
+        let answer = enrol(&http, &config.controller_url, &station.id, &key, &station.labels, token)?;
         let mut settings = Settings::new(answer.tenant.clone(), station.id.clone(), key);
         settings.labels = station.labels.clone();
         settings.timing = config.timing;
-        let account = Account {
-            host: config.mqtt_host.clone(),
-            port: config.mqtt_port,
-            tenant: answer.tenant,
-            device: station.id.clone(),
-            secret: answer.mqtt_password,
-        };
-        Ok((settings, account))
+        let (host, port) = config.broker.clone().unwrap_or((answer.mqtt.host, answer.mqtt.port));
+        let (username, secret) = (answer.mqtt.username, answer.mqtt.password);
+        let account = Account { host, port, tenant: answer.tenant, device: station.id.clone(), username, secret };
+        let told = Roots { image: answer.image_root.into_bytes(), director: answer.director_root.into_bytes() };
+        Ok((settings, account, config.roots.clone().unwrap_or(told)))
     };
     config.stations.iter().map(one).collect()
 }

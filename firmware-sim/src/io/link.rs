@@ -29,6 +29,7 @@ pub(super) struct Account {
     pub(super) port: u16,
     pub(super) tenant: Tenant,
     pub(super) device: DeviceId,
+    pub(super) username: String,
     pub(super) secret: String,
 }
 
@@ -63,7 +64,7 @@ impl Link {
         let topic = |channel| Topic::new(&account.tenant, &account.device, channel).to_string();
         let mut options = MqttOptions::new(account.device.as_str(), &account.host, account.port);
         options
-            .set_credentials(account.device.as_str(), &account.secret)
+            .set_credentials(&account.username, &account.secret)
             .set_keep_alive(KEEP_ALIVE)
             .set_clean_start(true)
             .set_max_packet_size(Some(MAX_PACKET))
