@@ -35,6 +35,10 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> (Plan, Plan
         rollback::decide(&mut draft);
         settle::decide(&mut draft);
         advance::decide(&mut draft);
+        if draft.steps() > before {
+            // The rest looks at where rollouts have come to rest; in between, a device would be told two things at once.
+            continue;
+        }
         converge::decide(&mut draft);
         retrain::decide(&mut draft);
         if draft.steps() == before {
@@ -43,3 +47,6 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Timestamp) -> (Plan, Plan
     }
     draft.finish()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -76,7 +76,8 @@ pub struct RolloutSpec {
     /// The version to bring out.
     #[schema(value_type = String)]
     pub version: Version,
-    /// What runs now, and what control devices stay on; `None` for a line's first version.
+    /// What runs now, and what control devices stay on: the champion, set again when the rollout begins; `None` for a line's
+    /// first version.
     #[schema(value_type = Option<String>)]
     pub baseline: Option<Version>,
     /// How.
@@ -278,6 +279,9 @@ impl Rollout {
         if let Move::Approve { remark } = step {
             let stage = self.state.next_stage();
             self.approvals.push(Approval { stage, by: by.name().to_owned(), at, remark: remark.clone() });
+        }
+        if let Move::Start { baseline, .. } = step {
+            self.spec.baseline.clone_from(baseline);
         }
         self.state = state;
         self.updated_at = at;

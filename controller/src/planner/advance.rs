@@ -65,8 +65,9 @@ fn start(draft: &mut Draft<'_>, rollout: &Rollout) {
         say(&mut report.why, report.headline.clone());
     } else {
         let stages = spec.policy.stages.len();
+        let baseline = draft.state.lines.get(&spec.line).and_then(|line| line.champion()).filter(|c| **c != spec.version).cloned();
         let reason = format!("Version {} begins with stage 1 of {stages}, {}.", spec.version, stage_name(rollout, 0));
-        draft.push(Step::MoveRollout { rollout: rollout.id.clone(), to: Move::Start { reason: reason.clone() } });
+        draft.push(Step::MoveRollout { rollout: rollout.id.clone(), to: Move::Start { reason: reason.clone(), baseline } });
         let (line, to) = (spec.line.clone(), Some(spec.version.clone()));
         draft.push(Step::SetAlias { line, alias: Alias::Challenger, to, rollout: Some(rollout.id.clone()), reason });
     }

@@ -289,6 +289,9 @@ fn heard(question: &Question<'_>) -> Check {
     if have < need.max(1) {
         return check("inferences", Outcome::Inconclusive, format!("{have} inferences were reported with the version; {need} are needed."));
     }
+    if question.soaking_since.is_none() {
+        return check("inferences", Outcome::Inconclusive, "The stage has not filled yet, so it does not soak.".to_owned());
+    }
     if !fresh {
         return check("inferences", Outcome::Inconclusive, "No report about the version has come since this stage soaks.".to_owned());
     }

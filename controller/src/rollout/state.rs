@@ -3,6 +3,7 @@
 //! One enum with its data in the variants and one function over (state, move): an illegal pair is a refusal that lists what
 //! would be legal, and the same list draws the buttons of the page and the verbs of the command line. Resuming goes back
 //! into the stage that was paused and judges it again (elsewhere it starts the *next* group, past the one that failed).
+use leeway_protocol::ids::Version;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +120,8 @@ pub enum Move {
     Start {
         /// Why now.
         reason: String,
+        /// The champion at this moment: what control devices are on. A rollout may have waited long for its turn.
+        baseline: Option<Version>,
     },
     /// The planner has seen the stage filled and running.
     Soak {
@@ -260,7 +263,7 @@ impl Move {
     /// Why, in a sentence.
     pub fn sentence(&self) -> &str {
         match self {
-            Self::Start { reason }
+            Self::Start { reason, .. }
             | Self::Soak { reason }
             | Self::Unsoak { reason }
             | Self::Advance { reason }
@@ -310,9 +313,10 @@ impl RolloutState {
         matches!(self, Self::RolledBack { .. } | Self::Completed { settled: true, .. } | Self::Aborted { .. })
     }
 
-    /// Whether it has its line to itself: it began and is not over.
+    /// Whether it has its line to itself: it began and is not over. A completed one keeps its devices until champion and last
+    /// known goods have followed; without that they would be called back for a moment.
     pub fn is_active(&self) -> bool {
-        matches!(self, Self::Running { .. } | Self::Paused { .. } | Self::RollingBack { .. })
+        *self != Self::Planned && !self.is_over()
     }
 
     /// Whether evidence is collected and judged.
