@@ -63,6 +63,36 @@ fn a_release_that_the_line_key_did_not_sign_is_not_installed_even_with_all_onlin
 }
 
 #[test]
+fn nothing_that_another_key_signed_is_taken_for_a_top_level_role() {
+    let world = World::new();
+    let files = world.state.files();
+    let (timestamp, snapshot, targets) = (&files["timestamp.json"], &files["5.snapshot.json"], &files["1.targets.json"]);
+    for thief in ["director", "rain", "root-1", "targets-1"] {
+        let key = [world.key(thief)];
+        let mut forged = files.clone();
+        forged.insert("timestamp.json".into(), edited::<TimestampMeta>(timestamp, &key, |t| t.header.version += 1));
+        let refused = error(refresh(&world.keys.image_root, Stored::default(), &forged, now()));
+        assert!(matches!(&refused, TufError::Unsigned { file, .. } if file == "timestamp.json"), "{thief}: {refused}");
+
+        // With the timestamp key stolen, so that the parent names the forgery.
+        let bytes = edited::<SnapshotMeta>(snapshot, &key, |s| s.header.version = 6);
+        let names_it = edited::<TimestampMeta>(timestamp, &[&world.signer.timestamp], |t| {
+            t.header.version += 1;
+            t.meta.insert("snapshot.json".into(), FileMeta::of(6, &bytes));
+        });
+        let mut forged = files.clone();
+        forged.extend([("timestamp.json".to_owned(), names_it), ("6.snapshot.json".to_owned(), bytes)]);
+        let refused = error(refresh(&world.keys.image_root, Stored::default(), &forged, now()));
+        assert!(matches!(&refused, TufError::Unsigned { file, .. } if file == "6.snapshot.json"), "{thief}: {refused}");
+
+        // With both online keys stolen; one targets key of the two that are needed is not enough.
+        let bytes = edited::<Targets>(targets, &key, |t| t.header.version = 2);
+        let refused = error(refresh(&world.keys.image_root, Stored::default(), &world.list_anyway("targets", 2, &bytes), now()));
+        assert!(matches!(&refused, TufError::Unsigned { file, .. } if file == "2.targets.json"), "{thief}: {refused}");
+    }
+}
+
+#[test]
 fn no_role_goes_back() {
     let mut world = World::new();
     let older = world.state.files().clone();
@@ -173,6 +203,8 @@ fn expiry_blocks_what_is_new_and_leaves_what_is_stored_readable() {
         assert!(matches!(stale.target(&rain_path("1.0.0")), Err(TufError::NotFresh)));
         assert!(stale.expires() <= now().plus_secs(secs));
     }
+    let frozen = error(refresh(&world.keys.image_root, Stored::default(), world.state.files(), now().plus_secs(lifetimes.timestamp_secs)));
+    assert!(frozen.to_string().starts_with("timestamp expired"), "for a device that never saw it, too: {frozen}");
     // The controller goes on signing timestamps and snapshots, people let theirs lapse.
     let mut state = world.state.clone();
     let later = now().plus_secs(lifetimes.targets_secs);
@@ -434,19 +466,21 @@ fn foreign(roles: &[(&str, bool, Option<&str>)], key: &crate::trust::keyring::Pu
 fn delegations_are_asked_in_order_and_terminating_ones_end_the_search() {
     let world = World::empty();
     let key = stranger();
-    let build = |roles: &[(&str, bool, Option<&str>)], lists: &[(&str, &str)], circle: &[(&str, &str)]| {
+    let build = |roles: &[(&str, bool, Option<&str>)], lists: &[(&str, &str)], inner: &[(&str, &str, bool)]| {
         let mut files = world.state.files().clone();
         let top = edited::<Targets>(&files["1.targets.json"], &[world.key("targets-1"), world.key("targets-2")], |targets| {
             targets.header.version = 2;
             targets.delegations = foreign(roles, &key.public());
         });
         let mut listed = vec![("targets".to_owned(), 2, top)];
-        for name in lists.iter().chain(circle).map(|(name, _)| *name).collect::<BTreeSet<_>>() {
+        let names = lists.iter().map(|(name, _)| *name).chain(inner.iter().map(|(from, _, _)| *from));
+        for name in names.collect::<BTreeSet<_>>() {
             let mut targets = Targets::new(1, now().plus_secs(DAY_SECS));
             for (_, path) in lists.iter().filter(|(role, _)| *role == name) {
                 targets.targets.insert((*path).to_owned(), metadata::TargetMeta::new(Digest::of(name.as_bytes()), 1, None));
             }
-            let children: Vec<_> = circle.iter().filter(|(from, _)| *from == name).map(|(_, to)| (*to, false, Some("*"))).collect();
+            let children = inner.iter().filter(|(from, _, _)| *from == name).map(|(_, to, terminating)| (*to, *terminating, Some("*")));
+            let children: Vec<_> = children.collect();
             targets.delegations = if children.is_empty() { None } else { foreign(&children, &key.public()) };
             listed.push((name.to_owned(), 1, metadata::sign(&targets, &[&key]).unwrap()));
         }
@@ -470,8 +504,13 @@ fn delegations_are_asked_in_order_and_terminating_ones_end_the_search() {
     let client = build(&[("a", false, None)], &[("a", "x"), ("a", "y")], &[]);
     assert_eq!((role_of(&client, "x"), role_of(&client, "y")), (Some("a".into()), None));
     // In a circle, and deeper.
-    let client = build(&[("a", false, Some("*"))], &[("c", "x")], &[("a", "b"), ("b", "a"), ("b", "c")]);
+    let client = build(&[("a", false, Some("*"))], &[("c", "x")], &[("a", "b", false), ("b", "a", false), ("b", "c", false)]);
     assert_eq!((role_of(&client, "x"), role_of(&client, "y")), (Some("c".into()), None));
+    // A terminating role further in ends the search for those that wait further out, too.
+    for (terminating, expected) in [(false, Some("b".to_owned())), (true, None)] {
+        let client = build(&[("a", false, Some("*")), ("b", false, Some("*"))], &[("b", "x"), ("c", "y")], &[("a", "c", terminating)]);
+        assert_eq!(role_of(&client, "x"), expected);
+    }
 }
 
 #[test]
