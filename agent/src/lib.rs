@@ -7,6 +7,7 @@ pub mod agent;
 pub mod control;
 pub mod deployment;
 pub mod event;
+pub mod io;
 pub mod outbox;
 pub mod probation;
 pub mod recorder;
