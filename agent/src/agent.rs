@@ -9,8 +9,11 @@
 //! * the generation only rises, and is on disk before anything follows from it;
 //! * a start on trial is taken off its budget on disk before it happens;
 //! * nothing is sealed before the number of this start is on disk, so no (boot, counter) is ever used twice.
+use std::collections::BTreeMap;
+
 use leeway_protocol::assignment::Assignment;
 use leeway_protocol::digest::Digest;
+use leeway_protocol::reason::Code;
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::director::Directive;
 
@@ -29,6 +32,8 @@ mod serve;
 mod settings;
 mod start;
 mod state;
+#[cfg(test)]
+mod tests;
 mod time;
 mod trial;
 mod trust;
@@ -62,8 +67,8 @@ pub struct Agent {
     /// A desired document that could not be judged or stored yet.
     pending: Option<Vec<u8>>,
     deployment: Deployment,
-    /// Faults since the assignment or since something was downloaded.
-    tries: u32,
+    /// Faults under the present assignment, by kind.
+    faults: BTreeMap<Code, u32>,
     trust: Trust,
     serving: Option<Serving>,
     /// When a crashed runner is started again.
@@ -105,7 +110,7 @@ impl Agent {
             followed: None,
             pending: None,
             deployment: Deployment::Idle,
-            tries: 0,
+            faults: BTreeMap::new(),
             trust: Trust::default(),
             serving: None,
             restart_at: None,

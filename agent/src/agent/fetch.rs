@@ -101,14 +101,14 @@ impl Agent {
     }
 
     fn ask_for(&mut self, path: DiskPath, max_len: u64) {
-        self.last.asked = true;
+        self.last.asks();
         self.out.push(Action::Read { path, max_len });
     }
 
     fn fetch_blob(&mut self, blob: Blob) -> FetchId {
         let fetch = self.next_fetch();
         self.files.staging.insert(blob.digest);
-        self.last.asked = true;
+        self.last.asks();
         self.out.push(Action::FetchBlob { fetch, digest: blob.digest, length: blob.length, resume: true });
         fetch
     }
@@ -119,7 +119,6 @@ impl Agent {
             Deployment::Fetching(Fetch::Manifest { approved, fetch: Some(wanted) }) if *wanted == fetch => {
                 let (manifest, approved) = (approved.release.manifest, approved.clone());
                 self.keep_blob(digest, manifest.length);
-                self.tries = 0;
                 self.ask_for(DiskPath::blob(&manifest.digest), MAX_MANIFEST_BYTES);
                 self.enter(Deployment::Fetching(Fetch::Manifest { approved, fetch: None }));
             }
@@ -199,11 +198,14 @@ impl Agent {
     /// Something that may pass went wrong on the way: try again later, and say so.
     pub(super) fn fault(&mut self, reason: Reason) {
         self.leave_candidate();
-        self.tries = self.tries.saturating_add(1);
+        let of_this_kind = self.faults.entry(reason.code.clone()).or_default();
+        *of_this_kind = of_this_kind.saturating_add(1);
+        let of_this_kind = *of_this_kind;
+        let tries = self.faults.values().fold(0u32, |sum, n| sum.saturating_add(*n));
         let (limit, is_final) = tries_of(&reason.code);
         let generation = self.state.generation;
-        if self.tries < limit || matches!(self.deployment, Deployment::Probation(_)) {
-            let delay = self.retry_delay("fetch", self.tries);
+        if of_this_kind < limit || matches!(self.deployment, Deployment::Probation(_)) {
+            let delay = self.retry_delay("fetch", tries);
             let until = self.clock.steady().saturating_add(delay);
             self.log(Level::Warn, format!("assignment {generation}: {reason}; the next try is in {delay} ms"));
             self.enter(Deployment::Waiting { until, reason: Some(reason) });
@@ -213,7 +215,7 @@ impl Agent {
         if is_final {
             return self.refuse(reason, manifest);
         }
-        let delay = self.retry_delay("fetch", self.tries.max(PATIENT_TRIES));
+        let delay = self.retry_delay("fetch", tries.max(PATIENT_TRIES));
         let again = Some(self.clock.steady().saturating_add(delay));
         self.log(Level::Error, format!("assignment {generation} was refused: {reason}"));
         self.enter(Deployment::Refused { reason, again });

@@ -129,7 +129,7 @@ impl Agent {
         self.state.generation = generation;
         self.state.outcome = None;
         self.followed = Some(followed);
-        self.tries = 0;
+        self.faults.clear();
         self.link.shadow = None;
         self.replace(DiskPath::desired(), bytes);
         self.save(Saving::Accept(Box::new(before)));
@@ -154,7 +154,7 @@ impl Agent {
             Deployment::Fetching(Fetch::Manifest { .. } | Fetch::Model { .. }) => self.out.push(Action::CancelFetch),
             Deployment::SelfTesting { run, .. } => {
                 let run = *run;
-                self.out.push(Action::KillRunner { run });
+                self.kill(run);
             }
             Deployment::Shadowing { .. } => self.forget_shadow(),
             _ => {}

@@ -13,28 +13,73 @@ use leeway_protocol::trust::tuf::Persist;
 
 use super::state::State;
 use super::{Agent, DISK_PAUSE_MS, Followed};
-use crate::action::{Action, Dir, DiskOp, DiskPath, Level, OutboxKind};
+use crate::action::{Action, Dir, DiskOp, DiskPath, Level, OutboxKind, RunId};
 use crate::deployment::Deployment;
 use crate::probation::Gate;
 use crate::slot::Slots;
 
-/// What the list of one event depends on.
+/// What the list of one event depends on. Each entry carries its place: how many disk effects stood before it in the list.
 #[derive(Debug, Default)]
 pub(super) struct Last {
-    /// State that was saved in it.
-    savings: Vec<Saving>,
-    /// Messages that were written in it.
-    messages: Vec<Message>,
-    /// Metadata that was written in it.
-    metadata: Vec<(DiskPath, Vec<u8>)>,
-    /// A download that was moved in it.
-    moved: bool,
-    /// Whether something was asked for in it that will be answered.
-    pub(super) asked: bool,
-    /// Whether a serving runner was started in it.
-    pub(super) started_runner: bool,
-    /// Whether a candidate's runner was started in it.
-    pub(super) started_candidate: bool,
+    /// The disk effects, as they are named when they fail.
+    effects: Vec<String>,
+    /// State that was saved.
+    savings: Vec<(usize, Saving)>,
+    /// Messages that were written.
+    messages: Vec<(usize, Message)>,
+    /// Metadata that was written.
+    metadata: Vec<(usize, (DiskPath, Vec<u8>))>,
+    /// A download that was moved to its place.
+    moved: Option<usize>,
+    /// The last thing that was asked for and will be answered.
+    asked: Option<usize>,
+    /// A serving runner that was started.
+    started_runner: Option<usize>,
+    /// A candidate's runner that was started.
+    started_candidate: Option<usize>,
+    /// Runners that were ended.
+    killed: Vec<(usize, RunId)>,
+}
+
+impl Last {
+    /// The place of what comes next.
+    fn place(&self) -> usize {
+        self.effects.len()
+    }
+
+    /// Something was asked for that will be answered.
+    pub(super) fn asks(&mut self) {
+        self.asked = Some(self.place());
+    }
+
+    /// A serving runner is started.
+    pub(super) fn starts_runner(&mut self) {
+        self.started_runner = Some(self.place());
+    }
+
+    /// A runner is ended.
+    pub(super) fn kills(&mut self, run: RunId) {
+        self.killed.push((self.place(), run));
+    }
+
+    /// A candidate's runner is started.
+    pub(super) fn starts_candidate(&mut self) {
+        self.started_candidate = Some(self.place());
+    }
+
+    /// Drop what was done before the effect `failed`, and leave what was not. An effect that stands in the list twice counts
+    /// at its first place: what is done again is harmless, what is believed done and was not is not.
+    fn keep_lost(&mut self, failed: &str) {
+        let at = self.effects.iter().position(|effect| effect == failed).unwrap_or(0);
+        let lost = |place: usize| place > at;
+        self.savings.retain(|(place, _)| lost(*place));
+        self.messages.retain(|(place, _)| lost(*place));
+        self.metadata.retain(|(place, _)| lost(*place));
+        self.killed.retain(|(place, _)| lost(*place));
+        for place in [&mut self.moved, &mut self.asked, &mut self.started_runner, &mut self.started_candidate] {
+            *place = place.filter(|place| lost(*place));
+        }
+    }
 }
 
 /// A message that was sealed in a list.
@@ -78,7 +123,14 @@ impl Files {
 
 impl Agent {
     pub(super) fn disk(&mut self, op: DiskOp) {
+        self.last.effects.push(op.to_string());
         self.out.push(Action::Disk(op));
+    }
+
+    /// End a runner without asking it.
+    pub(super) fn kill(&mut self, run: RunId) {
+        self.last.kills(run);
+        self.out.push(Action::KillRunner { run });
     }
 
     /// Replace a document whole.
@@ -104,7 +156,7 @@ impl Agent {
         if matches!(saving, Saving::Boot) {
             self.boot_ready = true;
         }
-        self.last.savings.push(saving);
+        self.last.savings.push((self.last.place(), saving));
     }
 
     pub(super) fn remove(&mut self, path: DiskPath) {
@@ -113,8 +165,8 @@ impl Agent {
 
     /// Keep a metadata file; it is tried again before the next refresh if the disk refuses.
     pub(super) fn keep_metadata(&mut self, path: DiskPath, bytes: Vec<u8>) {
-        self.last.metadata.push((path.clone(), bytes.clone()));
-        self.replace(path, bytes);
+        self.replace(path.clone(), bytes.clone());
+        self.last.metadata.push((self.last.place(), (path, bytes)));
     }
 
     pub(super) fn keep_persist(&mut self, persist: Vec<Persist>) {
@@ -132,12 +184,12 @@ impl Agent {
         self.disk(DiskOp::SyncDir { dir: Dir::Blobs });
         self.files.staging.remove(&digest);
         self.files.blobs.insert(digest, length);
-        self.last.moved = true;
+        self.last.moved = Some(self.last.place());
     }
 
     /// Remember that a message was written in this list.
     pub(super) fn wrote_message(&mut self, message: Message) {
-        self.last.messages.push(message);
+        self.last.messages.push((self.last.place(), message));
     }
 
     /// Save again what an earlier failure kept from the disk.
@@ -157,34 +209,37 @@ impl Agent {
             // What was not synced must never be renamed into place by a later try; and it may be what fills the disk.
             self.remove(path.clone());
         }
-        let last = std::mem::take(&mut self.last);
+        let mut last = std::mem::take(&mut self.last);
+        last.keep_lost(what);
+        for (_, run) in std::mem::take(&mut last.killed) {
+            self.kill(run);
+        }
         self.take_back_messages(last.messages, full);
-        if last.moved {
+        if last.moved.is_some() {
             self.forget_moved();
         }
-        if (last.asked || !last.metadata.is_empty()) && self.is_refreshing() {
+        if (last.asked.is_some() || !last.metadata.is_empty()) && self.is_refreshing() {
             self.refresh_failed(reason.clone());
         }
-        self.trust.unsaved.extend(last.metadata);
-        let lost = last.moved || last.asked || last.started_candidate;
+        self.trust.unsaved.extend(last.metadata.into_iter().map(|(_, file)| file));
+        let lost = last.moved.is_some() || last.asked.is_some() || last.started_candidate.is_some();
         if lost && matches!(self.deployment, Deployment::Fetching(_) | Deployment::Staged(_) | Deployment::SelfTesting { .. }) {
             self.fault(reason.clone());
         }
-        if last.started_runner {
-            // The start came after the disk effect, or before it; either way a fresh one is right.
-            self.drop_runner();
+        if last.started_runner.is_some() {
+            self.serving = None;
         }
-        for saving in last.savings.into_iter().rev() {
+        for (_, saving) in last.savings.into_iter().rev() {
             self.take_back(saving, &reason);
         }
-        if last.started_runner && self.serving.is_none() {
+        if last.started_runner.is_some() {
             self.start_serving();
         }
     }
 
     /// Messages that were to be written are held in memory for another try; a full disk costs the oldest message on it.
-    fn take_back_messages(&mut self, messages: Vec<Message>, full: bool) {
-        for message in messages {
+    fn take_back_messages(&mut self, messages: Vec<(usize, Message)>, full: bool) {
+        for (_, message) in messages {
             if let Some(file) = self.outbox.forget(message.key) {
                 self.remove(file.new_copy());
                 self.remove(file);

@@ -91,7 +91,7 @@ impl Agent {
         let run = self.next_run();
         let now = self.clock.steady();
         self.out.push(Action::StartRunner { run, purpose: RunnerPurpose::Serving });
-        self.last.started_runner = true;
+        self.last.starts_runner();
         self.serving = Some(Serving { run, up: None, loading: None, shadow: None, life: now, suspected: None });
         self.set_policy();
         self.load_beside(slot, Role::Active, &release);
@@ -116,7 +116,7 @@ impl Agent {
     pub(super) fn drop_runner(&mut self) {
         self.restart_at = None;
         if let Some(Serving { run, .. }) = self.serving.take() {
-            self.out.push(Action::KillRunner { run });
+            self.kill(run);
         }
     }
 

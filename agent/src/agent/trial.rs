@@ -47,7 +47,7 @@ impl Agent {
         let command = load(slot, Role::Candidate, candidate.release());
         self.out.push(Action::Runner { run, command });
         let deadline = self.clock.steady().saturating_add(self.settings.timing.load_ms);
-        self.last.started_candidate = true;
+        self.last.starts_candidate();
         self.enter(Deployment::SelfTesting { candidate, run, deadline });
     }
 
@@ -112,7 +112,7 @@ impl Agent {
         match &self.deployment {
             Deployment::SelfTesting { run, .. } => {
                 let run = *run;
-                self.out.push(Action::KillRunner { run });
+                self.kill(run);
             }
             Deployment::Shadowing { .. } => self.forget_shadow(),
             _ => {}
@@ -197,6 +197,9 @@ impl Agent {
             self.state.slots = *before;
             return;
         }
+        if !self.runner_answers() {
+            self.drop_runner();
+        }
         self.save(Saving::Trial(before));
         if self.shadow_is_ready(slot) {
             self.activate_shadow(slot);
@@ -205,7 +208,6 @@ impl Agent {
                 self.load_beside(slot, Role::Active, &release);
             }
         } else {
-            self.drop_runner();
             self.start_serving();
         }
         self.happened(manifest);

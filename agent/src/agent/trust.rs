@@ -97,7 +97,7 @@ impl Agent {
     fn want(&mut self, repository: Repository, name: String, max_len: u64) {
         let (fetch, file) = (self.next_fetch(), MetadataFile { repository, name });
         self.trust.wanted = Some((fetch, file.clone()));
-        self.last.asked = true;
+        self.last.asks();
         self.out.push(Action::FetchMetadata { fetch, file, max_len });
     }
 

@@ -1,0 +1,7 @@
+//! Tables for the agent: whole lives in virtual time, over a disk that loses what was not synced.
+mod crashes;
+mod disk;
+mod installs;
+mod repo;
+mod talk;
+mod world;
