@@ -326,6 +326,13 @@ impl Desk {
         }
     }
 
+    /// Remember an event that is in the event log.
+    pub fn note_event(&mut self, device: &DeviceId, order: (BootId, u64)) {
+        if let Some(uplink) = self.uplinks.get_mut(device) {
+            uplink.events.insert(order);
+        }
+    }
+
     fn shape(&self, message: &Message, manifest: Digest) -> Result<&Shape, Refusal> {
         let sentence = || format!("the report is about manifest {}, which is not registered here", manifest.short());
         self.shapes.get(&manifest).ok_or_else(|| Refusal::of(message, Why::UnknownManifest, sentence()))

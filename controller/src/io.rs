@@ -2,7 +2,19 @@
 pub mod artifacts;
 pub mod broker;
 pub mod clock;
+pub mod control;
+pub mod counters;
+pub mod mqtt;
 pub mod preflight;
+pub mod repository;
+pub mod serve;
 pub mod store;
 pub mod trainer;
+pub mod training;
 pub mod web;
+
+mod checkpoint;
+mod execute;
+mod health;
+mod intake;
+mod reconcile;

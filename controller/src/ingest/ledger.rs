@@ -21,11 +21,13 @@ use serde_json::json;
 
 use super::{Body, Desk, Message, Refusal, Uplink, Why};
 use crate::audit::Draft;
+use crate::drift::verdict::Verdict;
 use crate::drift::{DriftPolicy, Monitor, Setting};
 use crate::fleet::{Arm, Device};
+use crate::quality::{Quality, QualityPolicy};
 use crate::rollout::Rollout;
 use crate::rollout::evidence::{Evidence, Metric, Totals};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{CohortHealth, Snapshot};
 
 /// Monitors per cohort: the champion's, a candidate's, and one or two that are on their way out.
 const MAX_MONITORS: usize = 4;
@@ -72,6 +74,17 @@ pub struct Tally {
     pub last_refusal: Option<(Timestamp, String)>,
 }
 
+/// How far into the logs the derived state reaches: the number of the next record, and of the last event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// In the log of windows.
+    pub windows: u64,
+    /// In the log of captured rows.
+    pub captures: u64,
+    /// In the event log.
+    pub events: u64,
+}
+
 /// What changed since it was last written down.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dirty {
@@ -85,6 +98,16 @@ pub struct Dirty {
     pub evidence: BTreeSet<RolloutId>,
 }
 
+impl Dirty {
+    /// Put back what could not be written down.
+    pub fn extend(&mut self, other: Self) {
+        self.devices.extend(other.devices);
+        self.uplinks.extend(other.uplinks);
+        self.monitors.extend(other.monitors);
+        self.evidence.extend(other.evidence);
+    }
+}
+
 /// The live state.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
@@ -94,19 +117,31 @@ pub struct Ledger {
     pub desk: Desk,
     /// How drift is judged.
     pub drift: DriftPolicy,
+    /// How quality is judged.
+    pub quality: QualityPolicy,
     /// What must be written down.
     pub dirty: Dirty,
+    /// How far the derived state reaches.
+    pub position: Position,
     /// Over the whole fleet.
     pub tally: Tally,
-    pub(crate) keys: BTreeMap<DeviceId, PublicKey>,
-    pub(crate) manifests: BTreeMap<Digest, Arc<Manifest>>,
-    pub(crate) monitors: BTreeMap<(Cohort, Digest), Monitor>,
-    pub(crate) sums: BTreeMap<RolloutId, BTreeMap<DeviceId, Sums>>,
+    keys: BTreeMap<DeviceId, PublicKey>,
+    manifests: BTreeMap<Digest, Arc<Manifest>>,
+    monitors: BTreeMap<(Cohort, Digest), Monitor>,
+    qualities: BTreeMap<(Cohort, Digest), Quality>,
+    labelled: BTreeMap<(Cohort, Digest), u64>,
+    sums: BTreeMap<RolloutId, BTreeMap<DeviceId, Sums>>,
     tallies: BTreeMap<DeviceId, Tally>,
     recent: BTreeMap<DeviceId, Vec<Glance>>,
     told: BTreeMap<(DeviceId, Why), Timestamp>,
-    moved: BTreeSet<(Cohort, Digest, String, Option<DeviceId>)>,
+    /// Cohorts that counted something since their health was last judged.
+    unjudged: BTreeSet<Cohort>,
+    /// Alarms that stand, with what was said about them.
+    alarms: BTreeMap<Alarm, String>,
 }
+
+/// Which stream's alarm: cohort, feature, and the device if it is about an instrument.
+type Alarm = (Cohort, String, Option<DeviceId>);
 
 impl Ledger {
     /// Add or replace an enrolled device. A key that cannot be read locks the device out, and nobody else.
@@ -226,8 +261,23 @@ impl Ledger {
                 self.dirty.uplinks.insert(message.device.clone());
                 self.window(&message.device, window, at);
             }
-            Body::Capture(_) | Body::Event(_) => drop(self.dirty.uplinks.insert(message.device.clone())),
+            Body::Capture(batch) => {
+                self.dirty.uplinks.insert(message.device.clone());
+                let labelled = batch.rows.iter().filter(|row| row.label.is_some()).count() as u64;
+                if let Some(cohort) = self.cohort_of(&message.device).filter(|_| labelled > 0) {
+                    let key = (cohort, batch.manifest);
+                    *self.labelled.entry(key.clone()).or_default() += labelled;
+                    self.unjudged.insert(key.0.clone());
+                    self.dirty.monitors.insert(key);
+                }
+            }
+            Body::Event(_) => drop(self.dirty.uplinks.insert(message.device.clone())),
         }
+    }
+
+    fn cohort_of(&self, device: &DeviceId) -> Option<Cohort> {
+        let device = self.snapshot.fleet.device(device)?;
+        self.snapshot.cohort_of(device).map(|cohort| cohort.name.clone())
     }
 
     /// What a device's own event says in the event log.
@@ -286,9 +336,8 @@ impl Ledger {
         }
         let Some(found) = self.snapshot.fleet.device(device).cloned() else { return };
         self.evidence(&found, window, at);
-        let cohort = self.snapshot.cohort_of(&found).map(|cohort| cohort.name.clone());
-        if let Some(cohort) = cohort {
-            self.observe_drift(cohort, device, window);
+        if let Some(cohort) = self.cohort_of(device) {
+            self.observe(cohort, device, window);
         }
         self.snapshot.revision += 1;
     }
@@ -344,7 +393,8 @@ impl Ledger {
         self.dirty.evidence.insert(rollout.id.clone());
     }
 
-    fn observe_drift(&mut self, cohort: Cohort, device: &DeviceId, window: &WindowReport) {
+    /// Add a window to what is watched about its cohort.
+    fn observe(&mut self, cohort: Cohort, device: &DeviceId, window: &WindowReport) {
         let Some(manifest) = self.manifests.get(&window.manifest).cloned() else { return };
         let key = (cohort.clone(), window.manifest);
         let cohorts = self.monitors.len().max(1) as u64;
@@ -364,7 +414,155 @@ impl Ledger {
             // A window that came too late for its block is counted by the monitor itself; it still counts for everything else.
             let _ = monitor.observe(&setting, device, window);
         }
+        let quality = self.qualities.entry(key.clone()).or_insert_with(|| Quality::of(window.manifest, &manifest));
+        quality.observe(&self.quality, &manifest.calibration, device, window);
+        self.unjudged.insert(key.0.clone());
         self.dirty.monitors.insert(key);
+    }
+
+    fn setting<'a>(&'a self, manifest: &'a Manifest) -> Setting<'a> {
+        let (devices, cohorts) = (self.snapshot.fleet.len().max(1) as u64, self.monitors.len().max(1) as u64);
+        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts }
+    }
+
+    /// The manifest that a cohort's champion has.
+    pub fn champion_of(&self, cohort: &Cohort) -> Option<Digest> {
+        let line = &self.snapshot.cohorts.get(cohort)?.line;
+        let version = self.snapshot.lines.get(line)?.champion()?;
+        self.snapshot.version(line, version).map(|v| v.manifest.digest)
+    }
+
+    /// What is known about the world of one cohort under one manifest: a verdict per feature, the most harmful first.
+    pub fn world(&self, cohort: &Cohort, manifest: Digest) -> Vec<Verdict> {
+        self.verdicts(cohort, manifest, Monitor::world)
+    }
+
+    /// Instruments under alarm in one cohort under one manifest, the surest first.
+    pub fn instruments(&self, cohort: &Cohort, manifest: Digest) -> Vec<Verdict> {
+        self.verdicts(cohort, manifest, Monitor::instruments)
+    }
+
+    fn verdicts(&self, cohort: &Cohort, manifest: Digest, of: impl Fn(&Monitor, &Setting<'_>) -> Vec<Verdict>) -> Vec<Verdict> {
+        let monitor = self.monitors.get(&(cohort.clone(), manifest));
+        let Some((monitor, content)) = monitor.zip(self.manifests.get(&manifest)) else { return Vec::new() };
+        of(monitor, &self.setting(content))
+    }
+
+    /// Quality of every manifest that served a cohort, for charts and verdicts.
+    pub fn qualities(&self, cohort: &Cohort) -> impl Iterator<Item = &Quality> {
+        let of = cohort.clone();
+        let first = (cohort.clone(), Digest::from_bytes([0; 32]));
+        self.qualities.range(first..).take_while(move |((c, _), _)| *c == of).map(|(_, quality)| quality)
+    }
+
+    /// A technician has seen to a device: it learns a new base, and its alarms end.
+    pub fn repaired(&mut self, device: &DeviceId) {
+        for (key, monitor) in &mut self.monitors {
+            monitor.repaired(device);
+            self.dirty.monitors.insert(key.clone());
+            self.unjudged.insert(key.0.clone());
+        }
+    }
+
+    /// Judge every cohort that counted something since the last time; what to write into the event log about alarms that began
+    /// or ended.
+    pub fn refresh_health(&mut self, at: Timestamp) -> Vec<Draft> {
+        let cohorts = std::mem::take(&mut self.unjudged);
+        let mut events = Vec::new();
+        for cohort in cohorts {
+            let Some(manifest) = self.champion_of(&cohort) else { continue };
+            let (world, instruments) = (self.world(&cohort, manifest), self.instruments(&cohort, manifest));
+            let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
+            let mut standing = BTreeMap::new();
+            for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
+                if verdict.device.is_none() {
+                    health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
+                }
+                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), verdict.sentence.clone());
+            }
+            self.judge_quality(&cohort, manifest, &mut health, &mut standing);
+            events.extend(self.announce(&cohort, standing, at));
+            let known = self.snapshot.health.get(&cohort).map(AsRef::as_ref);
+            if known != Some(&health) {
+                Arc::make_mut(&mut self.snapshot.health).insert(cohort, Arc::new(health));
+                self.snapshot.revision += 1;
+            }
+        }
+        events
+    }
+
+    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, String>) {
+        health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
+        let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
+        let verdict = quality.verdict(&self.quality, self.qualities.len().max(1) as u64);
+        health.expected_accuracy = verdict.expected;
+        health.estimated_accuracy = verdict.estimated;
+        health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));
+        if verdict.concept_drift {
+            // The labels changed their meaning: an alarm of its own, though no input moved.
+            health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
+            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), verdict.sentence);
+        }
+    }
+
+    /// Alarms of one cohort that began or ended.
+    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, String>, at: Timestamp) -> Vec<Draft> {
+        let event = |kind: &str, alarm: &Alarm, sentence: String| {
+            let (cohort, feature, device) = alarm;
+            let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
+            let data = json!({ "cohort": cohort, "feature": feature, "device": device });
+            Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
+        };
+        let mut events = Vec::new();
+        for (alarm, sentence) in &standing {
+            if !self.alarms.contains_key(alarm) {
+                let kind = if alarm.2.is_some() { "drift.instrument" } else { "drift.world" };
+                events.push(event(kind, alarm, sentence.clone()));
+            }
+        }
+        for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
+            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0)));
+        }
+        self.alarms.retain(|alarm, _| alarm.0 != *cohort);
+        self.alarms.extend(standing);
+        events
+    }
+
+    /// What is derived about one manifest in one cohort, to be written down.
+    pub fn derived(&self, cohort: &Cohort, manifest: Digest) -> (Option<Monitor>, Option<Quality>, u64) {
+        let key = (cohort.clone(), manifest);
+        (self.monitors.get(&key).cloned(), self.qualities.get(&key).cloned(), self.labelled.get(&key).copied().unwrap_or(0))
+    }
+
+    /// Put that back.
+    pub fn restore_derived(&mut self, cohort: Cohort, manifest: Digest, drift: Option<Monitor>, quality: Option<Quality>, labelled: u64) {
+        let key = (cohort, manifest);
+        self.unjudged.insert(key.0.clone());
+        self.labelled.insert(key.clone(), labelled);
+        if let Some(drift) = drift {
+            self.monitors.insert(key.clone(), drift);
+        }
+        if let Some(quality) = quality {
+            self.qualities.insert(key, quality);
+        }
+    }
+
+    /// What was added up for one rollout, to be written down.
+    pub fn evidence_of(&self, rollout: &RolloutId) -> Option<(Evidence, BTreeMap<DeviceId, Sums>)> {
+        let evidence = self.snapshot.evidence.get(rollout)?.as_ref().clone();
+        Some((evidence, self.sums.get(rollout).cloned().unwrap_or_default()))
+    }
+
+    /// Put that back.
+    pub fn restore_evidence(&mut self, rollout: RolloutId, evidence: Evidence, sums: BTreeMap<DeviceId, Sums>) {
+        Arc::make_mut(&mut self.snapshot.evidence).insert(rollout.clone(), Arc::new(evidence));
+        self.sums.insert(rollout, sums);
+    }
+
+    /// Counts begin anew with the program.
+    pub fn forget_tallies(&mut self) {
+        self.tally = Tally::default();
+        self.tallies.clear();
     }
 
     /// Forget monitors and sums that nothing needs any more: of manifests that neither serve nor are on trial.
@@ -389,6 +587,9 @@ impl Ledger {
         gone
     }
 }
+
+/// The name under which an alarm of the labels' own detector stands beside the features'.
+const CONCEPT: &str = "labels";
 
 /// What one window adds to each metric.
 pub fn contributions(window: &WindowReport, manifest: &Manifest) -> Vec<(Metric, Totals)> {

@@ -56,10 +56,22 @@ pub struct Passed {
     pub rss_bytes: u64,
 }
 
+/// What the runner prints about a model that passed.
+#[derive(Deserialize)]
+struct Yes {
+    proof: Passed,
+}
+
+/// What the runner prints about a model it refuses.
+#[derive(Deserialize)]
+struct No {
+    reason: Reason,
+}
+
 /// One row's prediction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// The class decided, or the value.
+    /// The class decided, or the value; NaN if the model had no answer.
     pub decision: f64,
     /// Confidence of the decision; NaN without one.
     pub confidence: f64,
@@ -117,7 +129,7 @@ impl Runner {
     /// Load a model as a device would, test it on its golden vectors, time it.
     pub async fn preflight(&self, model: &Path, manifest: &Path) -> Result<Passed, RunnerError> {
         let out = self.run("preflight", &[("--model", model), ("--manifest", manifest)], PREFLIGHT_TIMEOUT).await?;
-        serde_json::from_slice(&out).map_err(|e| RunnerError::Unreadable(e.to_string()))
+        serde_json::from_slice::<Yes>(&out).map(|yes| yes.proof).map_err(|e| RunnerError::Unreadable(e.to_string()))
     }
 
     /// Inputs, outputs and operators of an ONNX file, as the runner's JSON.
@@ -157,15 +169,23 @@ impl Runner {
         if status.success() {
             return Ok(out);
         }
-        if status.code() == Some(1)
-            && let Ok(reason) = serde_json::from_slice::<Reason>(&out)
-        {
-            return Err(RunnerError::Refused(reason));
+        if status.code() == Some(1) {
+            return match serde_json::from_slice::<No>(&out) {
+                Ok(no) => Err(RunnerError::Refused(no.reason)),
+                // Some rows without an answer: each has its line.
+                Err(_) if what == "predict" && !out.is_empty() => Ok(out),
+                Err(_) => Err(died(&status, &err)),
+            };
         }
-        let stderr = String::from_utf8_lossy(&err);
-        let tail: String = stderr.trim().chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
-        Err(RunnerError::Died { status: status.to_string(), stderr: tail })
+        Err(died(&status, &err))
     }
+}
+
+fn died(status: &std::process::ExitStatus, stderr: &[u8]) -> RunnerError {
+    let text = String::from_utf8_lossy(stderr);
+    let text = text.trim();
+    let tail = text.chars().skip(text.chars().count().saturating_sub(400)).collect();
+    RunnerError::Died { status: status.to_string(), stderr: tail }
 }
 
 /// Everything the child prints is read, so it never blocks; what is past the bound is thrown away.
@@ -183,10 +203,12 @@ fn parse_predictions(out: &[u8]) -> Result<Vec<Prediction>, RunnerError> {
     let bad = |line: &str| RunnerError::Unreadable(format!("{:?} is not a prediction", line.chars().take(60).collect::<String>()));
     let parse = |line: &str| {
         let mut fields = line.split(',').map(str::trim);
-        let mut number = || fields.next().and_then(|field| field.parse::<f64>().ok());
-        let decision = number().ok_or_else(|| bad(line))?;
-        // Models without a decision leave the confidence empty.
-        Ok(Prediction { decision, confidence: number().unwrap_or(f64::NAN) })
+        // An empty field: no answer, or no confidence.
+        let mut number = || match fields.next() {
+            None | Some("") => Ok(f64::NAN),
+            Some(field) => field.parse::<f64>().map_err(|_| bad(line)),
+        };
+        Ok(Prediction { decision: number()?, confidence: number()? })
     };
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     lines.filter(|line| !line.starts_with("decision")).map(parse).collect()
@@ -213,9 +235,12 @@ mod tests {
     async fn a_pass_a_refusal_a_crash_and_nonsense_are_told_apart() {
         let digest = Digest::of(b"golden");
         let asked = "[ \"$1 $2 $3 $4 $5 $6\" = 'runner preflight --model m.onnx --manifest m.json' ]";
-        let good = preflight(&format!("{asked} && echo '{{\"golden\":\"{digest}\",\"p99_us\":7}}'")).await.unwrap();
+        let good =
+            preflight(&format!("{asked} && echo '{{\"ok\":true,\"proof\":{{\"golden\":\"{digest}\",\"p99_us\":7}}}}'")).await.unwrap();
         assert_eq!(good, Passed { golden: digest, load_ms: 0, p50_us: 0, p99_us: 7, rss_bytes: 0 });
-        let refused = preflight("echo '{\"code\":\"golden-mismatch\",\"detail\":\"output 0 off by 1\"}'; exit 1").await.unwrap_err();
+        let refused = preflight("echo '{\"ok\":false,\"reason\":{\"code\":\"golden-mismatch\",\"detail\":\"output 0 off by 1\"}}'; exit 1")
+            .await
+            .unwrap_err();
         assert_eq!(refused.reason().code, Code::GoldenMismatch);
         let died = preflight("echo oh no >&2; kill -SEGV $$").await.unwrap_err();
         assert!(died.to_string().contains("oh no"), "{died}");
@@ -244,5 +269,6 @@ mod tests {
         assert!((rows[0].confidence - 0.75).abs() < 1e-12);
         assert!(parse_predictions(b"1,0.5\nnonsense\n").is_err());
         assert!(parse_predictions(b"2.5,\n").unwrap()[0].confidence.is_nan());
+        assert!(parse_predictions(b",\n").unwrap()[0].decision.is_nan(), "a row without an answer");
     }
 }

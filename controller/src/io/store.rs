@@ -23,28 +23,27 @@ mod read;
 mod writer;
 
 pub use open::Medium;
+pub use read::MAX_PAGE;
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// An enrolled device: keys, labels, what it last reported.
+    /// An enrolled device: its key, what it was told, what it last reported.
     Device,
-    /// The hash of a device's MQTT secret.
-    Secret,
     /// An enrolment token, by its hash.
     Token,
     /// A cohort.
     Cohort,
+    /// A model line with its aliases and policies.
+    Line,
     /// A registered model version.
     Version,
-    /// An alias and its history.
-    Alias,
     /// A rollout.
     Rollout,
-    /// A desired state: the assignment behind the published document.
-    Desired,
     /// A training job.
     Job,
+    /// What a training job works with.
+    JobData,
     /// A file of the image repository or the director, byte for byte.
     Tuf,
     /// Derived state up to some place in a log.
@@ -57,14 +56,13 @@ impl Kind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Device => "device",
-            Self::Secret => "secret",
             Self::Token => "token",
             Self::Cohort => "cohort",
+            Self::Line => "line",
             Self::Version => "version",
-            Self::Alias => "alias",
             Self::Rollout => "rollout",
-            Self::Desired => "desired",
             Self::Job => "job",
+            Self::JobData => "job-data",
             Self::Tuf => "tuf",
             Self::Checkpoint => "checkpoint",
             Self::Setting => "setting",

@@ -36,7 +36,7 @@ async fn documents_logs_and_events_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
     let store = Store::open(&path, StoreConfig::default()).unwrap();
-    let mut first = batch(1, vec![put(Kind::Device, "a", b"1"), put(Kind::Device, "b", b"2"), put(Kind::Desired, "a", b"3")]);
+    let mut first = batch(1, vec![put(Kind::Device, "a", b"1"), put(Kind::Device, "b", b"2"), put(Kind::Line, "a", b"3")]);
     first.events = vec![happening(1), happening(2)];
     let committed = store.commit(first).await.unwrap();
     assert_eq!(committed.events.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
@@ -55,7 +55,7 @@ async fn documents_logs_and_events_survive_a_restart() {
         }
     };
     assert_eq!(store.docs(Kind::Device).unwrap(), [("a".to_owned(), b"1".to_vec())]);
-    assert_eq!(store.doc(Kind::Desired, "a").unwrap(), Some(b"3".to_vec()));
+    assert_eq!(store.doc(Kind::Line, "a").unwrap(), Some(b"3".to_vec()));
     let windows = store.records(Log::Windows, 1, 10).unwrap();
     assert_eq!(windows.iter().map(|r| (r.seq, r.bytes.as_slice())).collect::<Vec<_>>(), [(1, &b"w1"[..]), (2, &b"w2"[..])]);
     assert_eq!(store.records(Log::Windows, 0, 1).unwrap().len(), 1);

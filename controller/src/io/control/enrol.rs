@@ -1,0 +1,260 @@
+//! Who may come in: devices by enrolment, people and programs by token.
+//!
+//! A device draws its own key and keeps it; enrolment tells the controller the public half and gives back what the device needs
+//! to trust and to connect. Tokens for enrolment are single-use unless said otherwise, and only their hashes are kept. A name
+//! that is taken is given again only to whoever proves to hold its key, so nobody can push a device out.
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
+
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{DeviceId, Tenant};
+use leeway_protocol::time::Timestamp;
+use leeway_protocol::trust::envelope::pae;
+use leeway_protocol::trust::keyring::{PublicKey, Signature};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::super::clock;
+use super::super::store::{Batch, Kind, Write};
+use super::decisions::{check_labels, draft};
+use super::{ControlError, Controller, Touched, document};
+use crate::fleet::Device;
+
+/// Devices of one controller: bounds memory and the store.
+const MAX_DEVICES: usize = 200_000;
+/// Uses of one token.
+const MAX_USES: u32 = 100_000;
+/// Tokens that are open at one time.
+const MAX_TOKENS: usize = 10_000;
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Everything.
+    Admin,
+}
+
+/// Who is calling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Its name in the audit trail.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+/// Who is let in, and what they are told.
+#[derive(Debug)]
+pub(in crate::io) struct Access {
+    pub(in crate::io) open_enrolment: bool,
+    /// Base URL for devices.
+    pub(in crate::io) http: String,
+    /// Broker for devices.
+    pub(in crate::io) mqtt: (String, u16),
+    /// Whether secrets of devices are ours to give.
+    pub(in crate::io) embedded: bool,
+    /// By the hash of the token.
+    pub(in crate::io) principals: RwLock<BTreeMap<Digest, Principal>>,
+    pub(in crate::io) tokens: RwLock<BTreeMap<Digest, Token>>,
+}
+
+/// A token for enrolment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(in crate::io) struct Token {
+    name: String,
+    uses_left: u32,
+    expires_at: Timestamp,
+}
+
+/// What a device sends to be let in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnrolRequest {
+    /// The name it wants.
+    pub device: DeviceId,
+    /// Its ed25519 public key, 64 hex digits.
+    pub public_key: String,
+    /// What cohorts select by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The token; not needed where enrolment is open.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// Proof that it holds the key: its signature, in hex, over [`enrolment_proof`]. Needed to enrol a name again.
+    #[serde(default)]
+    pub proof: Option<String>,
+}
+
+/// What it gets back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// Whose fleet it is in.
+    pub tenant: Tenant,
+    /// Its name.
+    pub device: DeviceId,
+    /// How to connect.
+    pub mqtt: MqttAccess,
+    /// Base of `/tuf/…` and `/blobs/…`.
+    pub http_base: String,
+    /// The image repository's first root, as text: what every signature is checked against.
+    pub image_root: String,
+    /// The director's newest root, as text.
+    pub director_root: String,
+}
+
+/// How a device connects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MqttAccess {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// User name; the client id must be the same.
+    pub username: String,
+    /// Secret. Empty where the broker is not the controller's own: its operator hands secrets out.
+    pub password: String,
+}
+
+/// The bytes a device signs to prove that it holds its key.
+pub fn enrolment_proof(device: &DeviceId, public_key: &str) -> Vec<u8> {
+    pae("application/vnd.leeway.enrol.v1", format!("{device}\n{public_key}").as_bytes())
+}
+
+/// A fresh secret of 256 bits, in hex.
+pub(in crate::io) fn secret() -> Result<String, ControlError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| ControlError::Unavailable(format!("no random bytes could be drawn: {e}")))?;
+    Ok(Digest::from_bytes(bytes).hex())
+}
+
+impl Controller {
+    /// Whose token this is.
+    pub fn principal(&self, bearer: &str) -> Option<Principal> {
+        // Looked up by hash: the time it takes says nothing about the token.
+        let principals = self.inner.access.principals.read().unwrap_or_else(PoisonError::into_inner);
+        principals.get(&Digest::of(bearer.as_bytes())).cloned()
+    }
+
+    /// A new token for enrolment; shown once, kept as a hash.
+    pub async fn create_token(&self, name: &str, uses: u32, ttl_ms: i64, by: &str) -> Result<String, ControlError> {
+        let name: String = name.chars().take(80).collect();
+        if uses == 0 || uses > MAX_USES || ttl_ms <= 0 {
+            return Err(ControlError::Invalid(format!("a token needs 1 to {MAX_USES} uses and a lifetime above 0")));
+        }
+        let text = secret()?;
+        let hash = Digest::of(text.as_bytes());
+        let _turn = self.inner.turn.lock().await;
+        let at = clock::now();
+        let expired = self.expired_tokens(at);
+        let open = self.inner.access.tokens.read().unwrap_or_else(PoisonError::into_inner).len() - expired.len();
+        if open >= MAX_TOKENS {
+            return Err(ControlError::Conflict(format!("{MAX_TOKENS} enrolment tokens are open: let some expire first")));
+        }
+        let token = Token { name: name.clone(), uses_left: uses, expires_at: at.plus_millis(ttl_ms) };
+        let mut writes: Vec<Write> = expired.iter().map(|hash| Write::Delete { kind: Kind::Token, key: hash.hex() }).collect();
+        writes.push(document(Kind::Token, hash.hex(), Some(&token))?);
+        let sentence = format!("An enrolment token {name:?} was made for {uses} uses until {}.", token.expires_at);
+        let event = draft(at, by, "token.created", "tokens".to_owned(), sentence, json!({ "name": name, "uses": uses }));
+        self.inner.store.commit(Batch { at, writes, events: vec![event], urgent: true }).await?;
+        let mut tokens = self.inner.access.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|hash, _| !expired.contains(hash));
+        tokens.insert(hash, token);
+        Ok(text)
+    }
+
+    fn expired_tokens(&self, at: Timestamp) -> Vec<Digest> {
+        let tokens = self.inner.access.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.iter().filter(|(_, token)| token.expires_at <= at || token.uses_left == 0).map(|(hash, _)| *hash).collect()
+    }
+
+    /// Let a device in.
+    pub async fn enrol(&self, request: EnrolRequest) -> Result<Enrolled, ControlError> {
+        let bad_key = |_| ControlError::Invalid("the public key is not an ed25519 key in 64 lower-case hex digits".to_owned());
+        let key = PublicKey::from_hex(&request.public_key).map_err(bad_key)?;
+        check_labels(&request.labels)?;
+        let proven = request.proof.as_deref().map(|proof| proves(&request, &key, proof)).transpose()?.is_some();
+        let password = if self.inner.access.embedded { secret()? } else { String::new() };
+        let credential = self.inner.access.embedded.then(|| Digest::of(password.as_bytes()));
+
+        let _turn = self.inner.turn.lock().await;
+        let at = clock::now();
+        let spent = self.spend(&request, at)?;
+        let mut state = self.inner.ledger().snapshot.clone();
+        let known = state.fleet.device(&request.device).cloned();
+        let device = match known {
+            Some(known) if known.public_key != request.public_key => {
+                let name = &request.device;
+                return Err(ControlError::Conflict(format!(
+                    "device {name} is enrolled with another key: choose another name, or remove it first"
+                )));
+            }
+            Some(_) if !proven => {
+                let name = &request.device;
+                return Err(ControlError::Conflict(format!("device {name} is enrolled already: prove with `proof` that you hold its key")));
+            }
+            Some(known) => Device { credential, ..known.as_ref().clone() },
+            None if state.fleet.len() >= MAX_DEVICES => {
+                return Err(ControlError::Conflict(format!("{MAX_DEVICES} devices are enrolled, which is the bound")));
+            }
+            None => {
+                let mut device = Device::new(request.device.clone(), request.public_key.clone(), request.labels.clone(), at);
+                device.credential = credential;
+                device
+            }
+        };
+        state.fleet.insert(device.clone());
+        state.revision += 1;
+        let touched = Touched { devices: [device.id.clone()].into(), ..Touched::default() };
+        let cohort = state.cohort_of(&device).map_or_else(|| "no cohort".to_owned(), |c| format!("cohort {}", c.name));
+        let sentence = format!("{} was enrolled into {cohort}.", device.id);
+        let data = json!({ "labels": device.labels, "public_key": device.public_key });
+        let event = draft(at, &format!("devices/{}", device.id), "device.enrolled", format!("devices/{}", device.id), sentence, data);
+        let more = spent.iter().map(|(hash, token)| document(Kind::Token, hash.hex(), Some(token))).collect::<Result<_, _>>()?;
+        self.inner.settle(state, &touched, more, vec![event], at).await?;
+        if let Some((hash, token)) = spent {
+            self.inner.access.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token);
+        }
+        if let Some(credential) = credential {
+            self.inner.credentials.admit(&device.id, credential);
+        }
+        self.inner.ledger().enrol(device.clone());
+        self.welcome(device.id, password)
+    }
+
+    /// The token after this use; `None` where none is needed.
+    fn spend(&self, request: &EnrolRequest, at: Timestamp) -> Result<Option<(Digest, Token)>, ControlError> {
+        let Some(text) = &request.token else {
+            return match self.inner.access.open_enrolment {
+                true => Ok(None),
+                false => Err(ControlError::Forbidden("enrolment needs a token: make one with `leeway device token`".to_owned())),
+            };
+        };
+        let hash = Digest::of(text.as_bytes());
+        let tokens = self.inner.access.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let token = tokens.get(&hash).filter(|token| token.uses_left > 0 && token.expires_at > at);
+        let token = token
+            .ok_or_else(|| ControlError::Forbidden("the enrolment token is unknown, used up or expired: make a new one".to_owned()))?;
+        Ok(Some((hash, Token { uses_left: token.uses_left - 1, ..token.clone() })))
+    }
+
+    fn welcome(&self, device: DeviceId, password: String) -> Result<Enrolled, ControlError> {
+        let repository = self.inner.repository();
+        let text = |bytes: Option<axum::body::Bytes>| bytes.and_then(|b| String::from_utf8(b.to_vec()).ok());
+        let missing = || {
+            ControlError::Unavailable("the controller has no root to give: run `leeway keys init` and start it with those keys".to_owned())
+        };
+        let image_root = text(repository.file("1.root.json")).ok_or_else(missing)?;
+        let director_root = text(repository.director_root()).ok_or_else(missing)?;
+        let access = &self.inner.access;
+        let (host, port) = access.mqtt.clone();
+        let mqtt = MqttAccess { host, port, username: device.to_string(), password };
+        Ok(Enrolled { tenant: self.inner.tenant.clone(), device, mqtt, http_base: access.http.clone(), image_root, director_root })
+    }
+}
+
+fn proves(request: &EnrolRequest, key: &PublicKey, proof: &str) -> Result<(), ControlError> {
+    let signed = Signature::from_hex(proof).is_some_and(|s| key.verifies(&enrolment_proof(&request.device, &request.public_key), &s));
+    if signed { Ok(()) } else { Err(ControlError::Forbidden("the proof is not a signature by the device's key".to_owned())) }
+}

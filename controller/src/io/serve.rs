@@ -1,0 +1,436 @@
+//! Start a controller: one data directory, one broker, one HTTP listener, and the loops between them.
+//!
+//! Everything that can be wrong is found out before any socket opens: the directory, the lock, the keys, the store. What is
+//! started is held by [`Handle`] and ends with it. A kill at any moment is as good as a shutdown: all state is in the store, and
+//! the start publishes again what devices should have.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::Tenant;
+use leeway_protocol::trust::repository::Lifetimes;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use super::artifacts::{BlobError, Blobs};
+use super::broker::{Broker, BrokerConfig, BrokerError, Credentials};
+use super::control::enrol::{Access, Principal, Scope, Token, secret};
+use super::control::publish::{load_manifests, refresh};
+use super::control::{ControlError, Controller, Inner};
+use super::mqtt::{Mqtt, MqttConfig};
+use super::preflight::Runner;
+use super::repository::{OpenError, Repository};
+use super::store::{Batch, Kind, Log, Store, StoreConfig, StoreError};
+use super::training::TrainingPolicy;
+use super::{checkpoint, clock, execute, intake, reconcile, training};
+use crate::drift::DriftPolicy;
+use crate::fleet::{CohortDoc, DeviceSettings};
+use crate::ingest::Ledger;
+use crate::planner::Policy;
+use crate::quality::QualityPolicy;
+use crate::registry::{ModelLine, ModelVersion};
+use crate::retraining::job::TrainingJob;
+use crate::rollout::{Rollout, evidence};
+
+mod home;
+use home::Home;
+pub use home::{HomeError, KEY_FILES, METADATA_FILES};
+
+/// Which broker.
+#[derive(Debug, Clone)]
+pub enum BrokerChoice {
+    /// Our own.
+    Embedded {
+        /// Where to listen; port 0 picks a free one.
+        listen: SocketAddr,
+    },
+    /// Another one.
+    External {
+        /// Its host.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// The controller's user name there; client id too.
+        user: String,
+        /// The controller's secret there.
+        secret: String,
+    },
+}
+
+/// Everything a controller is started with.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Its one directory: `store.redb`, `blobs/`, `staging/`, `keys/`, `admin.token`, `lock`.
+    pub data: PathBuf,
+    /// What the key ceremony hands to the controller: [`KEY_FILES`] and [`METADATA_FILES`]; `None` for `keys/` in `data`.
+    pub keys: Option<PathBuf>,
+    /// Whose fleet.
+    pub tenant: Tenant,
+    /// Where to listen for HTTP; port 0 picks a free one.
+    pub http: SocketAddr,
+    /// Which broker.
+    pub broker: BrokerChoice,
+    /// Base URL that devices are told; `None` for the address listened on.
+    pub public_http: Option<String>,
+    /// Broker that devices are told; `None` for the address listened on.
+    pub public_mqtt: Option<(String, u16)>,
+    /// Whether devices may enrol without a token.
+    pub open_enrolment: bool,
+    /// The runner program and the arguments in front of its sub-command; `None` for this program with `runner`.
+    pub runner: Option<(PathBuf, Vec<String>)>,
+    /// A plan is made at least so often, milliseconds.
+    pub tick_ms: u64,
+    /// Devices outside any rollout that are told per minute and line, at most.
+    pub converge_per_minute: u32,
+    /// How devices outside any rollout go about it.
+    pub settings: DeviceSettings,
+    /// How drift is judged.
+    pub drift: DriftPolicy,
+    /// How quality is judged.
+    pub quality: QualityPolicy,
+    /// How data is made and candidates are judged.
+    pub training: TrainingPolicy,
+    /// How long signed documents are believed.
+    pub lifetimes: Lifetimes,
+    /// How the store behaves.
+    pub store: StoreConfig,
+    /// Windows older than this are dropped, milliseconds.
+    pub keep_windows_ms: i64,
+    /// Captured rows likewise.
+    pub keep_captures_ms: i64,
+}
+
+const DAY_MS: i64 = 24 * 3_600_000;
+
+impl ServeConfig {
+    /// A controller on this machine with everything in `data`.
+    pub fn local(data: PathBuf, tenant: Tenant) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            data,
+            keys: None,
+            tenant,
+            http: any,
+            broker: BrokerChoice::Embedded { listen: any },
+            public_http: None,
+            public_mqtt: None,
+            open_enrolment: false,
+            runner: None,
+            tick_ms: 500,
+            converge_per_minute: 1_000,
+            settings: DeviceSettings::default(),
+            drift: DriftPolicy::default(),
+            quality: QualityPolicy::default(),
+            training: TrainingPolicy::default(),
+            lifetimes: Lifetimes::default(),
+            store: StoreConfig::default(),
+            keep_windows_ms: 90 * DAY_MS,
+            keep_captures_ms: 365 * DAY_MS,
+        }
+    }
+}
+
+/// A controller that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The directory, the lock, the keys.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] OpenError),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The HTTP port.
+    #[error("the controller cannot listen for HTTP on {addr}: stop what uses that port, or choose another with --http")]
+    Http {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The clock is not set.
+    #[error("the clock says {0}: set it first, for everything that is signed now would be refused by every device")]
+    Clock(leeway_protocol::time::Timestamp),
+    /// This program's own path.
+    #[error("the path of this program cannot be found out, so models cannot be tried out: give the runner with --runner")]
+    Runner(#[source] std::io::Error),
+    /// Anything later.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// A running controller. Dropping it ends everything at once; [`Handle::shutdown`] writes down first what is only in memory.
+#[derive(Debug)]
+pub struct Handle {
+    /// Where it listens for HTTP.
+    pub http: SocketAddr,
+    /// Where its own broker listens.
+    pub mqtt: Option<SocketAddr>,
+    /// What it can be asked.
+    pub controller: Controller,
+    /// The administrator's token; also in `admin.token`.
+    pub admin_token: String,
+    tasks: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    _home: Home,
+}
+
+impl Handle {
+    /// End in order.
+    pub async fn shutdown(mut self) {
+        let _ = self.stop.send(true);
+        if let Err(error) = checkpoint::write(&self.controller.inner, true).await {
+            tracing::error!("the state was not written down at the end: {error}; it is put together from the logs at the next start");
+        }
+        self.controller.inner.mqtt.close().await;
+        self.end();
+    }
+
+    fn end(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Start, serving `router` made from the handle.
+pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> Router) -> Result<Handle, ServeError> {
+    let now = clock::now();
+    if !clock::is_sane(now) {
+        return Err(ServeError::Clock(now));
+    }
+    let home = Home::open(&config.data, config.keys.as_deref())?;
+    let signer = home.signer(config.lifetimes)?;
+    let admin_token = home.admin_token(|| secret().map_err(ServeError::from))?;
+    let store = Store::open(&config.data.join("store.redb"), config.store.clone())?;
+    let repository = match Repository::load(&store, &signer)? {
+        Some(repository) => repository,
+        None => begin_repository(&store, &home, &signer).await?,
+    };
+    let blobs = Blobs::open(&config.data)?;
+    let runner = runner(&config)?;
+    let mut ledger = load(&store)?;
+    (ledger.drift, ledger.quality) = (config.drift, config.quality);
+    let listener = TcpListener::bind(config.http).await.map_err(|source| ServeError::Http { addr: config.http, source })?;
+    let http = listener.local_addr().map_err(|source| ServeError::Http { addr: config.http, source })?;
+
+    let mqtt_secret = secret()?;
+    let credentials = Arc::new(Credentials::new(Digest::of(mqtt_secret.as_bytes())));
+    let (broker, client) = broker(&config, &credentials, &mqtt_secret).await?;
+    let reach = (client.host.clone(), client.port);
+    let (mqtt, inbox) = Mqtt::connect(client);
+    let access = access(&config, &store, http, reach, &admin_token)?;
+    let mqtt_addr = broker.as_ref().map(Broker::addr);
+    let policy = Policy { converge_per_minute: config.converge_per_minute, settings: config.settings, compare: evidence::compare };
+    let inner = Arc::new(Inner {
+        tenant: config.tenant.clone(),
+        store,
+        blobs,
+        runner,
+        policy,
+        ledger: Mutex::new(ledger),
+        turn: tokio::sync::Mutex::new(()),
+        repository: RwLock::new(repository),
+        report: RwLock::default(),
+        wake: Notify::new(),
+        unpublished: Mutex::default(),
+        publish: Notify::new(),
+        mqtt,
+        broker,
+        credentials,
+        access,
+        training: config.training.clone(),
+        evaluate: Notify::new(),
+        counters: Default::default(),
+    });
+    restore(&inner).await?;
+    // What a restart left unfresh must be fresh before a device asks.
+    refresh(&inner).await?;
+
+    let controller = Controller { inner: Arc::clone(&inner) };
+    let (stop, stopped) = watch::channel(false);
+    let app = router(controller.clone());
+    let mut tasks = vec![
+        tokio::spawn(intake::run(Arc::clone(&inner), inbox)),
+        tokio::spawn(reconcile::run(Arc::clone(&inner), Duration::from_millis(config.tick_ms.max(10)))),
+        tokio::spawn(execute::publish(Arc::clone(&inner))),
+        tokio::spawn(checkpoint::run(Arc::clone(&inner))),
+        tokio::spawn(training::run(Arc::clone(&inner))),
+        tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),
+        tokio::spawn(forget(Arc::clone(&inner), config.keep_windows_ms, config.keep_captures_ms)),
+    ];
+    tasks.push(tokio::spawn(serve(listener, app, stopped)));
+    inner.wake.notify_one();
+    Ok(Handle { http, mqtt: mqtt_addr, controller, admin_token, tasks, stop, _home: home })
+}
+
+async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
+    let ended = async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(ended).await {
+        tracing::error!("the HTTP listener ended: {error}");
+    }
+}
+
+async fn begin_repository(
+    store: &Store,
+    home: &Home,
+    signer: &leeway_protocol::trust::repository::OnlineSigner,
+) -> Result<Repository, ServeError> {
+    let [root, targets, director] = home.metadata()?;
+    let at = clock::now();
+    let (repository, writes) = Repository::create(&root, &targets, &director, signer, at).map_err(OpenError::from)?;
+    store.commit(Batch { at, writes, events: Vec::new(), urgent: true }).await?;
+    Ok(repository)
+}
+
+fn runner(config: &ServeConfig) -> Result<Runner, ServeError> {
+    let (program, args) = match &config.runner {
+        Some(runner) => runner.clone(),
+        None => (std::env::current_exe().map_err(ServeError::Runner)?, vec!["runner".to_owned()]),
+    };
+    Ok(Runner::new(program, args))
+}
+
+async fn broker(
+    config: &ServeConfig,
+    credentials: &Arc<Credentials>,
+    mqtt_secret: &str,
+) -> Result<(Option<Broker>, MqttConfig), ServeError> {
+    match &config.broker {
+        BrokerChoice::External { host, port, user, secret } => {
+            let client =
+                MqttConfig { host: host.clone(), port: *port, user: user.clone(), secret: secret.clone(), tenant: config.tenant.clone() };
+            Ok((None, client))
+        }
+        BrokerChoice::Embedded { listen } => {
+            let broker = BrokerConfig { listen: *listen, tenant: config.tenant.clone(), credentials: Arc::clone(credentials) };
+            let broker = Broker::start(broker).await?;
+            let client =
+                MqttConfig::controller(&reachable(broker.addr()).ip().to_string(), broker.addr().port(), mqtt_secret, &config.tenant);
+            Ok((Some(broker), client))
+        }
+    }
+}
+
+/// An address that can be connected to, of one that is listened on.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let mut addr = addr;
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr {
+            SocketAddr::V4(_) => [127, 0, 0, 1].into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    addr
+}
+
+fn access(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (String, u16), admin_token: &str) -> Result<Access, ServeError> {
+    let admin = Principal { name: "admin".to_owned(), scope: Scope::Admin };
+    let tokens = store.parsed::<Token>(Kind::Token)?;
+    let tokens = tokens.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
+    Ok(Access {
+        open_enrolment: config.open_enrolment,
+        http: config.public_http.clone().unwrap_or_else(|| format!("http://{}", reachable(http))),
+        mqtt: config.public_mqtt.clone().unwrap_or(mqtt),
+        embedded: matches!(config.broker, BrokerChoice::Embedded { .. }),
+        principals: RwLock::new([(Digest::of(admin_token.as_bytes()), admin)].into()),
+        tokens: RwLock::new(tokens),
+    })
+}
+
+/// The registry and the rollouts; devices and sums come after the manifests are known.
+fn load(store: &Store) -> Result<Ledger, StoreError> {
+    let mut ledger = Ledger::default();
+    let state = &mut ledger.snapshot;
+    let cohorts = store.parsed::<CohortDoc>(Kind::Cohort)?;
+    state.cohorts = Arc::new(cohorts.into_iter().map(|(_, c)| (c.name.clone(), Arc::new(c))).collect());
+    let lines = store.parsed::<ModelLine>(Kind::Line)?;
+    state.lines = Arc::new(lines.into_iter().map(|(_, l)| (l.line.clone(), Arc::new(l))).collect());
+    let versions = store.parsed::<ModelVersion>(Kind::Version)?;
+    state.versions = Arc::new(versions.into_iter().map(|(_, v)| ((v.line.clone(), v.version.clone()), Arc::new(v))).collect());
+    let rollouts = store.parsed::<Rollout>(Kind::Rollout)?;
+    state.rollouts = Arc::new(rollouts.into_iter().map(|(_, r)| (r.id.clone(), Arc::new(r))).collect());
+    let jobs = store.parsed::<TrainingJob>(Kind::Job)?;
+    state.jobs = Arc::new(jobs.into_iter().map(|(id, j)| (id, Arc::new(j))).collect());
+    Ok(ledger)
+}
+
+async fn restore(inner: &Inner) -> Result<(), ServeError> {
+    for (digest, manifest) in load_manifests(inner).await {
+        inner.ledger().know(digest, manifest);
+    }
+    let mut ledger = inner.ledger();
+    checkpoint::restore(&inner.store, &mut ledger)?;
+    for device in ledger.snapshot.fleet.iter() {
+        if let Some(credential) = device.credential {
+            inner.credentials.admit(&device.id, credential);
+        }
+    }
+    // Alarms that stand were announced when they began.
+    drop(ledger.refresh_health(clock::now()));
+    Ok(())
+}
+
+/// Sign freshness anew, well within its lifetime, and assignments within theirs.
+async fn freshen(inner: Arc<Inner>, lifetimes: Lifetimes) {
+    const MIN_SECS: u64 = 1;
+    let part = |secs: i64| Duration::from_secs(u64::try_from(secs / 4).unwrap_or(0).max(MIN_SECS));
+    let (mut metadata, mut assignments) =
+        (tokio::time::interval(part(lifetimes.timestamp_secs)), tokio::time::interval(part(lifetimes.director_secs)));
+    // The first tick is at once, and both were done at the start.
+    metadata.tick().await;
+    assignments.tick().await;
+    loop {
+        tokio::select! {
+            _ = metadata.tick() => {
+                if let Err(error) = refresh(&inner).await {
+                    tracing::error!("the repository's timestamp was not signed anew: {error}; trying again");
+                    metadata.reset_after(Duration::from_secs(MIN_SECS));
+                }
+            }
+            _ = assignments.tick() => {
+                let all: Vec<_> = inner.ledger().snapshot.fleet.iter().filter(|d| d.desired.is_some()).map(|d| d.id.clone()).collect();
+                inner.publish_later(all);
+            }
+        }
+    }
+}
+
+/// Drop what is past retention.
+async fn forget(inner: Arc<Inner>, keep_windows_ms: i64, keep_captures_ms: i64) {
+    const EVERY: Duration = Duration::from_secs(3600);
+    loop {
+        tokio::time::sleep(EVERY).await;
+        for (log, keep) in [(Log::Windows, keep_windows_ms), (Log::Captures, keep_captures_ms)] {
+            match inner.store.prune(log, clock::now().plus_millis(-keep)).await {
+                Ok(0) => {}
+                Ok(days) => tracing::info!("{days} partitions past retention were dropped"),
+                Err(error) => tracing::error!("what is past retention was not dropped: {error}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
