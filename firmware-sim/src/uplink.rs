@@ -2,10 +2,12 @@
 //!
 //! Watching the wire instead of the agent's inside keeps the simulator honest: what it knows about a device is what the
 //! controller could know. What stays true: a value here was opened with the device's own key.
+use std::fmt;
+
 use leeway_protocol::capture::CaptureBatch;
 use leeway_protocol::ids::{BootId, DeviceId};
 use leeway_protocol::report::WindowReport;
-use leeway_protocol::reported::{DeviceEvent, Reported, Status};
+use leeway_protocol::reported::{DeviceEvent, Reported, Running, Status};
 use leeway_protocol::topic::Channel;
 use leeway_protocol::trust::envelope::{self, Kind};
 use leeway_protocol::trust::keyring::PublicKey;
@@ -34,6 +36,27 @@ pub enum Said {
     Capture(CaptureBatch),
     /// Something happened.
     Event(DeviceEvent),
+}
+
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({}, {}) ", self.boot.0, self.counter)?;
+        match &self.said {
+            Said::Status(status) => write!(f, "status: online {}, session {}", status.online, status.session),
+            Said::Reported(r) => {
+                let version = |running: &Running| running.version.to_string();
+                let active = r.active.as_ref().map_or_else(|| "nothing".to_owned(), version);
+                write!(f, "reported: generation {}, {:?}, runs {active}, trusts {:?}", r.generation, r.phase, r.trusted)?;
+                r.reason.as_ref().map_or(Ok(()), |reason| write!(f, ", because {}: {}", reason.code, reason.detail))
+            }
+            Said::Window(w) => write!(f, "window {} of {}: {} inferences", w.window.0, w.manifest.short(), w.inferences),
+            Said::Capture(c) => write!(f, "capture {} of {}: {} rows", c.batch, c.manifest.short(), c.rows.len()),
+            Said::Event(e) => {
+                write!(f, "event: generation {}, {:?}", e.generation, e.phase)?;
+                e.reason.as_ref().map_or(Ok(()), |reason| write!(f, ", because {}: {}", reason.code, reason.detail))
+            }
+        }
+    }
 }
 
 impl Uplink {

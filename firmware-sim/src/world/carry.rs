@@ -1,5 +1,6 @@
 //! What leaves a device is carried to where it belongs, and what comes for it is brought in; the network decides how well.
 use leeway_agent::action::{FetchId, MetadataFile, Repository};
+use leeway_agent::control::RunnerNotice;
 use leeway_agent::event::Fetched;
 
 use super::*;
@@ -73,7 +74,10 @@ impl<A: Authority> World<A> {
                     let free = seat.pipes.entry(run).or_insert(at);
                     *free = at.max(*free);
                     let at = *free;
-                    self.tell(Some(device), || format!("runner {} says {notice:?}", run.0));
+                    // Signs of life are most of what a runner says and none of the story.
+                    if !matches!(*notice, RunnerNotice::Progress { .. } | RunnerNotice::Window(_) | RunnerNotice::Shadow { .. }) {
+                        self.tell(Some(device), || format!("runner {} says {notice:?}", run.0));
+                    }
                     let arrival = Box::new(Arrival::Event(Event::Runner { run, notice: *notice }));
                     self.at(at, Happening::Arrival { device, life, arrival });
                 }
@@ -127,7 +131,7 @@ impl<A: Authority> World<A> {
     fn publish(&mut self, device: usize, channel: Channel, bytes: Vec<u8>) {
         let Some(seat) = self.seats.get(device).filter(|seat| seat.online && !seat.unplugged) else { return };
         let uplink = Uplink::open(&bytes, seat.device.id(), channel, &seat.key);
-        self.tell(Some(device), || format!("says {uplink:?}"));
+        self.tell(Some(device), || format!("says {}", uplink.as_ref().map_or_else(|| "something unreadable".to_owned(), ToString::to_string)));
         match &uplink {
             Some(uplink) => {
                 let Some(seat) = self.seats.get(device) else { return };
