@@ -1,3 +1,4 @@
+//! What a device does with assignments: honest, forged, replayed, and from a stolen director key.
 use super::*;
 use crate::assignment::{AssignedRelease, Assignment, CapturePolicy, Intent, Probation, Shadow, Windows};
 use crate::trust::fixture::*;

@@ -1,3 +1,4 @@
+//! Golden bytes of the wire form, and every way an envelope must not open.
 use super::*;
 use crate::trust::fixture::*;
 use crate::trust::metadata::Root;

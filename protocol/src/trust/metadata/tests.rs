@@ -1,3 +1,4 @@
+//! Thresholds, rules and damaged bytes of single documents.
 use super::*;
 use crate::trust::keyring::SigningKey;
 

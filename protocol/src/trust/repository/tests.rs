@@ -1,3 +1,4 @@
+//! Ceremonies and uploads: what the signing side makes devices accept, and what it refuses itself.
 use super::*;
 use crate::trust::fixture::*;
 use crate::trust::metadata::{Document, RoleKeys};
@@ -181,7 +182,7 @@ fn a_controller_with_keys_that_the_root_does_not_name_says_so() {
     assert_eq!(world.state.contents().versions().root, 1);
     let changes = world.state.accept_root(&root, &OnlineSigner { snapshot: spare(0xd1), ..signer }, now()).unwrap();
     assert_eq!(changes.write.iter().map(|p| p.file.as_str()).collect::<Vec<_>>(), ["2.root.json", "6.snapshot.json", "timestamp.json"]);
-    assert_eq!(world.refreshed().0.versions().root, 2);
+    assert_eq!((world.state.contents().versions().root, world.refreshed().0.versions().root), (2, 2));
 }
 
 #[test]

@@ -1,7 +1,11 @@
+//! The table of attacks on a repository, each tried on a whole refresh; roots and delegations have files of their own.
 use super::*;
 use crate::trust::fixture::*;
 use crate::trust::metadata::{self, DelegatedRole, Delegations, Key, RoleKeys};
 use crate::trust::repository::{RootBuilder, TargetsBuilder};
+
+mod delegations;
+mod roots;
 
 const DAY_SECS: i64 = 86_400;
 
@@ -295,98 +299,6 @@ fn a_stored_role_is_judged_by_the_delegator_of_today() {
     assert!(client.target(&rain_path("1.0.0")).unwrap().is_some());
 }
 
-/// Five roots, each with other root keys than the one before, each signed by two old and two new ones.
-fn five_roots(world: &World) -> (Files, Vec<Vec<u8>>) {
-    let share = |generation: u8, n: u8| spare(0x40 + generation * 4 + n);
-    let mut files = world.state.files().clone();
-    let mut roots = vec![world.keys.image_root.clone()];
-    for generation in 2..=5 {
-        let previous = claims::<Root>(roots.last().unwrap());
-        let new: Vec<_> = (0..3).map(|n| share(generation, n)).collect();
-        let old: Vec<_> = match generation {
-            2 => vec![world.key("root-1").clone(), world.key("root-2").clone()],
-            _ => vec![share(generation - 1, 0), share(generation - 1, 1)],
-        };
-        let public: Vec<_> = new.iter().map(|key| key.public()).collect();
-        let expires = if generation < 5 { now() } else { now().plus_secs(DAY_SECS) };
-        let builder = RootBuilder::after(&previous, expires).role("root", &public, 2);
-        roots.push(builder.sign(&[&old[0], &old[1], &new[1], &new[2]]).unwrap());
-        files.insert(format!("{generation}.root.json"), roots.last().unwrap().clone());
-    }
-    (files, roots)
-}
-
-#[test]
-fn roots_are_followed_one_by_one_through_expired_ones_and_the_newest_is_where_the_next_refresh_starts() {
-    let world = World::new();
-    let (files, roots) = five_roots(&world);
-    let (client, stored) = refresh(&roots[0], Stored::default(), &files, now()).unwrap();
-    assert_eq!(client.versions().root, 5);
-    assert_eq!(stored.file("root.json"), Some(roots[4].as_slice()));
-    let again = asked_for(Client::new(&roots[0], stored.clone(), now()).unwrap(), &files);
-    assert_eq!(again.first().unwrap(), "6.root.json");
-    // A factory root that is newer than the stored one wins; a damaged stored one is left aside.
-    let mut old = Stored::default();
-    old.insert("root.json", roots[1].clone());
-    assert_eq!(Client::new(&roots[4], old, now()).unwrap().versions().root, 5);
-    let mut damaged = stored;
-    damaged.insert("root.json", b"{".to_vec());
-    assert_eq!(refresh(&roots[0], damaged, &files, now()).unwrap().0.versions().root, 5);
-}
-
-#[test]
-fn a_root_chain_with_a_gap_or_one_threshold_only_is_not_followed() {
-    let world = World::new();
-    let (files, roots) = five_roots(&world);
-    // A hop is missing: the chain ends before it, at a root that has expired.
-    let mut gap = files.clone();
-    gap.remove("3.root.json");
-    assert!(error(refresh(&roots[0], Stored::default(), &gap, now())).to_string().starts_with("root expired"));
-    // A hop is skipped.
-    let mut skipped = files.clone();
-    skipped.insert("3.root.json".into(), roots[3].clone());
-    let refused = error(refresh(&roots[0], Stored::default(), &skipped, now())).to_string();
-    assert!(refused.contains("root version 4, expected 3"), "{refused}");
-    // Only the old, or only the new keys signed.
-    let stolen = [spare(0xc0), spare(0xc1), spare(0xc2)];
-    let public: Vec<_> = stolen.iter().map(|key| key.public()).collect();
-    let builder = RootBuilder::after(&claims::<Root>(&roots[0]), now().plus_secs(DAY_SECS)).role("root", &public, 2);
-    let (a, b) = (world.key("root-1"), world.key("root-2"));
-    for (signers, why) in [
-        (vec![&stolen[0], &stolen[1]], "new keys only"),
-        (vec![a, b], "old keys only"),
-        (vec![a, &stolen[0], &stolen[1]], "one old key"),
-        (vec![a, b, &stolen[0]], "one new key"),
-    ] {
-        let mut forged = world.state.files().clone();
-        forged.insert("2.root.json".into(), builder.sign(&signers).unwrap());
-        let refused = error(refresh(&roots[0], Stored::default(), &forged, now()));
-        assert!(matches!(refused, TufError::Unsigned { .. }), "{why}: {refused}");
-    }
-}
-
-#[test]
-fn endless_roots_are_cut_and_the_next_refresh_goes_on() {
-    let mut chain = {
-        let key = stranger();
-        let mut root = RootBuilder::new(now());
-        for role in ["root", "targets", "snapshot", "timestamp"] {
-            root = root.role(role, &[key.public()], 1);
-        }
-        RootChain::new(&root.sign(&[&key]).unwrap(), None).unwrap()
-    };
-    for hop in 0..=MAX_ROOT_HOPS {
-        let next = RootBuilder::after(chain.root(), now()).sign(&[&stranger()]).unwrap();
-        match chain.provide(&next) {
-            Ok(persist) => assert!(persist.file == "root.json" && hop < MAX_ROOT_HOPS),
-            Err(refused) => assert!(matches!(refused, TufError::TooManyRoots { .. }) && hop == MAX_ROOT_HOPS, "{refused}"),
-        }
-    }
-    let mut later = RootChain::new(chain.bytes(), None).unwrap();
-    let next = RootBuilder::after(later.root(), now()).sign(&[&stranger()]).unwrap();
-    assert!(later.provide(&next).is_ok());
-}
-
 #[test]
 fn an_error_leaves_the_client_as_it_was() {
     let world = World::new();
@@ -447,102 +359,4 @@ fn no_flipped_byte_of_any_file_changes_what_a_device_would_install() {
             }
         }
     }
-}
-
-/// Targets that delegate as repositories of other people may: not terminating, overlapping, by hash prefix, in a circle.
-fn foreign(roles: &[(&str, bool, Option<&str>)], key: &crate::trust::keyring::PublicKey) -> Option<Delegations> {
-    let role = |(name, terminating, paths): &(&str, bool, Option<&str>)| DelegatedRole {
-        name: (*name).to_owned(),
-        keys: RoleKeys { keyids: vec![key.key_id()], threshold: 1 },
-        terminating: *terminating,
-        paths: paths.map(|paths| vec![paths.to_owned()]),
-        path_hash_prefixes: paths.is_none().then(|| vec![Digest::of(b"x").hex()[..2].to_owned()]),
-    };
-    let keys = BTreeMap::from([(key.key_id(), Key::of(key))]);
-    Some(Delegations { keys, roles: roles.iter().map(role).collect(), rest: serde_json::Map::new() })
-}
-
-#[test]
-fn delegations_are_asked_in_order_and_terminating_ones_end_the_search() {
-    let world = World::empty();
-    let key = stranger();
-    let build = |roles: &[(&str, bool, Option<&str>)], lists: &[(&str, &str)], inner: &[(&str, &str, bool)]| {
-        let mut files = world.state.files().clone();
-        let top = edited::<Targets>(&files["1.targets.json"], &[world.key("targets-1"), world.key("targets-2")], |targets| {
-            targets.header.version = 2;
-            targets.delegations = foreign(roles, &key.public());
-        });
-        let mut listed = vec![("targets".to_owned(), 2, top)];
-        let names = lists.iter().map(|(name, _)| *name).chain(inner.iter().map(|(from, _, _)| *from));
-        for name in names.collect::<BTreeSet<_>>() {
-            let mut targets = Targets::new(1, now().plus_secs(DAY_SECS));
-            for (_, path) in lists.iter().filter(|(role, _)| *role == name) {
-                targets.targets.insert((*path).to_owned(), metadata::TargetMeta::new(Digest::of(name.as_bytes()), 1, None));
-            }
-            let children = inner.iter().filter(|(from, _, _)| *from == name).map(|(_, to, terminating)| (*to, *terminating, Some("*")));
-            let children: Vec<_> = children.collect();
-            targets.delegations = if children.is_empty() { None } else { foreign(&children, &key.public()) };
-            listed.push((name.to_owned(), 1, metadata::sign(&targets, &[&key]).unwrap()));
-        }
-        for (name, version, bytes) in &listed {
-            files.insert(versioned_name(name, *version), bytes.clone());
-        }
-        world.resign(&mut files, |snapshot| {
-            for (name, version, bytes) in &listed {
-                snapshot.meta.insert(format!("{name}.json"), FileMeta::of(*version, bytes));
-            }
-        });
-        refresh(&world.keys.image_root, Stored::default(), &files, now()).unwrap().0
-    };
-    let role_of = |client: &Client, path: &str| client.target(path).unwrap().map(|target| target.role);
-    // The first that lists it wins; one that does not list it lets the next one speak, unless it is terminating.
-    let client = build(&[("a", false, Some("*")), ("b", false, Some("*"))], &[("a", "y"), ("b", "x"), ("b", "y")], &[]);
-    assert_eq!((role_of(&client, "y"), role_of(&client, "x")), (Some("a".into()), Some("b".into())));
-    let client = build(&[("a", true, Some("*")), ("b", false, Some("*"))], &[("a", "y"), ("b", "x")], &[]);
-    assert_eq!((role_of(&client, "y"), role_of(&client, "x")), (Some("a".into()), None));
-    // By prefix of the path's digest.
-    let client = build(&[("a", false, None)], &[("a", "x"), ("a", "y")], &[]);
-    assert_eq!((role_of(&client, "x"), role_of(&client, "y")), (Some("a".into()), None));
-    // In a circle, and deeper.
-    let client = build(&[("a", false, Some("*"))], &[("c", "x")], &[("a", "b", false), ("b", "a", false), ("b", "c", false)]);
-    assert_eq!((role_of(&client, "x"), role_of(&client, "y")), (Some("c".into()), None));
-    // A terminating role further in ends the search for those that wait further out, too.
-    for (terminating, expected) in [(false, Some("b".to_owned())), (true, None)] {
-        let client = build(&[("a", false, Some("*")), ("b", false, Some("*"))], &[("b", "x"), ("c", "y")], &[("a", "c", terminating)]);
-        assert_eq!(role_of(&client, "x"), expected);
-    }
-}
-
-#[test]
-fn one_file_under_two_delegators_is_judged_by_the_one_that_leads_to_it() {
-    let world = World::empty();
-    let (key, other) = (stranger(), spare(0xe1));
-    let top = edited::<Targets>(&world.state.files()["1.targets.json"], &[world.key("targets-1"), world.key("targets-2")], |targets| {
-        targets.header.version = 2;
-        targets.delegations = foreign(&[("a", true, Some("a*")), ("b", true, Some("b*"))], &key.public());
-    });
-    let delegating = |to: &crate::trust::keyring::SigningKey| {
-        let mut targets = Targets::new(1, now().plus_secs(DAY_SECS));
-        targets.delegations = foreign(&[("c", true, Some("*"))], &to.public());
-        metadata::sign(&targets, &[&key]).unwrap()
-    };
-    let mut c = Targets::new(1, now().plus_secs(DAY_SECS));
-    for path in ["ax", "bx"] {
-        c.targets.insert(path.to_owned(), metadata::TargetMeta::new(Digest::of(b"c"), 1, None));
-    }
-    let listed =
-        [("targets", 2, top), ("a", 1, delegating(&key)), ("b", 1, delegating(&other)), ("c", 1, metadata::sign(&c, &[&key]).unwrap())];
-    let mut files = world.state.files().clone();
-    world.resign(&mut files, |snapshot| {
-        for (name, version, bytes) in &listed {
-            snapshot.meta.insert(format!("{name}.json"), FileMeta::of(*version, bytes));
-        }
-    });
-    files.extend(listed.into_iter().map(|(name, version, bytes)| (versioned_name(name, version), bytes)));
-    let mut client = world.client();
-    client.only_for("ax");
-    client.only_for("bx");
-    client.run_over(&files).unwrap();
-    assert_eq!(client.target("ax").unwrap().unwrap().role, "c");
-    assert!(matches!(client.target("bx"), Err(TufError::Unsigned { .. })), "b names another key for c");
 }
