@@ -23,7 +23,8 @@ const STANDARD: &str = "
 
 /// Classical machine learning; Scaler, ZipMap and the tree ensembles are our own.
 const ML: &str = "
-    ArrayFeatureExtractor CategoryMapper LinearClassifier LinearRegressor Normalizer Scaler ZipMap
+    ArrayFeatureExtractor CategoryMapper LinearClassifier LinearRegressor Normalizer Scaler TreeEnsembleClassifier
+    TreeEnsembleRegressor ZipMap
 ";
 
 /// onnxruntime's contributed operators.

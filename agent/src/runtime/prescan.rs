@@ -17,6 +17,8 @@ use leeway_protocol::reason::{Code, Reason};
 
 use super::allow;
 use super::onnx::{Graph, Model, Node, OperatorSet, Tensor, ValueInfo};
+use super::ops::trees::TreeError;
+use super::ops::trees::ensemble::{Ensemble, Kind};
 
 mod attributes;
 mod tensors;
@@ -31,7 +33,8 @@ pub struct Limits {
     pub bytes: u64,
     /// Nodes over all graphs: the largest edge models have some thousands.
     pub nodes: u64,
-    /// Everything that is a message or a name of its own.
+    /// Everything that is a name (counts 1) or a message (counts 8) of its own; some 100 MB once decoded. A forest of a
+    /// million nodes takes a quarter of it.
     pub parts: u64,
     /// Graphs within graphs; `If` within `If` within `Scan` is three.
     pub depth: u64,
@@ -43,7 +46,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: MAX_MODEL_BYTES, nodes: 20_000, parts: 1 << 19, depth: 4, integer: 1 << 20, pads: 1024 }
+        Self { bytes: MAX_MODEL_BYTES, nodes: 20_000, parts: 1 << 22, depth: 4, integer: 1 << 20, pads: 1024 }
     }
 }
 
@@ -93,6 +96,14 @@ pub enum PrescanError {
         name: String,
         /// What is wrong.
         problem: String,
+    },
+    /// Trees that would run wild.
+    #[error("{node}: {problem}")]
+    Trees {
+        /// Which operator.
+        node: String,
+        /// What is wrong.
+        problem: TreeError,
     },
     /// Names that do not connect.
     #[error("the graph does not connect: {0}; export the model again")]
@@ -196,6 +207,15 @@ fn port(info: &ValueInfo) -> Port {
     Port { name: info.name.clone(), element: tensor.map_or(0, |t| t.elem_type), shape: tensor.and_then(|t| t.shape.as_ref()).map(sizes) }
 }
 
+fn check_trees(node: &Node) -> Result<(), PrescanError> {
+    let kind = match node.op_type.as_str() {
+        "TreeEnsembleClassifier" => Kind::Classifier,
+        "TreeEnsembleRegressor" => Kind::Regressor,
+        _ => return Ok(()),
+    };
+    Ensemble::read(node, kind).map(drop).map_err(|problem| PrescanError::Trees { node: describe(node), problem })
+}
+
 /// A node as errors name it.
 fn describe(node: &Node) -> String {
     let name = if node.name.is_empty() { node.output.first().map_or("", String::as_str) } else { &node.name };
@@ -273,6 +293,7 @@ impl Scan<'_> {
             }
         }
         attributes::check_sizes(node, constants, self.limits)?;
+        check_trees(node)?;
         if node.op_type == "Constant"
             && let (Some(name), Some(tensor)) = (node.output.first(), node.attribute.iter().find_map(|a| a.t.as_ref()))
         {

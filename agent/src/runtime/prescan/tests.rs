@@ -56,7 +56,7 @@ fn whatever_is_known_to_hurt_is_refused_by_name() {
         ("nothing makes output \"z\"", Box::new(|g: &mut Graph| g.output[0].name = "z".into())),
         ("it has no output", Box::new(|g: &mut Graph| g.output.clear())),
         ("levels of nested graphs", Box::new(move |g: &mut Graph| g.node = body(6))),
-        ("parts", Box::new(|g: &mut Graph| g.node[0].input = vec![String::new(); 600_000])),
+        ("parts", Box::new(|g: &mut Graph| g.node[0].input = vec![String::new(); 4_300_000])),
         ("nodes", Box::new(|g: &mut Graph| g.node = vec![Node::default(); 30_000])),
         ("outside the file", Box::new(tensor(Tensor { data_location: 1, ..weights("w", &[2], &[]) }))),
         ("is a segment", Box::new(tensor(Tensor { segment: Some(Segment::default()), ..weights("w", &[2], &[1.0, 2.0]) }))),

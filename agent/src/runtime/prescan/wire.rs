@@ -5,6 +5,9 @@
 //! refused right here.
 use super::{Limits, PrescanError};
 
+/// What a message counts against a name: about their memory once decoded, in units of 24 bytes or so.
+const MESSAGE: u64 = 8;
+
 /// Which message the walk is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
@@ -81,8 +84,8 @@ impl Walk<'_> {
     }
 
     fn enter(&mut self, bytes: &[u8], level: Level, depth: u64) -> Result<(), PrescanError> {
-        self.parts += 1;
-        PrescanError::bound("parts (nodes, names, attributes, tensors)", self.parts, self.limits.parts)?;
+        self.parts += if level == Level::Leaf { 1 } else { MESSAGE };
+        PrescanError::bound("parts (names count 1, messages 8)", self.parts, self.limits.parts)?;
         let depth = depth + u64::from(level == Level::Graph);
         PrescanError::bound("levels of nested graphs", depth.saturating_sub(1), self.limits.depth)?;
         if level == Level::Node {
