@@ -1,5 +1,6 @@
 //! The fleet: registry, cohorts, rollouts, drift, retraining, web.
 pub mod audit;
+pub mod config;
 pub mod drift;
 pub mod fleet;
 pub mod ingest;

@@ -3,7 +3,7 @@
 //! The controller keeps one of these as its live state and hands out clones: a clone copies pointers (a few hundred, for the
 //! fleet's shards), never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
 //! simulator and the planner's own look-ahead cannot differ in what a step means.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
@@ -48,6 +48,12 @@ pub struct CohortHealth {
     pub manifest: Option<Digest>,
     /// Features whose alarm stands, each with its sentence.
     pub moved: BTreeMap<String, String>,
+    /// Names among them that are outputs or the confidence: a shift there is a loss of its own.
+    #[serde(default)]
+    pub outputs: BTreeSet<String>,
+    /// Whether the labels' own alarm (concept drift) stands.
+    #[serde(default)]
+    pub concept_drift: bool,
     /// Accuracy on held-out data at training time.
     pub expected_accuracy: Option<f64>,
     /// Accuracy by labels, lately: share and number of labels.

@@ -50,3 +50,80 @@ pub fn quota(share: f64, members: usize) -> usize {
     let floor = (share.min(1.0) * members as f64 + 1e-9).floor() as usize;
     floor.clamp(1, members)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn fleet(cohorts: &[(&str, usize)]) -> Vec<(String, String)> {
+        let member = |cohort: &str, i: usize| (cohort.to_owned(), format!("{cohort}-{i}"));
+        cohorts.iter().flat_map(|(cohort, n)| (0..*n).map(move |i| member(cohort, i))).collect()
+    }
+
+    fn ordered(salt: &str, fleet: &[(String, String)]) -> Vec<String> {
+        order(salt, fleet.iter().map(|(s, d)| (s.as_str(), d.as_str()))).into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_prefix_is_spread_over_the_strata() {
+        let fleet = fleet(&[("a", 100), ("b", 50), ("c", 10), ("d", 1)]);
+        for salt in ["one", "two", "three"] {
+            let order = ordered(salt, &fleet);
+            assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 161, "everyone once");
+            for n in 1..=order.len() {
+                for (stratum, size) in [("a", 100.0), ("b", 50.0), ("c", 10.0), ("d", 1.0)] {
+                    let got = order[..n].iter().filter(|d| d.starts_with(stratum)).count() as f64;
+                    let fair = size * n as f64 / 161.0;
+                    assert!((got - fair).abs() <= 1.0, "{salt}: {got} of {stratum} among the first {n}, fair is {fair}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_depends_on_the_salt_and_on_nothing_else() {
+        let mut fleet = fleet(&[("a", 40), ("b", 40)]);
+        let first = ordered("rollout-1", &fleet);
+        fleet.reverse();
+        assert_eq!(ordered("rollout-1", &fleet), first);
+        let overlap = |salt: &str| ordered(salt, &fleet)[..20].iter().filter(|d| first[..20].contains(d)).count();
+        let mean = (0..100).map(|i| overlap(&format!("other-{i}"))).sum::<usize>() as f64 / 100.0;
+        assert!(
+            (3.5..6.5).contains(&mean),
+            "two draws of 20 from 80 share 5 on average, here {mean}: the same devices must not always go first"
+        );
+        assert_ne!(bucket("a", "bc"), bucket("ab", "c"));
+    }
+
+    #[test]
+    fn a_draw_looks_random() {
+        // Chi-squared over 16 buckets of 16,000 names: 15 degrees of freedom, 37.7 is the 99.9 % point.
+        let mut counts = [0f64; 16];
+        (0..16_000).for_each(|i| counts[(bucket("salt", &format!("station-{i}")) >> 60) as usize] += 1.0);
+        let chi2: f64 = counts.iter().map(|n| (n - 1000.0).powi(2) / 1000.0).sum();
+        assert!(chi2 < 37.7, "{chi2}");
+    }
+
+    #[test]
+    fn quotas_round_down_but_a_canary_is_somebody() {
+        let table = [
+            (0.05, 60, 3),
+            (0.05, 59, 2),
+            (0.05, 10, 1),
+            (0.05, 1, 1),
+            (0.05, 0, 0),
+            (0.29, 100, 29),
+            (1.0, 7, 7),
+            (0.999, 7, 6),
+            (0.0, 7, 0),
+            (-1.0, 7, 0),
+            (2.0, 7, 7),
+            (f64::NAN, 7, 0),
+        ];
+        for (share, members, expected) in table {
+            assert_eq!(quota(share, members), expected, "{share} of {members}");
+        }
+    }
+}

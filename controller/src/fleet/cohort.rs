@@ -35,3 +35,35 @@ pub fn cohort_of<'a>(device: &Device, cohorts: &'a BTreeMap<Cohort, Arc<CohortDo
     // The map's order is by name, and `min_by_key` keeps the first of equals.
     cohorts.values().filter(|cohort| cohort.selector.matches(&device.labels)).min_by_key(|cohort| cohort.rank)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::tests::world::name;
+
+    #[test]
+    fn a_device_has_one_cohort_by_rank_then_name() {
+        let doc = |cohort: &str, selector: &str, rank| {
+            let (name, line, selector) = (name(cohort), name("rain"), name(selector));
+            (
+                self::name_of(cohort),
+                Arc::new(CohortDoc { name, line, selector, rank, last_known_good: None, created_at: Timestamp::default() }),
+            )
+        };
+        let cohorts: BTreeMap<Cohort, Arc<CohortDoc>> =
+            [doc("all", "region", 9), doc("north", "region=north", 1), doc("beta", "beta", 1)].into();
+        let of = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let device = Device::new(name("d"), String::new(), labels, Timestamp::default());
+            cohort_of(&device, &cohorts).map(|c| c.name.to_string())
+        };
+        assert_eq!(of(&[("region", "south")]).as_deref(), Some("all"));
+        assert_eq!(of(&[("region", "north")]).as_deref(), Some("north"));
+        assert_eq!(of(&[("region", "north"), ("beta", "1")]).as_deref(), Some("beta"), "equal ranks by name");
+        assert_eq!(of(&[]), None);
+    }
+
+    fn name_of(cohort: &str) -> Cohort {
+        name(cohort)
+    }
+}

@@ -289,3 +289,143 @@ impl Device {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use leeway_protocol::ids::BootId;
+    use leeway_protocol::reported::TrustedVersions;
+
+    use super::*;
+
+    fn digest(version: &str) -> Digest {
+        Digest::of(version.as_bytes())
+    }
+
+    fn running(version: &str) -> Running {
+        let (line, name) = ("rain".parse().unwrap(), version.parse().unwrap());
+        let golden = Some(Digest::of(b"golden"));
+        Running {
+            line,
+            version: name,
+            manifest: digest(version),
+            model: digest(version),
+            since: Timestamp::default(),
+            inferences: 1,
+            golden,
+        }
+    }
+
+    fn reported(generation: u64, phase: Phase, active: Option<&str>, reason: Option<Code>) -> Reported {
+        Reported {
+            v: 1,
+            generation: Generation(generation),
+            rollout: None,
+            phase,
+            reason: reason.map(|code| Reason::new(code, "")),
+            active: active.map(running),
+            last_known_good: None,
+            shadow: None,
+            conditions: Vec::new(),
+            trusted: TrustedVersions::default(),
+            agent: "1".to_owned(),
+            boot: BootId(1),
+            outbox: 0,
+            dropped: 0,
+            at: Timestamp::default(),
+        }
+    }
+
+    fn told(version: &str) -> Device {
+        let mut device = Device::new("a".parse().unwrap(), String::new(), BTreeMap::new(), Timestamp::default());
+        let rollout: RolloutId = "r".parse().unwrap();
+        device.desired = Some(DesiredRecord {
+            generation: Generation(5),
+            intent: Intent::Install,
+            line: "rain".parse().ok(),
+            version: version.parse().ok(),
+            manifest: Some(digest(version)),
+            rollout: Some(rollout.clone()),
+            reason: "The test says so.".to_owned(),
+            issued_at: Timestamp::default(),
+            settings: DeviceSettings::default(),
+        });
+        let (exposed_at, proven_at, failure) = Default::default();
+        device.part =
+            Some(Part { rollout, arm: Arm::Canary, stage: 0, at: Timestamp::default(), attempts: 1, exposed_at, proven_at, failure });
+        device
+    }
+
+    fn at(secs: i64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    #[test]
+    fn exposure_proof_and_runs_are_recorded_once() {
+        let mut device = told("2");
+        device.observe(reported(4, Phase::Idle, Some("1"), None), at(1));
+        assert!(!device.has_seen_desired() && device.part.as_ref().unwrap().exposed_at.is_none());
+        device.observe(reported(5, Phase::Fetching, Some("1"), None), at(2));
+        let trial = device.observe(reported(5, Phase::Probation, Some("2"), None), at(3));
+        assert!(trial.exposed && trial.active == Some((Some(digest("1")), Some(digest("2")))));
+        assert!(!device.proves(digest("2")), "a trial is not proof");
+        device.observe(reported(5, Phase::Committed, Some("2"), None), at(4));
+        assert!(device.proves(digest("2")));
+        let same = device.observe(reported(5, Phase::Committed, Some("2"), None), at(9));
+        assert_eq!(same, Observed::default(), "the same report again changes nothing");
+        let part = device.part.as_ref().unwrap();
+        assert_eq!((part.exposed_at, part.proven_at), (Some(at(3)), Some(at(4))));
+        let runs: Vec<_> = device.runs.iter().map(|r| (r.version.as_str(), r.from, r.to, r.why.as_str())).collect();
+        assert_eq!(runs, [("1", at(1), Some(at(3)), "It came with this model."), ("2", at(3), None, "The test says so.")]);
+    }
+
+    #[test]
+    fn committed_without_golden_outputs_is_no_proof() {
+        let mut device = told("2");
+        let mut report = reported(5, Phase::Committed, Some("2"), None);
+        report.active.as_mut().unwrap().golden = None;
+        device.observe(report, at(1));
+        assert!(!device.proves(digest("2")) && device.part.unwrap().proven_at.is_none());
+    }
+
+    #[test]
+    fn a_revert_takes_success_back_and_is_not_forgotten() {
+        let mut device = told("2");
+        device.observe(reported(5, Phase::Committed, Some("2"), None), at(1));
+        let revert = device.observe(reported(5, Phase::Reverted, Some("1"), Some(Code::Crashed)), at(2));
+        assert_eq!(revert.failed.map(|r| r.code), Some(Code::Crashed));
+        device.observe(reported(5, Phase::Committed, Some("2"), None), at(3));
+        let part = device.part.unwrap();
+        assert_eq!((part.proven_at, part.failure.map(|r| r.code)), (None, Some(Code::Crashed)));
+    }
+
+    #[test]
+    fn a_revert_nobody_saw_begin_was_an_exposure_and_a_refusal_was_none() {
+        for (phase, exposed) in [(Phase::Reverted, true), (Phase::Refused, false)] {
+            let mut device = told("2");
+            let observed = device.observe(reported(5, phase, Some("1"), None), at(1));
+            assert_eq!(observed.exposed, exposed);
+            assert!(observed.failed.unwrap().detail.contains("no reason"));
+        }
+        let mut device = told("2");
+        device.observe(reported(4, Phase::Refused, Some("1"), Some(Code::DiskFull)), at(1));
+        assert!(device.part.unwrap().failure.is_none(), "a refusal of an older generation is not about this one");
+    }
+
+    #[test]
+    fn the_next_generation_is_above_everything_told_and_seen() {
+        let mut device = told("2");
+        assert_eq!(device.next_generation(), Generation(6));
+        device.observe(reported(9, Phase::Idle, None, None), at(1));
+        assert_eq!(device.next_generation(), Generation(10), "a device that knows a higher one (a restored backup) is not stuck");
+    }
+
+    #[test]
+    fn runs_are_bounded() {
+        let mut device = told("2");
+        for i in 0..100 {
+            device.observe(reported(5, Phase::Committed, Some(if i % 2 == 0 { "1" } else { "2" }), None), at(i));
+        }
+        assert_eq!(device.runs.len(), MAX_RUNS);
+        assert_eq!(device.runs.iter().filter(|r| r.to.is_none()).count(), 1);
+    }
+}

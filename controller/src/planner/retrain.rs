@@ -1,24 +1,21 @@
 //! Asking for a better model, and bringing out what came of it.
 //!
-//! An alarm is not a reason: features may move without hurting. The planner asks when enough cohorts have both, an alarm and a
-//! loss of accuracy (measured where there are labels, estimated where there are not), and then not more often than the line's
-//! policy allows. Every condition that is not met is a sentence in the line's report. A version that training brought is
-//! rolled out by the line's own policy, once, unless one of its ancestors failed in the fleet: a child of a bad parent is
-//! shown to a person instead.
+//! Whether there is reason to ask is decided by [`crate::retraining::trigger`]; here its answer becomes a step, or sentences in
+//! the line's report. A version that training brought is rolled out by the line's own policy, once, unless one of its
+//! ancestors failed in the fleet: a child of a bad parent is shown to a person instead.
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{Cohort, Line, RolloutId, Version};
+use leeway_protocol::ids::{Line, RolloutId, Version};
 
-use super::draft::{Draft, duration};
+use super::draft::Draft;
 use super::plan::Step;
 use super::report::say;
 use crate::registry::lineage::poisoned_ancestor;
-use crate::registry::{ModelLine, ModelVersion, RetrainPolicy, VersionStatus};
-use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
-use crate::rollout::standing::millis;
+use crate::registry::{ModelLine, ModelVersion, VersionStatus};
+use crate::retraining::job::{JobState, RetrainRequest, TrainingJob};
+use crate::retraining::trigger::{self, Ask, Condition};
 use crate::rollout::{Actor, Rollout, RolloutSpec};
-use crate::snapshot::CohortHealth;
 
 /// Bring out what is ready, and ask for what is needed.
 pub fn decide(draft: &mut Draft<'_>) {
@@ -26,7 +23,8 @@ pub fn decide(draft: &mut Draft<'_>) {
     for line in lines {
         bring_out(draft, &line);
         if let Err(why) = ask(draft, &line) {
-            say(&mut draft.report.lines.entry(line.line.clone()).or_default().why, why);
+            let report = draft.report.lines.entry(line.line.clone()).or_default();
+            why.into_iter().for_each(|sentence| say(&mut report.why, sentence));
         }
     }
 }
@@ -77,144 +75,44 @@ pub fn rollout_id(line: &Line, version: &Version) -> Option<RolloutId> {
 }
 
 /// Ask for a better model, or say why not.
-fn ask(draft: &mut Draft<'_>, line: &ModelLine) -> Result<(), String> {
-    let policy = &line.retrain;
-    if !policy.enabled {
-        return Err("Retraining is switched off for this line.".to_owned());
-    }
-    let champion = line.champion().ok_or("There is no champion to retrain.")?;
-    let champion = draft.state.version(&line.line, champion).ok_or("The champion is not registered.")?.clone();
-    let hurt = hurting(draft, line, &champion, policy);
-    if hurt.cohorts.is_empty() || hurt.cohorts.len() < policy.min_cohorts as usize {
-        return Err(hurt.why_not(policy));
-    }
-    blocked(draft, line, policy)?;
-    if hurt.rows < policy.min_rows {
-        return Err(format!("{} labelled rows were captured; {} are needed to train.", hurt.rows, policy.min_rows));
-    }
-    let at = draft.now();
-    let names = hurt.cohorts.iter().map(Cohort::as_str).collect::<Vec<_>>().join(", ");
-    let reason =
-        format!("{} moved and accuracy fell in {names}: version {} is to be retrained.", features(&hurt.features), champion.version);
-    let request = RetrainRequest {
-        id: format!("{}-{}", line.line, at.as_millis()),
-        line: line.line.clone(),
-        parent: champion.version.clone(),
-        trigger: Trigger::Drift { features: hurt.features.clone() },
-        cohorts: hurt.cohorts.clone(),
-        reason,
-        evidence: hurt.evidence,
-        asked_at: at,
-    };
-    draft.push(Step::RequestRetraining { request });
-    Ok(())
-}
-
-fn features(names: &[String]) -> String {
-    match names {
-        [one] => format!("Feature {one}"),
-        [first, second] => format!("Features {first} and {second}"),
-        [first, .., last] => format!("{} features ({first} to {last})", names.len()),
-        [] => "No feature".to_owned(),
-    }
-}
-
-/// One job and one rollout at a time, not too soon, not too often.
-fn blocked(draft: &mut Draft<'_>, line: &ModelLine, policy: &RetrainPolicy) -> Result<(), String> {
-    let now = draft.now();
+fn ask(draft: &mut Draft<'_>, line: &ModelLine) -> Result<(), Vec<String>> {
+    let missing = |what: &str| vec![format!("{what}; there is nothing to retrain.")];
+    let champion = line.champion().ok_or_else(|| missing("There is no champion"))?;
+    let champion = draft.state.version(&line.line, champion).ok_or_else(|| missing("The champion is not registered"))?.clone();
+    let conditions = conditions(draft, line, &champion);
     let jobs: Vec<Arc<TrainingJob>> = draft.state.jobs.values().filter(|j| j.request.line == line.line).cloned().collect();
-    if let Some(job) = jobs.iter().find(|j| j.state.is_open()) {
-        return Err(format!("Training job {} is {} already.", job.request.id, job.state.as_str()));
+    let rollout_open = draft.state.rollouts.values().any(|r| r.spec.line == line.line && !r.state.is_over());
+    let (policy, now) = (line.retrain.trigger(), draft.now());
+    for job in &jobs {
+        draft.wake(job.updated_at.plus_millis(policy.cool_down_ms));
+        draft.wake(job.request.asked_at.plus_millis(policy.period_ms));
     }
-    if let Some(rollout) = draft.state.rollouts.values().find(|r| r.spec.line == line.line && !r.state.is_over()) {
-        return Err(format!("Rollout {} is {}; its outcome is awaited first.", rollout.id, rollout.state.phase()));
+    let ask = trigger::decide(&policy, &conditions, jobs.iter().map(Arc::as_ref), rollout_open, now)?;
+    if ask.cohorts.len() < line.retrain.min_cohorts as usize {
+        return Err(vec![format!("{} cohorts have a reason to retrain; {} are needed.", ask.cohorts.len(), line.retrain.min_cohorts)]);
     }
-    let asked = |j: &Arc<TrainingJob>| j.request.asked_at;
-    if let Some(last) = jobs.iter().map(asked).max() {
-        let free_at = last.plus_millis(millis(policy.cool_down_ms));
-        if now < free_at {
-            draft.wake(free_at);
-            return Err(format!(
-                "The last request was made {} ago; the next may come in {}.",
-                duration(now.millis_since(last)),
-                duration(free_at.millis_since(now))
-            ));
-        }
-    }
-    let period = millis(policy.period_ms);
-    let recent: Vec<_> = jobs.iter().map(asked).filter(|at| now.millis_since(*at) < period).collect();
-    if recent.len() >= policy.max_per_period as usize {
-        if let Some(first) = recent.iter().min() {
-            draft.wake(first.plus_millis(period));
-        }
-        return Err(format!("{} requests were made within {}, which is the most allowed.", recent.len(), duration(period)));
-    }
+    let Ask { trigger, cohorts, reason, evidence } = ask;
+    let id = format!("{}-{}", line.line, now.as_millis());
+    let (line, parent) = (line.line.clone(), champion.version.clone());
+    draft.push(Step::RequestRetraining { request: RetrainRequest { id, line, parent, trigger, cohorts, reason, evidence, asked_at: now } });
     Ok(())
 }
 
-/// Cohorts that have both an alarm and a loss.
-#[derive(Default)]
-struct Hurt {
-    cohorts: Vec<Cohort>,
-    features: Vec<String>,
-    evidence: Vec<String>,
-    rows: u64,
-    moved: usize,
-    worse: usize,
-}
-
-impl Hurt {
-    fn why_not(&self, policy: &RetrainPolicy) -> String {
-        match (self.moved, self.worse, self.cohorts.len()) {
-            (0, 0, _) => "No drift alarm stands, and accuracy is as expected.".to_owned(),
-            (_, 0, _) => "Features have moved, but accuracy is as expected: that alone is no reason to retrain.".to_owned(),
-            (0, _, _) => "Accuracy has fallen without a drift alarm: labels or the sensors should be looked at.".to_owned(),
-            (_, _, 0) => "Features have moved in some cohorts and accuracy fell in others, in none both.".to_owned(),
-            (_, _, have) => format!("{have} cohorts have both an alarm and a loss of accuracy; {} are needed.", policy.min_cohorts),
-        }
-    }
-}
-
-fn hurting(draft: &Draft<'_>, line: &ModelLine, champion: &ModelVersion, policy: &RetrainPolicy) -> Hurt {
-    let mut hurt = Hurt::default();
+/// What is known about the line's cohorts; health of another version than the champion says nothing about it.
+fn conditions(draft: &Draft<'_>, line: &ModelLine, champion: &ModelVersion) -> Vec<Condition> {
+    let mut conditions = Vec::new();
     for cohort in draft.cohorts(&line.line) {
-        let Some(health) = draft.state.health.get(&cohort.name) else { continue };
-        if health.manifest != Some(champion.manifest.digest) {
-            continue;
-        }
-        hurt.rows += health.labelled_rows;
-        let loss = loss(health, policy);
-        hurt.moved += usize::from(!health.moved.is_empty());
-        hurt.worse += usize::from(loss.is_some());
-        let (Some(loss), false) = (loss, health.moved.is_empty()) else { continue };
-        hurt.evidence.push(format!("Cohort {}: {loss}", cohort.name));
-        for (feature, sentence) in &health.moved {
-            hurt.evidence.push(format!("Cohort {}: {sentence}", cohort.name));
-            if !hurt.features.contains(feature) {
-                hurt.features.push(feature.clone());
-            }
-        }
-        hurt.cohorts.push(cohort.name.clone());
+        let Some(health) = draft.state.health.get(&cohort.name).filter(|h| h.manifest == Some(champion.manifest.digest)) else { continue };
+        conditions.push(Condition {
+            cohort: Some(cohort.name.clone()),
+            moved: health.moved.iter().map(|(name, sentence)| (name.clone(), sentence.clone())).collect(),
+            outputs: health.outputs.clone(),
+            concept_drift: health.concept_drift,
+            expected: health.expected_accuracy,
+            measured: health.measured_accuracy,
+            estimated: health.estimated_accuracy,
+            rows: health.labelled_rows,
+        });
     }
-    hurt.features.sort();
-    hurt
-}
-
-/// The loss of accuracy in a sentence, if it is more than tolerated. Labels, where there are enough, outweigh any estimate.
-fn loss(health: &CohortHealth, policy: &RetrainPolicy) -> Option<String> {
-    let expected = health.expected_accuracy?;
-    let (now, how) = match health.measured_accuracy {
-        Some((share, labels)) if labels >= policy.min_labels => (share, format!("measured on {labels} labels")),
-        _ => (health.estimated_accuracy?, "estimated from confidence".to_owned()),
-    };
-    let percent = |share: f64| share * 100.0;
-    let fell = expected - now > policy.max_accuracy_loss;
-    fell.then(|| {
-        format!(
-            "accuracy {:.1} % ({how}) against {:.1} % expected; tolerated is a loss of {:.1} points.",
-            percent(now),
-            percent(expected),
-            percent(policy.max_accuracy_loss)
-        )
-    })
+    conditions
 }

@@ -110,3 +110,28 @@ fn add(graph: &mut LineageGraph, version: &ModelVersion) {
         graph.nodes.insert(node(&format!("run:{run}"), "run", format!("training run {run}")));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::tests::world::version;
+
+    #[test]
+    fn a_bad_ancestor_is_found_and_circles_end() {
+        let mut versions = [version("1", 1, None), version("2", 2, Some("1")), version("3", 3, Some("2")), version("4", 4, Some("gone"))];
+        let by = |versions: &[ModelVersion], f: &dyn Fn(&BTreeMap<Digest, &ModelVersion>)| {
+            f(&versions.iter().map(|v| (v.manifest.digest, v)).collect())
+        };
+        by(&versions, &|m| {
+            let names: Vec<_> = ancestors(&versions[2], m).iter().map(|v| v.version.as_str()).collect();
+            assert_eq!(names, ["2", "1"]);
+            assert!(poisoned_ancestor(&versions[2], m).is_none() && ancestors(&versions[3], m).is_empty());
+            let titles: Vec<_> = graph(&versions[3], m).nodes.into_iter().map(|n| n.title).collect();
+            assert!(titles.iter().any(|t| t.starts_with("manifest ")), "an unregistered parent still shows: {titles:?}");
+        });
+        versions[0].status = VersionStatus::Poisoned { reason: "bad".into() };
+        by(&versions, &|m| assert_eq!(poisoned_ancestor(&versions[2], m).unwrap().version.as_str(), "1"));
+        versions[0].lineage.parent = Some(versions[2].manifest.digest);
+        by(&versions, &|m| assert_eq!(ancestors(&versions[2], m).len(), 2, "a forged circle ends"));
+    }
+}

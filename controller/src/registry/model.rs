@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::alias::{Alias, Aliases};
+use crate::retraining::trigger::TriggerPolicy;
 use crate::rollout::RolloutPolicy;
+use crate::rollout::standing::millis;
 
 /// A model line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +69,21 @@ pub struct RetrainPolicy {
     pub min_rows: u64,
     /// Trainer to use: `builtin`, or the name of a command trainer.
     pub trainer: String,
+}
+
+impl RetrainPolicy {
+    /// The part of it that [`crate::retraining::trigger`] decides by.
+    pub fn trigger(&self) -> TriggerPolicy {
+        TriggerPolicy {
+            automatic: self.enabled,
+            loss: self.max_accuracy_loss,
+            min_labels: self.min_labels,
+            min_rows: self.min_rows,
+            cool_down_ms: millis(self.cool_down_ms),
+            max_jobs: self.max_per_period,
+            period_ms: millis(self.period_ms),
+        }
+    }
 }
 
 impl Default for RetrainPolicy {

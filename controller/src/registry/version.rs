@@ -144,3 +144,22 @@ impl VersionStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::tests::world::version;
+
+    #[test]
+    fn names_and_numbers_keep_their_meaning() {
+        let known = [version("1", 1, None), version("2", 2, None)];
+        assert_eq!(version("2", 2, None).check_against(&known), Ok(()), "the same again is no error");
+        let other = ModelVersion { manifest: Blob { digest: Digest::of(b"other"), length: 1 }, ..version("2", 2, None) };
+        assert!(other.check_against(&known).unwrap_err().to_string().contains("already registered with another manifest"));
+        assert!(version("3", 2, None).check_against(&known).unwrap_err().to_string().contains("already belongs to version 2"));
+        let elsewhere = ModelVersion { line: "wind".parse().unwrap(), ..other };
+        assert_eq!(elsewhere.check_against(&known), Ok(()));
+        let auto = ModelVersion { role: Role::Auto, ..version("7", 7, None) };
+        assert_eq!(auto.target_path(), "models/rain/auto/7.onnx");
+    }
+}

@@ -1,0 +1,347 @@
+//! Configuration: one text, read once, refused whole if anything in it is not understood, before any socket opens.
+//!
+//! One struct per concern, each with defaults that run a small fleet on one machine, so that an empty file is a valid one.
+//! Unknown keys are errors and not warnings: a misspelt limit that silently keeps its default is found on the day it was
+//! needed. What stays true: a `Config` has passed [`Config::parse`]; nothing later asks whether it makes sense.
+use std::net::SocketAddr;
+
+use leeway_protocol::ids::Tenant;
+use serde::{Deserialize, Serialize};
+
+use crate::drift::DriftPolicy;
+use crate::fleet::DeviceSettings;
+use crate::quality::QualityPolicy;
+use crate::registry::RetrainPolicy;
+use crate::rollout::RolloutPolicy;
+
+/// The longest configuration that is read.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// Everything the controller can be told before it starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whose topic tree.
+    pub tenant: Tenant,
+    /// The web listener.
+    pub http: HttpConfig,
+    /// The broker, embedded or outside.
+    pub mqtt: MqttConfig,
+    /// The database.
+    pub store: StoreConfig,
+    /// How often is decided, and how fast devices are told.
+    pub planner: PlannerConfig,
+    /// How drift is judged, and with which promise about false alarms.
+    pub drift: DriftPolicy,
+    /// How accuracy is followed.
+    pub quality: QualityPolicy,
+    /// How a new line's versions are rolled out.
+    pub rollout: RolloutPolicy,
+    /// When a new line's models are retrained.
+    pub retrain: RetrainPolicy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (http, mqtt, store, planner, drift, quality, rollout, retrain) = Default::default();
+        Self { tenant: default_tenant(), http, mqtt, store, planner, drift, quality, rollout, retrain }
+    }
+}
+
+/// The web listener: API, pages, blobs and metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How devices and browsers reach it, if not at `listen`: `https://fleet.example`.
+    pub public_url: Option<String>,
+    /// The largest body of an upload, bytes.
+    pub max_upload_bytes: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8470)), public_url: None, max_upload_bytes: 512 << 20 }
+    }
+}
+
+/// The broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttConfig {
+    /// Where the embedded broker listens.
+    pub listen: SocketAddr,
+    /// A broker outside, `mqtt://host:port`; the embedded one is not started then.
+    pub url: Option<String>,
+    /// User at a broker outside.
+    pub user: String,
+    /// File with its secret.
+    pub secret_file: Option<String>,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), url: None, user: "leeway-controller".to_owned(), secret_file: None }
+    }
+}
+
+/// The database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Memory for pages, bytes.
+    pub cache_bytes: usize,
+    /// Span of one partition of reports, milliseconds.
+    pub partition_ms: i64,
+    /// Partitions of reports and captured rows that are kept.
+    pub keep_partitions: u32,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, partition_ms: 24 * 3_600_000, keep_partitions: 90 }
+    }
+}
+
+/// How often is decided, and how fast devices are told.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlannerConfig {
+    /// Longest time between two looks at everything, milliseconds.
+    pub interval_ms: u64,
+    /// Devices outside any rollout that are told per minute and line.
+    pub converge_per_minute: u32,
+    /// How devices outside any rollout go about it.
+    pub settings: DeviceSettings,
+}
+
+impl Default for PlannerConfig {
+    fn default() -> Self {
+        Self { interval_ms: 500, converge_per_minute: 1000, settings: DeviceSettings::default() }
+    }
+}
+
+/// A configuration that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Too long to be one.
+    #[error("the configuration has {0} bytes; more than {MAX_BYTES} are not read")]
+    TooLong(usize),
+    /// A key that does not exist.
+    #[error("line {line}: there is no key {key:?} in {place}{}", hint(suggestion.as_deref(), known))]
+    UnknownKey {
+        /// Where, from 1.
+        line: usize,
+        /// What was written.
+        key: String,
+        /// The table it stands in.
+        place: String,
+        /// The nearest key there is.
+        suggestion: Option<String>,
+        /// Every key there is.
+        known: Vec<String>,
+    },
+    /// Anything else that cannot be read: a wrong type, a value out of range, broken TOML.
+    #[error("line {line}, {place}: {problem}")]
+    Invalid {
+        /// Where, from 1.
+        line: usize,
+        /// The key, or the text of the line.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Read, but it could not work.
+    #[error("{place}: {problem}")]
+    Nonsense {
+        /// Which key.
+        place: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Read and check a configuration.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(ConfigError::TooLong(text.len()));
+        }
+        let config: Self = toml::from_str(text).map_err(|error| explain(text, &error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What planning is told besides the snapshot.
+    pub fn planner_policy(&self) -> crate::planner::Policy {
+        let PlannerConfig { converge_per_minute, settings, .. } = self.planner;
+        crate::planner::Policy { converge_per_minute, settings, ..crate::planner::Policy::default() }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let fail = |place, problem: &str| Err(ConfigError::Nonsense { place, problem: problem.to_owned() });
+        if let Some(url) = self.http.public_url.as_ref().filter(|u| !u.starts_with("http://") && !u.starts_with("https://")) {
+            return fail("http.public_url", &format!("{url:?} is not an address of the form https://fleet.example"));
+        }
+        if let Some(url) = self.mqtt.url.as_ref().filter(|u| !u.starts_with("mqtt://") && !u.starts_with("mqtts://")) {
+            return fail("mqtt.url", &format!("{url:?} is not an address of the form mqtt://broker.example:1883"));
+        }
+        if self.store.cache_bytes < 1 << 20 {
+            return fail("store.cache_bytes", "less than 1 MiB makes every look-up read the disk: use 1048576 or more");
+        }
+        if self.store.partition_ms < 60_000 || self.store.keep_partitions == 0 {
+            return fail("store", "partition_ms must be at least 60000 and keep_partitions at least 1, or nothing would be kept");
+        }
+        if !(10..=60_000).contains(&self.planner.interval_ms) {
+            return fail("planner.interval_ms", "use 10 to 60000: faster is waste, slower and a bad version spreads unseen");
+        }
+        if self.planner.converge_per_minute == 0 {
+            return fail("planner.converge_per_minute", "with 0 no new device would ever be told anything");
+        }
+        self.rollout.check().map_err(|error| ConfigError::Nonsense { place: "rollout", problem: error.to_string() })
+    }
+}
+
+fn default_tenant() -> Tenant {
+    match "main".parse() {
+        Ok(tenant) => tenant,
+        Err(_) => unreachable!("a constant name that obeys the rule"),
+    }
+}
+
+fn hint(suggestion: Option<&str>, known: &[String]) -> String {
+    match suggestion {
+        Some(key) => format!("; did you mean {key:?}?"),
+        None => format!("; it may have: {}", known.join(", ")),
+    }
+}
+
+/// Turn the reader's words into ours: which line, which key, which table, and what was probably meant.
+fn explain(text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let written = text.lines().nth(line - 1).unwrap_or_default();
+    let message = error.message();
+    let quoted: Vec<String> = message.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    if let (true, [key, known @ ..]) = (message.starts_with("unknown field"), quoted.as_slice()) {
+        let place = table(text, line).map_or_else(|| "the configuration".to_owned(), |name| format!("[{name}]"));
+        let suggestion = known.iter().map(|k| (distance(key, k), k)).filter(|(d, k)| *d <= 1 + k.len() / 4).min().map(|(_, k)| k.clone());
+        return ConfigError::UnknownKey { line, key: key.clone(), place, suggestion, known: known.to_vec() };
+    }
+    let key = written.split('=').next().map(str::trim).filter(|key| !key.is_empty() && !key.starts_with('['));
+    let place = match (key, table(text, line)) {
+        (Some(key), Some(table)) => format!("{table}.{key}"),
+        (Some(key), None) => key.to_owned(),
+        (None, _) => written.trim().chars().take(60).collect(),
+    };
+    ConfigError::Invalid { line, place, problem: message.to_owned() }
+}
+
+/// The table that a line stands in.
+fn table(text: &str, line: usize) -> Option<&str> {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    let header = lines.iter().rev().map(|l| l.trim()).find(|l| l.starts_with('['))?;
+    Some(header.trim_matches(['[', ']', ' ']))
+}
+
+/// Letters to change, add or remove between two words (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row.first().copied().unwrap_or(0);
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, y) in b.iter().enumerate() {
+            let (left, above) = (row.get(j).copied().unwrap_or(0), row.get(j + 1).copied().unwrap_or(0));
+            let best = (diagonal + usize::from(x != *y)).min(left + 1).min(above + 1);
+            diagonal = above;
+            if let Some(cell) = row.get_mut(j + 1) {
+                *cell = best;
+            }
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_and_the_default_is_sound() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::default().check(), Ok(()));
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), Config::default(), "what is written can be read");
+    }
+
+    #[test]
+    fn every_concern_can_be_set() {
+        let text = r#"
+            tenant = "plant-7"
+            [http]
+            listen = "0.0.0.0:80"
+            public_url = "https://fleet.example"
+            [mqtt]
+            url = "mqtts://broker.example:8883"
+            [planner.settings.windows]
+            max_inferences = 50
+            max_ms = 1000
+            [rollout]
+            control_share = 0.1
+            [[rollout.stages]]
+            name = "lab"
+            selector = "lab=true"
+            soak_ms = 5000
+            [[rollout.stages]]
+            name = "all"
+        "#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.tenant.as_str(), "plant-7");
+        assert_eq!(config.planner.settings.windows.max_inferences, 50);
+        assert_eq!(config.rollout.stages.len(), 2);
+        assert_eq!(config.rollout.stages[0].selector.to_string(), "lab=true");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_line_and_name() {
+        let table = [
+            ("tennant = \"x\"", r#"line 1: there is no key "tennant" in the configuration; did you mean "tenant"?"#),
+            (
+                "\n[http]\nlisten_on = \"x\"",
+                r#"line 3: there is no key "listen_on" in [http]; it may have: listen, public_url, max_upload_bytes"#,
+            ),
+            ("[http]\nlisen = \"127.0.0.1:1\"", r#"line 2: there is no key "lisen" in [http]; did you mean "listen"?"#),
+            ("[[rollout.stages]]\nsoak = 3", r#"line 2: there is no key "soak" in [rollout.stages]"#),
+            ("[rollout]\ncontrol_share = \"much\"", "line 2, rollout.control_share: invalid type: string \"much\", expected f64"),
+            ("[http]\nlisten = 8470", "line 2, http.listen: invalid type: integer `8470`"),
+            ("[http]\nlisten = \"here\"", "line 2, http.listen: invalid socket address syntax"),
+            ("tenant = \"NO\"", "line 1, tenant: tenant \"NO\" is not valid"),
+            ("[[rollout.stages]]\nselector = \"a on b\"", "line 2, rollout.stages.selector: selector \"a on b\", character 3"),
+            ("a = = 1", "line 1, a:"),
+            ("[http]\npublic_url = \"fleet\"", "http.public_url: \"fleet\" is not an address"),
+            ("[mqtt]\nurl = \"broker\"", "mqtt.url: \"broker\" is not an address"),
+            ("[planner]\ninterval_ms = 0", "planner.interval_ms: use 10 to 60000"),
+            ("[rollout]\nmax_in_flight = 0", "rollout: max_in_flight must be at least 1"),
+            ("[[rollout.stages]]\nshare = 0.5", "rollout: the last stage"),
+        ];
+        for (text, expected) in table {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text:?}\n  gives {error}\n  not   {expected}");
+        }
+        assert_eq!(Config::parse(&" ".repeat(MAX_BYTES + 1)), Err(ConfigError::TooLong(MAX_BYTES + 1)));
+    }
+
+    #[test]
+    fn words_have_distances() {
+        for (a, b, d) in
+            [("", "", 0), ("a", "", 1), ("", "ab", 2), ("listen", "lisen", 1), ("soak", "soak_ms", 3), ("kitten", "sitting", 3)]
+        {
+            assert_eq!(distance(a, b), d, "{a} {b}");
+        }
+    }
+}
