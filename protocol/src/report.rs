@@ -203,7 +203,8 @@ pub(crate) mod tests {
 
     #[test]
     fn reports_that_do_not_add_up_are_refused() {
-        let table: [(&str, fn(&mut WindowReport)); 5] = [
+        type Spoil = fn(&mut WindowReport);
+        let table: [(&str, Spoil); 5] = [
             ("latency", |r| r.latency.truncate(3)),
             ("recorded", |r| r.recorded = 11),
             ("feature", |r| r.features[0].0[0] = 9),

@@ -13,8 +13,8 @@ pub struct Timestamp(i64);
 #[error("{0:?} is not a moment in UTC: expected the form 2026-11-23T05:00:00Z")]
 pub struct TimeError(String);
 
-/// The last moment that can be written with four digits for the year.
-const MAX_MS: i64 = 253_402_300_799_999;
+/// The last moment that can be written: some days before the year 10000.
+const MAX_MS: i64 = 253_402_207_200_999;
 /// The first day of the year 1: application data may be older than computers.
 const MIN_MS: i64 = -62_135_596_800_000;
 
@@ -104,6 +104,8 @@ mod tests {
         for bad in ["", "2026-11-23", "2026-11-23T05:00:00+01:00", "2026-13-01T00:00:00Z", "soon"] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
         }
-        assert_eq!(Timestamp::from_secs(i64::MAX).plus_secs(i64::MAX), Timestamp(MAX_MS));
+        for end in [Timestamp::from_secs(i64::MAX).plus_secs(i64::MAX), Timestamp::from_secs(i64::MIN)] {
+            assert_eq!(end.to_string().parse(), Ok(end));
+        }
     }
 }
