@@ -68,6 +68,17 @@ impl Client {
         serde_json::from_slice(bytes).during(format!("reading the answer to {path}"))
     }
 
+    /// PUT JSON, read JSON.
+    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        let body = serde_json::to_vec(body).during("writing the request")?;
+        let mut request = self.agent.put(format!("{}{path}", self.base)).header("content-type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let answer = request.send(&body).map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&self.body(answer, path)?).during(format!("reading the answer to {path}"))
+    }
+
     /// POST bytes, read bytes.
     pub fn send_bytes(&self, path: &str, content_type: &str, body: &[u8]) -> Outcome<Vec<u8>> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).header("content-type", content_type);
@@ -100,6 +111,22 @@ impl Client {
             .code(7)
             .help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL")
     }
+}
+
+/// A query string; values are escaped.
+pub fn query(pairs: &[(&str, String)]) -> String {
+    let escape = |value: &str| {
+        value.bytes().fold(String::new(), |mut text, byte| {
+            use std::fmt::Write as _;
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                let _ = write!(text, "%{byte:02X}");
+            }
+            text
+        })
+    };
+    pairs.iter().map(|(name, value)| format!("{name}={}", escape(value))).collect::<Vec<_>>().join("&")
 }
 
 fn exit_code(status: u16) -> u8 {

@@ -39,6 +39,16 @@ impl Failure {
         self.code == 5
     }
 
+    /// Whether trying again cannot help: usage, sign-in, not found.
+    pub fn is_final(&self) -> bool {
+        matches!(self.code, 2 | 4 | 5)
+    }
+
+    /// Whether the controller did not answer at all: worth another try.
+    pub fn is_unreachable(&self) -> bool {
+        self.code == 7
+    }
+
     /// Print it and give the exit code.
     pub fn exit(&self) -> ExitCode {
         eprintln!("error: {}", self.message);

@@ -133,7 +133,7 @@ fn summary(args: &Run, lived: &[Lived], threads: usize, seconds: f64) -> Outcome
     });
     if args.json {
         let invariants: Vec<_> =
-            Invariant::ALL.iter().map(|i| json!({ "invariant": i.sentence(), "broken": broken.get(i).copied().unwrap_or(0) })).collect();
+            Invariant::OF_DEVICES.iter().map(|i| json!({ "invariant": i.sentence(), "broken": broken.get(i).copied().unwrap_or(0) })).collect();
         let summary = json!({
             "seed": args.seed, "seeds": lived.len(), "device_lives": devices, "threads": threads, "seconds": seconds,
             "device_lives_per_second_per_core": rate, "happenings": happenings, "virtual_seconds": virtual_secs, "invariants": invariants,
@@ -141,7 +141,7 @@ fn summary(args: &Run, lived: &[Lived], threads: usize, seconds: f64) -> Outcome
         println!("{summary}");
         return Ok(());
     }
-    for invariant in Invariant::ALL {
+    for invariant in Invariant::OF_DEVICES {
         let word = match broken.get(&invariant) {
             Some(count) => format!("BROKEN in {count}"),
             None => "holds".to_owned(),
