@@ -10,9 +10,11 @@ use crate::planner::PlanReport;
 use crate::snapshot::Snapshot;
 
 pub(super) mod devices;
+pub(super) mod drift;
 pub(super) mod events;
 pub(super) mod fleet;
 pub(super) mod models;
+pub(super) mod quality;
 pub(super) mod rollouts;
 pub(super) mod training;
 

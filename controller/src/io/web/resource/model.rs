@@ -68,6 +68,8 @@ pub struct VersionDetail {
     pub inputs: Vec<TensorInfo>,
     /// Outputs.
     pub outputs: Vec<TensorInfo>,
+    /// Digest of inputs and outputs; what a trainer's grant names.
+    pub io: String,
     /// How a decision is read, in words.
     pub decision: String,
     /// Rows of the reference data.

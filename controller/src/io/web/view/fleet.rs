@@ -32,12 +32,6 @@ impl Facts<'_> {
         Fleet { level, sentence, attention, totals, cohorts: self.cohort_rows(), rollouts: self.open_rollouts(), events }
     }
 
-    /// Devices, and how many of them are there.
-    pub(in crate::io::web) fn counted(&self) -> (u64, u64) {
-        let online = self.snapshot.fleet.iter().filter(|d| d.presence.online).count() as u64;
-        (self.snapshot.fleet.len() as u64, online)
-    }
-
     fn fleet_sentence(&self, totals: &Totals, attention: &[Attention]) -> String {
         if totals.devices == 0 {
             return "No device is enrolled yet.".to_owned();

@@ -1,7 +1,6 @@
 //! Lines and versions as the API shows them.
 use std::collections::{BTreeMap, BTreeSet};
 
-use leeway_protocol::assignment::target_path;
 use leeway_protocol::ids::{Line, Version};
 use leeway_protocol::manifest::{Decision, Manifest};
 use leeway_protocol::tensor::TensorSpec;
@@ -79,6 +78,7 @@ impl Facts<'_> {
             summary: self.version_summary(v, &self.serving()),
             inputs: manifest.inputs.iter().map(|spec| tensor(spec, manifest)).collect(),
             outputs: manifest.outputs.iter().map(|spec| tensor(spec, manifest)).collect(),
+            io: v.io.to_string(),
             decision: decision(manifest),
             reference_rows: manifest.reference.rows,
             features: manifest.reference.features.iter().map(|f| f.name.clone()).collect(),
@@ -167,9 +167,4 @@ fn calibration(manifest: &Manifest) -> Vec<CalibrationBin> {
     let c = &manifest.calibration;
     let edges = c.edges.iter().zip(c.edges.iter().skip(1));
     edges.zip(c.accuracy.iter().zip(&c.rows)).map(|((from, to), (accuracy, rows))| CalibrationBin { from: *from, to: *to, accuracy: *accuracy, rows: *rows }).collect()
-}
-
-/// Where a version's model file is in the image repository.
-pub(in crate::io::web) fn path_of(v: &ModelVersion) -> String {
-    target_path(&v.line, v.role == Role::Auto, &v.version)
 }

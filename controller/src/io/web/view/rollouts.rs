@@ -7,7 +7,7 @@ use leeway_protocol::reported::Phase;
 use super::Facts;
 use crate::fleet::{Arm, Device, Part};
 use crate::io::web::resource::event::Event;
-use crate::io::web::resource::rollout::{Check, Consequence, FailingDevice, Guardrail, Progress, Rollout, RolloutSummary, Stage};
+use crate::io::web::resource::rollout::{Check, Consequence, FailingDevice, Guardrail, PlannedStage, Progress, Rollout, RolloutPlan, RolloutSummary, Stage};
 use crate::io::web::resource::{Condition, Level};
 use crate::io::web::words;
 use crate::planner::RolloutReport;
@@ -351,4 +351,55 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         higher_is_worse: !better,
         sentence: verdict.sentence.clone(),
     }
+}
+
+/// A rollout that was asked for cannot be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::io::web) enum Refusal {
+    /// Line or version does not exist.
+    Missing(String),
+    /// It does not add up.
+    Invalid(String),
+}
+
+impl Facts<'_> {
+    /// What a rollout would do, checked like the real one.
+    pub(in crate::io::web) fn plan(&self, new: &crate::io::control::NewRollout) -> Result<RolloutPlan, Refusal> {
+        let line = self.snapshot.lines.get(&new.line).ok_or_else(|| Refusal::Missing(format!("there is no model line {}", new.line)))?;
+        let version = self.snapshot.version(&new.line, &new.version);
+        let version = version.ok_or_else(|| Refusal::Missing(format!("line {} has no version {}: publish it first", new.line, new.version)))?;
+        if !version.is_assignable() {
+            return Err(Refusal::Invalid(format!("version {} is {}: {}", new.version, version.status.as_str(), version.status.reason().unwrap_or_default())));
+        }
+        let policy = new.policy.as_ref().unwrap_or(&line.rollout);
+        policy.check().map_err(|e| Refusal::Invalid(e.to_string()))?;
+        let baseline = line.champion().filter(|c| **c != new.version).cloned();
+        let spec = crate::rollout::RolloutSpec { line: new.line.clone(), version: new.version.clone(), baseline, policy: policy.clone() };
+        let id = new.id.clone().or_else(|| "planned".parse().ok()).ok_or_else(|| Refusal::Invalid("give the rollout a name".to_owned()))?;
+        let rollout = crate::rollout::Rollout::new(id, spec, new.reason.clone(), crate::rollout::Actor::Controller, self.now);
+        let look = Look::new(self, &rollout);
+        let stages: Vec<PlannedStage> = policy
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(i, s)| PlannedStage { name: s.name.clone(), target: target_words(s), devices: look.stage_target(i), soak_ms: s.soak_ms })
+            .collect();
+        let reach = stages.iter().map(|s| s.devices).max().unwrap_or(0);
+        let total = self.snapshot.fleet.len() as u64;
+        let away = self.snapshot.fleet.iter().filter(|d| !d.presence.online).count() as u64;
+        let mut left_out = Vec::new();
+        if total > look.scope(None) as u64 {
+            left_out.push(format!("{} in no cohort of line {}.", devices_are(total - look.scope(None) as u64), new.line));
+        }
+        if away > 0 {
+            left_out.push(format!("{} offline now and would be told when back.", devices_are(away)));
+        }
+        let bytes = reach * (version.model.length + version.manifest.length);
+        let stages_word = words::plural(stages.len() as u64, "stage");
+        Ok(RolloutPlan { sentence: format!("{} {} would reach {} in {stages_word}, moving at most {}.", new.line, new.version, words::plural(reach, "device"), words::bytes(bytes)), stages, left_out, bytes })
+    }
+}
+
+fn devices_are(n: u64) -> String {
+    if n == 1 { "1 device is".to_owned() } else { format!("{} devices are", words::count(n)) }
 }

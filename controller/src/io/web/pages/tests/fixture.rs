@@ -194,6 +194,7 @@ pub(super) fn version() -> VersionDetail {
         summary,
         inputs: vec![TensorInfo { name: "x".into(), dtype: "f32".into(), shape: vec![1, 8], role: "free".into() }],
         outputs: vec![TensorInfo { name: "p".into(), dtype: "f32".into(), shape: vec![1, 1], role: "free".into() }],
+        io: digest('f'),
         decision: "class 1 from a probability of 0.5 up (output p, element 0)".into(),
         reference_rows: 3_652,
         features: ["temperature", "dew point", "pressure", "visibility", "wind", "gust", "max temperature", "min temperature"].map(Into::into).to_vec(),

@@ -1,0 +1,70 @@
+//! Letting devices in.
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use leeway_protocol::ids::DeviceId;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Web;
+use super::error::{Problem, ProblemBody};
+use super::extract::{Json as Body, name};
+use super::guard::By;
+use crate::io::control::{EnrolRequest, Enrolled};
+
+/// What a device sends to be let in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Enrol {
+    /// The name it wants.
+    device: String,
+    /// Its ed25519 public key, 64 hex digits.
+    public_key: String,
+    /// What cohorts select by.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// The enrolment token; not needed where enrolment is open.
+    #[serde(default)]
+    token: Option<String>,
+    /// Its signature over the name and the key, in hex; needed to enrol a name again.
+    #[serde(default)]
+    proof: Option<String>,
+}
+
+/// What a token for enrolment should be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    /// What it is for, for the audit trail.
+    name: String,
+    /// How often it may be used.
+    #[serde(default = "once")]
+    uses: u32,
+    /// How long it is good for, milliseconds.
+    ttl_ms: i64,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// A token for enrolment; shown once.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Token {
+    /// Hand it to the device.
+    token: String,
+}
+
+/// Enrol a device. The answer holds its broker secret: it is given out once.
+#[utoipa::path(post, path = "/api/v1/enrol", tag = "devices", operation_id = "enrol", request_body = Enrol, responses((status = 200, description = "How to connect, and the roots to trust", body = Object), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn enrol(State(web): State<Web>, Body(ask): Body<Enrol>) -> Result<Json<Enrolled>, Problem> {
+    let request = EnrolRequest { device: name::<DeviceId>(&ask.device)?, public_key: ask.public_key, labels: ask.labels, token: ask.token, proof: ask.proof };
+    Ok(Json(web.controller().enrol(request).await?))
+}
+
+/// Make a token for enrolment.
+#[utoipa::path(post, path = "/api/v1/enrolment-tokens", tag = "devices", operation_id = "createEnrolmentToken", request_body = NewToken, responses((status = 200, body = Token), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn token(State(web): State<Web>, By(by): By, Body(new): Body<NewToken>) -> Result<Json<Token>, Problem> {
+    Ok(Json(Token { token: web.controller().create_token(&new.name, new.uses, new.ttl_ms, &by).await? }))
+}

@@ -1,0 +1,114 @@
+//! Rollouts: create (or only plan), look, act.
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use leeway_protocol::ids::{Line, RolloutId, Version};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Web;
+use super::error::{Problem, ProblemBody};
+use super::extract::{Json as Body, Query, if_match, name};
+use super::guard::By;
+use super::resource::ActionRequest;
+use super::resource::rollout::{CreateRollout, Rollout, RolloutPlan, RolloutSummary};
+use super::view::rollouts::Refusal;
+use crate::io::control::{ControlError, NewRollout};
+use crate::rollout::{Action, RolloutPolicy};
+
+/// What `POST /api/v1/rollouts` may be asked besides.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// Check everything and answer the plan, but change nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Every rollout, newest first.
+#[utoipa::path(get, path = "/api/v1/rollouts", tag = "rollouts", operation_id = "listRollouts", responses((status = 200, body = Vec<RolloutSummary>), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn list(State(web): State<Web>) -> Json<Vec<RolloutSummary>> {
+    Json(web.facts(|facts| facts.rollouts()))
+}
+
+/// One rollout. Its ETag is the revision that actions can be bound to with `If-Match`.
+#[utoipa::path(get, path = "/api/v1/rollouts/{rollout}", tag = "rollouts", operation_id = "getRollout", params(("rollout" = String, Path, description = "The rollout")), responses((status = 200, body = Rollout), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn show(State(web): State<Web>, Path(rollout): Path<String>) -> Result<Response, Problem> {
+    Ok(answer(StatusCode::OK, web.rollout(&name::<RolloutId>(&rollout)?)?))
+}
+
+/// Bring a version out, or with `?dry_run=true` only say what that would mean.
+#[utoipa::path(post, path = "/api/v1/rollouts", tag = "rollouts", operation_id = "createRollout", params(Asked), request_body = CreateRollout,
+    responses((status = 201, body = Rollout), (status = 200, description = "The plan of a dry run", body = RolloutPlan), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn create(State(web): State<Web>, By(by): By, Query(asked): Query<Asked>, Body(create): Body<CreateRollout>) -> Result<Response, Problem> {
+    let new = parse(create)?;
+    if asked.dry_run {
+        return Ok(Json(web.plan(&new)?).into_response());
+    }
+    let made = web.controller().create_rollout(new, &by).await?;
+    let mut response = answer(StatusCode::CREATED, web.rollout(&made.id)?);
+    if let Ok(at) = format!("/api/v1/rollouts/{}", made.id).parse() {
+        response.headers_mut().insert(header::LOCATION, at);
+    }
+    Ok(response)
+}
+
+/// Pause, resume, promote, promote-all, approve, abort or retry. With `If-Match`, only if the rollout has not changed since.
+#[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/{action}", tag = "rollouts", operation_id = "actOnRollout", params(("rollout" = String, Path, description = "The rollout"), ("action" = Action, Path, description = "One of its `allowed_actions`")), request_body = ActionRequest,
+    responses((status = 200, body = Rollout), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn act(State(web): State<Web>, Path((rollout, action)): Path<(String, String)>, By(by): By, headers: HeaderMap, Body(why): Body<ActionRequest>) -> Result<Response, Problem> {
+    let id = web.act(&rollout, &action, &why.reason, &by, &headers).await?;
+    Ok(answer(StatusCode::OK, web.rollout(&id)?))
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing(detail) => Self::NotFound(detail),
+            Refusal::Invalid(detail) => Self::Invalid(detail),
+        }
+    }
+}
+
+impl Web {
+    /// What a rollout would do.
+    fn plan(&self, new: &NewRollout) -> Result<RolloutPlan, Problem> {
+        Ok(self.facts(|facts| facts.plan(new))?)
+    }
+
+    /// Carry out an action; shared with the forms of the page.
+    pub(super) async fn act(&self, rollout: &str, action: &str, why: &str, by: &str, headers: &HeaderMap) -> Result<RolloutId, Problem> {
+        let id = name::<RolloutId>(rollout)?;
+        let action = action_of(action)?;
+        let revision = self.controller().snapshot().rollouts.get(&id).map(|r| r.revision).ok_or_else(|| Problem::missing("rollout", &id))?;
+        if_match(headers, revision)?;
+        let bound = headers.contains_key(header::IF_MATCH).then_some(revision);
+        let done = self.controller().act(&id, action, why, by, bound).await;
+        done.map_err(|error| match error {
+            // Everything that can stand against an action is the state the rollout is in.
+            ControlError::Conflict(detail) => Problem::IllegalTransition(detail),
+            other => other.into(),
+        })?;
+        Ok(id)
+    }
+}
+
+fn answer(status: StatusCode, rollout: Rollout) -> Response {
+    let etag = format!("\"{}\"", rollout.revision);
+    (status, [(header::ETAG, etag)], Json(rollout)).into_response()
+}
+
+const ACTIONS: [Action; 7] = [Action::Approve, Action::Pause, Action::Resume, Action::Promote, Action::PromoteAll, Action::Abort, Action::Retry];
+
+fn action_of(text: &str) -> Result<Action, Problem> {
+    let found = ACTIONS.into_iter().find(|a| a.as_str() == text);
+    found.ok_or_else(|| Problem::NotFound(format!("there is no action {:?}: use one of {}", text.chars().take(40).collect::<String>(), ACTIONS.map(Action::as_str).join(", "))))
+}
+
+fn parse(create: CreateRollout) -> Result<NewRollout, Problem> {
+    let policy = create.policy.map(serde_json::from_value::<RolloutPolicy>).transpose();
+    let policy = policy.map_err(|e| Problem::BadRequest(format!("the policy cannot be read: {e}")))?;
+    let reason = if create.reason.trim().is_empty() { format!("Version {} of {} was asked for.", create.version, create.line) } else { create.reason };
+    Ok(NewRollout { id: create.id.map(|id| name::<RolloutId>(&id)).transpose()?, line: name::<Line>(&create.line)?, version: name::<Version>(&create.version)?, policy, reason })
+}
