@@ -14,7 +14,7 @@ pub struct Timestamp(i64);
 pub struct TimeError(String);
 
 /// The last moment that can be written: some days before the year 10000.
-const MAX_MS: i64 = 253_402_207_200_999;
+const MAX_MS: i64 = 253_402_207_199_999;
 /// The first day of the year 1: application data may be older than computers.
 const MIN_MS: i64 = -62_135_596_800_000;
 
