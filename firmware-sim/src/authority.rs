@@ -7,6 +7,7 @@ use leeway_protocol::topic::Channel;
 use crate::press::Press;
 use crate::scenario::Act;
 use crate::uplink::Uplink;
+use crate::watch::Invariant;
 
 /// A message for one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,4 +36,15 @@ pub trait Authority {
 
     /// Has this message been stored?
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool;
+
+    /// Another model begins to answer the application on a device; what the authority must have allowed.
+    fn serves(&mut self, _now: Timestamp, _device: &DeviceId, _manifest: Digest) {}
+
+    /// The storm is over, and people look after what waits for them; called every few seconds.
+    fn attended(&mut self, _now: Timestamp) {}
+
+    /// A promise of the controller's that was found broken, with the device concerned.
+    fn broken(&mut self) -> Option<(Invariant, DeviceId, String)> {
+        None
+    }
 }

@@ -10,8 +10,8 @@ use crate::rng::Rng;
 
 /// When the first release is there.
 pub const FIRST_RELEASE_MS: u64 = 2_000;
-/// Length of the storm.
-pub const STORM_MS: u64 = 240_000;
+/// Length of the storm in a story of single devices.
+const STORM_MS: u64 = 240_000;
 
 /// What the people and the controller do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Devices.
     pub devices: usize,
+    /// How long the storm lasts.
+    pub storm_ms: u64,
     /// Whether they leave the factory with a model.
     pub factory: bool,
     /// Whether the adversary holds the controller's director key.
@@ -66,7 +68,7 @@ impl Scenario {
         let padding = [0, 0, 700, 3_000][choice.index(4)];
         let acts = acts(&mut rng.fork("acts", 0));
         let faults = fault::draw(&mut rng.fork("faults", 0), devices, STORM_MS, factory);
-        Self { seed, devices, factory, stolen_director, padding, acts, faults }
+        Self { seed, devices, storm_ms: STORM_MS, factory, stolen_director, padding, acts, faults }
     }
 
     /// Releases the story makes.

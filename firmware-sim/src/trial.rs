@@ -2,12 +2,12 @@
 //!
 //! A trial is a storm, a calm in which the fleet must come to rest, and a last test: every cable pulled, every power cut, and
 //! each device must run a good model by itself. What stays true: a story that ends without a violation kept every promise of
-//! [`Invariant::ALL`] at every moment.
+//! [`Invariant`] at every moment.
 use leeway_protocol::reported::Phase;
 
 use crate::authority::Authority;
 use crate::director::Director;
-use crate::scenario::{STORM_MS, Scenario};
+use crate::scenario::Scenario;
 use crate::watch::{Invariant, Violation};
 use crate::world::{BuildError, World};
 
@@ -16,6 +16,8 @@ const CALM_MS: u64 = 900_000;
 const LOOK_MS: u64 = 5_000;
 /// How long a device may take to serve again by itself.
 const ALONE_MS: u64 = 45_000;
+/// The first release and its assignment stay: without them nothing happens.
+const KEPT_ACTS: usize = 2;
 /// Replays that shortening a story may take.
 const MAX_REPLAYS: usize = 400;
 
@@ -52,9 +54,16 @@ pub fn run(seed: u64, devices: usize) -> Result<Outcome, BuildError> {
     Ok(Outcome { seed, devices, happenings: world.happenings(), virtual_ms: world.elapsed_ms(), violation })
 }
 
-/// Take faults and acts out of a failing story as long as it breaks the same promise, and tell what is left.
+/// The shortest story like that of `seed` that breaks a promise.
 pub fn shorten(seed: u64, devices: usize) -> Result<Option<Failure>, BuildError> {
-    let mut scenario = Scenario::of(seed, devices);
+    shorten_with(Scenario::of(seed, devices), begin)
+}
+
+/// Take faults and acts out of a failing story as long as it breaks the same promise, and tell what is left.
+pub fn shorten_with<A: Authority>(
+    mut scenario: Scenario,
+    begin: impl Fn(Scenario) -> Result<World<A>, BuildError>,
+) -> Result<Option<Failure>, BuildError> {
     let Some(mut violation) = live(&mut begin(scenario.clone())?) else { return Ok(None) };
     let mut replays = 0;
     let mut breaks = |shorter: &Scenario, broken: Invariant| -> Result<Option<Violation>, BuildError> {
@@ -72,7 +81,7 @@ pub fn shorten(seed: u64, devices: usize) -> Result<Option<Failure>, BuildError>
             (scenario, violation) = (shorter, still);
         }
     }
-    for at in (2..scenario.acts.len()).rev() {
+    for at in (KEPT_ACTS..scenario.acts.len()).rev() {
         let mut shorter = scenario.clone();
         shorter.acts.remove(at);
         if let Some(still) = breaks(&shorter, violation.invariant)? {
@@ -91,7 +100,8 @@ fn begin(scenario: Scenario) -> Result<World<Director>, BuildError> {
 
 /// Storm, calm, and the last test.
 pub fn live<A: Authority>(world: &mut World<A>) -> Option<Violation> {
-    let _ = world.run_until(STORM_MS) && calm(world) && alone(world);
+    let storm_ms = world.scenario().storm_ms;
+    let _ = world.run_until(storm_ms) && calm(world) && alone(world);
     world.watch().violations().first().cloned()
 }
 
@@ -101,6 +111,7 @@ fn calm<A: Authority>(world: &mut World<A>) -> bool {
     let end = world.elapsed_ms() + CALM_MS;
     loop {
         let next = world.elapsed_ms() + LOOK_MS;
+        world.attend();
         if !world.run_until(next) {
             return false;
         }

@@ -38,11 +38,19 @@ pub enum Invariant {
     NothingSaidIsLost,
     /// Once faults stop, the fleet converges to the desired state.
     FleetConverges,
+    /// The share of devices on a new version never exceeds what the current stage allows. Asked of a real controller only.
+    ExposureWithinCap,
+    /// After a rollback is planned, nobody is told the bad version, and no device that heard of it commits it. Likewise.
+    NoCommitAfterRollback,
+    /// No data is never a pass. Likewise.
+    NoDataIsNoPass,
+    /// A stored report is counted exactly once. Likewise.
+    CountedExactlyOnce,
 }
 
 impl Invariant {
-    /// Every one.
-    pub const ALL: [Self; 10] = [
+    /// Those that need no particular controller.
+    pub const OF_DEVICES: [Self; 10] = [
         Self::OnlyVerifiedModelsRun,
         Self::RevokedModelsStop,
         Self::GenerationsNeverGoDown,
@@ -68,6 +76,10 @@ impl Invariant {
             Self::FailedStaysFailed => "what failed under an assignment is not tried again under it",
             Self::NothingSaidIsLost => "what a device said and wants a receipt for is stored in the end",
             Self::FleetConverges => "once faults stop, the fleet converges to the desired state",
+            Self::ExposureWithinCap => "the share of devices on a new version never exceeds what the current stage allows",
+            Self::NoCommitAfterRollback => "after a rollback is planned, no device commits the bad version",
+            Self::NoDataIsNoPass => "no data is never a pass",
+            Self::CountedExactlyOnce => "acknowledged reports are applied exactly once",
         }
     }
 }

@@ -90,6 +90,8 @@ struct Seat {
     will: Vec<u8>,
     /// What the broker keeps for it.
     retained: Option<Arc<[u8]>>,
+    /// What answered the application when last looked.
+    serving: Option<Digest>,
     /// Until when the pipe of a runner is busy with what it said last.
     pipes: BTreeMap<RunId, Timestamp>,
 }
@@ -177,6 +179,16 @@ impl<A: Authority> World<A> {
         &self.authority
     }
 
+    /// People look after what waits for them.
+    pub fn attend(&mut self) {
+        self.authority.attended(self.now);
+    }
+
+    /// The story.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
     /// The repository.
     pub fn press(&self) -> &Press {
         &self.press
@@ -216,6 +228,7 @@ impl<A: Authority> World<A> {
                 let downlinks = self.authority.tick(self.now, &self.press);
                 downlinks.into_iter().for_each(|downlink| self.speak(downlink));
                 self.after(TICK_MS, Happening::Tick);
+                self.listen();
             }
             Happening::Act(act) => {
                 if let Err(error) = self.act(act) {
@@ -252,6 +265,14 @@ impl<A: Authority> World<A> {
         }
         self.authority.act(self.now, act, &self.press);
         Ok(())
+    }
+
+    /// Does the authority know of a broken promise?
+    fn listen(&mut self) {
+        if let Some((invariant, device, what)) = self.authority.broken() {
+            let device = self.index.get(&device).copied().unwrap_or(0);
+            self.break_promise(invariant, device, what);
+        }
     }
 
     fn after(&mut self, millis: u64, what: Happening) {

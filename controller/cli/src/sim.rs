@@ -132,8 +132,10 @@ fn summary(args: &Run, lived: &[Lived], threads: usize, seconds: f64) -> Outcome
         counts
     });
     if args.json {
-        let invariants: Vec<_> =
-            Invariant::OF_DEVICES.iter().map(|i| json!({ "invariant": i.sentence(), "broken": broken.get(i).copied().unwrap_or(0) })).collect();
+        let invariants: Vec<_> = Invariant::OF_DEVICES
+            .iter()
+            .map(|i| json!({ "invariant": i.sentence(), "broken": broken.get(i).copied().unwrap_or(0) }))
+            .collect();
         let summary = json!({
             "seed": args.seed, "seeds": lived.len(), "device_lives": devices, "threads": threads, "seconds": seconds,
             "device_lives_per_second_per_core": rate, "happenings": happenings, "virtual_seconds": virtual_secs, "invariants": invariants,

@@ -72,6 +72,7 @@ impl<A: Authority> World<A> {
                 connection: 0,
                 will: Vec::new(),
                 retained: None,
+                serving: None,
                 pipes: BTreeMap::new(),
             });
         }

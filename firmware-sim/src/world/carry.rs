@@ -20,6 +20,21 @@ impl<A: Authority> World<A> {
         let Some(seat) = self.seats.get_mut(device).filter(|seat| seat.life == life) else { return };
         let effects = seat.device.arrive(now, arrival);
         self.carry(device, effects);
+        self.look(device);
+    }
+
+    /// Has another model begun to answer?
+    fn look(&mut self, device: usize) {
+        let Some(seat) = self.seats.get_mut(device) else { return };
+        let serving = seat.device.serving();
+        if serving == seat.serving {
+            return;
+        }
+        seat.serving = serving;
+        if let Some(manifest) = serving {
+            self.authority.serves(self.now, seat.device.id(), manifest);
+            self.listen();
+        }
     }
 
     pub(super) fn switch_on(&mut self, device: usize) {
@@ -131,7 +146,9 @@ impl<A: Authority> World<A> {
     fn publish(&mut self, device: usize, channel: Channel, bytes: Vec<u8>) {
         let Some(seat) = self.seats.get(device).filter(|seat| seat.online && !seat.unplugged) else { return };
         let uplink = Uplink::open(&bytes, seat.device.id(), channel, &seat.key);
-        self.tell(Some(device), || format!("says {}", uplink.as_ref().map_or_else(|| "something unreadable".to_owned(), ToString::to_string)));
+        self.tell(Some(device), || {
+            format!("says {}", uplink.as_ref().map_or_else(|| "something unreadable".to_owned(), ToString::to_string))
+        });
         match &uplink {
             Some(uplink) => {
                 let Some(seat) = self.seats.get(device) else { return };
