@@ -26,7 +26,7 @@ pub mod magnitude;
 pub mod verdict;
 pub mod window;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, DeviceId};
@@ -75,7 +75,7 @@ impl Default for DriftPolicy {
             late_blocks: 1,
             base_blocks: 24,
             tolerance: Tolerance { share: 0.03, bin: 0.02, special: 0.001 },
-            device_tolerance: Tolerance { share: 0.05, bin: 0.04, special: 0.001 },
+            device_tolerance: Tolerance { share: 0.05, bin: 0.05, special: 0.001 },
             sharing: 1.0,
         }
     }
@@ -109,6 +109,9 @@ impl Setting<'_> {
     }
 }
 
+/// Alarms about instruments that are carried over, by device and feature.
+pub type Standing = BTreeMap<DeviceId, BTreeMap<String, Verdict>>;
+
 /// Drift of one cohort under one manifest. Bounded: at most [`window::MAX_DEVICES`] devices and [`window::MAX_OPEN`] open blocks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Monitor {
@@ -117,8 +120,8 @@ pub struct Monitor {
     blocks: Blocks,
     world: CohortLayer,
     instruments: DeviceLayer,
-    /// Devices alarmed under an earlier manifest, not yet seen to: their counts do not speak for the world.
-    standing: BTreeSet<DeviceId>,
+    /// Instruments alarmed under an earlier manifest, not yet seen to: their counts do not speak for the world.
+    standing: Standing,
 }
 
 impl Monitor {
@@ -130,16 +133,18 @@ impl Monitor {
             blocks: Blocks::default(),
             world: CohortLayer::new(reference),
             instruments: DeviceLayer::default(),
-            standing: BTreeSet::new(),
+            standing: Standing::new(),
         }
     }
 
     /// The successor for another manifest. Streams start anew; instruments with a standing alarm stay excluded from the world
     /// until [`Monitor::repaired`], because a base period of a broken instrument would make it look sound.
     #[must_use]
-    pub fn rebase(&self, manifest: Digest, reference: &Reference, setting: &Setting<'_>) -> Self {
-        let alarmed = self.instruments.alarmed(setting.device_threshold());
-        let standing = self.standing.iter().cloned().chain(alarmed).collect();
+    pub fn rebase(&self, manifest: Digest, reference: &Reference) -> Self {
+        let mut standing = self.standing.clone();
+        for (device, alarms) in self.instruments.alarms() {
+            standing.entry(device.clone()).or_default().extend(alarms.map(|v| (v.feature.clone(), v.clone())));
+        }
         Self { standing, ..Self::new(self.cohort.clone(), manifest, reference) }
     }
 
@@ -159,9 +164,15 @@ impl Monitor {
         &self.cohort
     }
 
-    /// Devices excluded since an earlier manifest.
-    pub fn standing(&self) -> &BTreeSet<DeviceId> {
+    /// Alarms carried over from an earlier manifest.
+    pub fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    /// Devices whose instruments are not trusted: excluded before, or under alarm now.
+    pub fn broken(&self) -> BTreeSet<DeviceId> {
+        let alarmed = self.instruments.alarms().map(|(device, _)| device);
+        self.standing.keys().chain(alarmed).cloned().collect()
     }
 
     /// Windows that came after their block was closed, and were left out.
@@ -189,10 +200,8 @@ impl Monitor {
     }
 
     fn judge(&mut self, setting: &Setting<'_>, start_ms: i64, block: window::Block) {
-        let excluded = self.instruments.judge(setting, start_ms, &block, &self.standing);
-        self.world.judge(setting, start_ms, &block, |device, feature| {
-            self.standing.contains(device) || excluded.contains(&(device.clone(), feature))
-        });
+        let excluded = self.instruments.judge(setting, &self.cohort, start_ms, &block, &self.standing);
+        self.world.judge(setting, start_ms, &block, |device, feature| excluded.contains(&(device.clone(), feature)));
     }
 
     /// One verdict per feature about the world, the most harmful first: moved ones by importance × distance.
@@ -202,9 +211,10 @@ impl Monitor {
         verdicts
     }
 
-    /// A verdict for each instrument with an alarm, the surest first.
-    pub fn instruments(&self, setting: &Setting<'_>) -> Vec<Verdict> {
-        let mut verdicts = self.instruments.verdicts(setting, &self.cohort);
+    /// A verdict for each instrument with an alarm that nobody has seen to, the surest first.
+    pub fn instruments(&self) -> Vec<Verdict> {
+        let carried = self.standing.values().flat_map(BTreeMap::values);
+        let mut verdicts: Vec<Verdict> = carried.chain(self.instruments.alarms().flat_map(|(_, alarms)| alarms)).cloned().collect();
         verdicts.sort_by(|a, b| b.log_evidence.total_cmp(&a.log_evidence));
         verdicts
     }

@@ -19,6 +19,7 @@ use leeway_protocol::profile::Reference;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
+use super::components::components;
 use super::verdict::{About, Step, Stream, Verdict, add};
 use super::window::Block;
 use crate::sequential::{Dependence, effective_devices};
@@ -110,8 +111,19 @@ impl CohortLayer {
             let eta = Dependence { rho, sharing: setting.policy.sharing }.eta(devices);
             let expected_rows = setting.reference.rows as f64;
             let tolerance = &setting.policy.tolerance;
-            let step = Step { start_ms: season.start_ms, expected: &feature.masses, expected_rows, observed, eta, tolerance, threshold };
-            stream.update(feature, &step);
+            let parts = components(&feature.cuts);
+            let step = Step {
+                start_ms: season.start_ms,
+                parts: &parts,
+                expected: &feature.masses,
+                expected_rows,
+                bounds: None,
+                observed,
+                eta,
+                tolerance,
+                threshold,
+            };
+            stream.update(&step);
         }
     }
 

@@ -17,6 +17,9 @@ const SPECIAL_EFFECTS: [f64; 4] = [0.01, 0.05, 0.2, 0.5];
 /// Chance that a reference made from few rows is further from its own world than the widened tolerance.
 const REFERENCE_ALPHA: f64 = 1e-3;
 
+/// ln 0, finite so that it can be added.
+const NOTHING_TO_FIND: f64 = -1e30;
+
 /// How far a share may be from the expected one before it counts as moved. Widened where the expectation itself comes from few rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,7 +100,7 @@ impl Shares {
     /// (in the set, in all) for a set.
     pub fn of(&self, set: Set) -> (f64, f64) {
         match set {
-            Set::Below(i) => (self.below.get(i).copied().unwrap_or(0.0), self.finite),
+            Set::Below(i) => (self.below.get(i).copied().unwrap_or(self.finite), self.finite),
             Set::Bin(i) => (self.bins.get(SPECIALS + i).copied().unwrap_or(0.0), self.finite),
             Set::Special(which) => (self.bins.get(which as usize).copied().unwrap_or(0.0), self.total),
         }
@@ -115,15 +118,18 @@ impl Shares {
     }
 }
 
-/// ln L of every component: `observed` counts (tempered by `eta`) against `expected` masses known from `expected_rows` rows.
+/// ln L of every component: `observed` counts (tempered by `eta`) against the lowest and highest share that `expected` allows each
+/// set, known from `expected_rows` rows.
 pub fn increments(
     components: &[Component],
-    expected: &Shares,
+    expected: impl Fn(Set) -> (f64, f64),
     expected_rows: f64,
     observed: &Shares,
     eta: f64,
     tolerance: &Tolerance,
 ) -> Vec<f64> {
+    // Components of one set follow each other, and what is allowed is the costly part.
+    let mut known: Option<(Set, (f64, f64))> = None;
     components
         .iter()
         .map(|c| {
@@ -131,12 +137,18 @@ pub fn increments(
             if rows <= 0.0 {
                 return 0.0;
             }
-            let share = expected.share(c.set).clamp(0.0, 1.0);
+            let (low, high) = match known {
+                Some((set, bounds)) if set == c.set => bounds,
+                _ => expected(c.set),
+            };
+            known = Some((c.set, (low, high)));
+            let share = if c.up { high } else { low }.clamp(0.0, 1.0);
             let slack = slack(c.set, share, expected_rows, tolerance);
             let (p0, p1) = if c.up { (share + slack, share + slack + c.effect) } else { (share - slack, share - slack - c.effect) };
-            // Where the tolerance already reaches the end of the scale there is nothing left to find.
-            if !(0.0..1.0).contains(&p0) || p0 <= 0.0 {
-                return 0.0;
+            // Where the tolerance already reaches the end of the scale there is nothing left to find. L = 0, not 1: a recursion
+            // that learns nothing must not grow with time.
+            if p0 <= 0.0 || p0 >= 1.0 {
+                return NOTHING_TO_FIND;
             }
             let p1 = if c.up { p1.min(0.5 * (1.0 + p0)) } else { p1.max(0.5 * p0) };
             log_ratio(hits * eta, rows * eta, p1, p0)
@@ -147,14 +159,14 @@ pub fn increments(
 /// The tolerance of a set, widened by how far a share estimated from `rows` rows may be from the truth.
 fn slack(set: Set, share: f64, rows: f64, tolerance: &Tolerance) -> f64 {
     let rows = rows.max(1.0);
-    let bar = (2.0 / REFERENCE_ALPHA).ln();
+    let nats = (2.0 / REFERENCE_ALPHA).ln();
     match set {
         // Dvoretzky–Kiefer–Wolfowitz: for all cuts at once.
-        Set::Below(_) => tolerance.share.max((bar / (2.0 * rows)).sqrt()),
+        Set::Below(_) => tolerance.share.max((nats / (2.0 * rows)).sqrt()),
         // Bernstein, for one share.
-        Set::Bin(_) => tolerance.bin.max((2.0 * share * (1.0 - share) * bar / rows).sqrt() + bar / (3.0 * rows)),
+        Set::Bin(_) => tolerance.bin.max((2.0 * share * (1.0 - share) * nats / rows).sqrt() + nats / (3.0 * rows)),
         // Nothing seen in `rows` rows leaves room for a share of ln(1/alpha)/rows.
-        Set::Special(_) => tolerance.special.max((2.0 * share * bar / rows).sqrt() - (REFERENCE_ALPHA.ln() / rows)),
+        Set::Special(_) => tolerance.special.max((2.0 * share * nats / rows).sqrt() - (REFERENCE_ALPHA.ln() / rows)),
     }
 }
 
@@ -205,9 +217,17 @@ mod tests {
     fn five_percent_nulls_are_loud_in_one_window() {
         let mut masses = vec![0.0; SPECIALS];
         masses.extend([0.1; 10]);
+        let expected = Shares::new(&masses);
         let mut counts = vec![5.0, 0.0, 0.0, 0.0, 0.0];
         counts.extend([9.5; 10]);
-        let all = increments(&components(&cuts()), &Shares::new(&masses), 50_000.0, &Shares::new(&counts), 1.0, &TOLERANCE);
+        let all = increments(
+            &components(&cuts()),
+            |set| (expected.share(set), expected.share(set)),
+            50_000.0,
+            &Shares::new(&counts),
+            1.0,
+            &TOLERANCE,
+        );
         let best = all.iter().copied().fold(f64::MIN, f64::max);
         assert!((12.0..16.0).contains(&best), "{best}");
     }

@@ -185,7 +185,7 @@ fn sky(seed: u64, blocks: i64, from: i64, spoil: impl Fn(f64, &mut Chance) -> Op
         for (i, rows) in rows.iter().enumerate() {
             sky.monitor.observe(&setting, &device(i), &report(&reference, block, 75, rows)).unwrap();
         }
-        for verdict in sky.monitor.instruments(&setting) {
+        for verdict in sky.monitor.instruments() {
             let who = verdict.device.clone().unwrap();
             if who == device(3) && block >= from {
                 sky.found.get_or_insert(block - from);
@@ -200,7 +200,8 @@ fn sky(seed: u64, blocks: i64, from: i64, spoil: impl Fn(f64, &mut Chance) -> Op
 
 #[test]
 fn a_broken_station_is_told_from_the_weather() {
-    let table: [(&str, fn(f64, &mut Chance) -> Option<f64>); 5] = [
+    type Fault = fn(f64, &mut Chance) -> Option<f64>;
+    let table: [(&str, Fault); 5] = [
         ("offset", |v, _| Some(v + 1.0)),
         ("dead", |_, _| Some(-1.0)),
         ("missing", |v, c| (!c.hit(0.5)).then_some(v)),
@@ -227,12 +228,14 @@ fn sound_stations_raise_nothing_in_years_of_seasons() {
 fn a_new_manifest_starts_anew_but_remembers_broken_instruments() {
     let reference = reference(1);
     let mut sky = sky(0, 48, 24, |v, _| Some(v + 1.0));
-    let policy = DriftPolicy { block_ms: BLOCK_MS, ..DriftPolicy::default() };
+    let budget = Budget { false_alarms: 1.0, period_ms: 48 * BLOCK_MS };
+    let policy = DriftPolicy { budget, block_ms: BLOCK_MS, ..DriftPolicy::default() };
     let setting = Setting { reference: &reference, policy: &policy, devices: 60, cohorts: 3 };
     let old = report(&reference, 50, 0, &[vec![Some(0.0)]]);
-    let next = sky.monitor.rebase(Digest::of(b"m2"), &reference, &setting);
-    assert_eq!(next.standing().iter().collect::<Vec<_>>(), [&device(3)]);
+    let next = sky.monitor.rebase(Digest::of(b"m2"), &reference);
+    assert_eq!(next.broken().iter().collect::<Vec<_>>(), [&device(3)]);
     assert!(next.world(&setting).iter().all(|v| !v.moved && v.sentence.contains("nothing to compare")));
+    assert!(next.instruments()[0].sentence.contains("station-03"), "the alarm is carried over");
     let mut next = next;
     assert_eq!(next.observe(&setting, &device(0), &old), Err(Refusal::OtherManifest));
     next.repaired(&device(3));

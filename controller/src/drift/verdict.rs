@@ -4,7 +4,7 @@ use leeway_protocol::profile::{FeatureReference, Source};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::components::{Shares, Tolerance, components, increments};
+use super::components::{Component, Set, Shares, Tolerance, components, increments};
 use super::magnitude::{Direction, Magnitude, magnitude};
 use crate::sequential::detector::EDetector;
 
@@ -85,8 +85,9 @@ pub fn rank(verdicts: &mut [Verdict]) {
     });
 }
 
-/// ln evidence below which a stream counts as quiet, so that "since" starts after it: one half more than even.
-const QUIET: f64 = 0.5;
+/// Share of the threshold's ln below which a stream counts as quiet, so that "since" starts after it: small effects keep every
+/// recursion somewhat above nothing.
+const QUIET: f64 = 0.3;
 
 /// One feature watched: recursions, and the counts since they were last quiet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -98,14 +99,21 @@ pub(super) struct Stream {
     eta: f64,
     since_ms: Option<i64>,
     alarmed_ms: Option<i64>,
+    /// Whether an alarm stands until somebody sees to it, and the highest evidence it had.
+    latches: bool,
+    peak: f64,
 }
 
 /// One increment's worth of counts.
 pub(super) struct Step<'a> {
     pub(super) start_ms: i64,
+    /// The feature's components.
+    pub(super) parts: &'a [Component],
     /// Expected mass per bin, and the number of rows that expectation comes from.
     pub(super) expected: &'a [f64],
     pub(super) expected_rows: f64,
+    /// The lowest and highest share a set may have; the expected one itself if `None`.
+    pub(super) bounds: Option<&'a dyn Fn(Set) -> (f64, f64)>,
     pub(super) observed: &'a [f64],
     pub(super) eta: f64,
     pub(super) tolerance: &'a Tolerance,
@@ -117,13 +125,24 @@ impl Stream {
         Self { detector: EDetector::new(components(&feature.cuts).len()), ..Self::default() }
     }
 
-    pub(super) fn update(&mut self, feature: &FeatureReference, step: &Step<'_>) {
-        let parts = components(&feature.cuts);
+    /// A stream whose alarm stands until somebody sees to it.
+    pub(super) fn latching(feature: &FeatureReference) -> Self {
+        Self { latches: true, ..Self::new(feature) }
+    }
+
+    /// Whether an alarm stands.
+    pub(super) fn is_alarmed(&self) -> bool {
+        self.alarmed_ms.is_some()
+    }
+
+    pub(super) fn update(&mut self, step: &Step<'_>) {
+        let parts = step.parts;
         if !self.detector.fits(parts.len()) {
             return;
         }
         let (want, seen) = (Shares::new(step.expected), Shares::new(step.observed));
-        let ln_l = increments(&parts, &want, step.expected_rows, &seen, step.eta, step.tolerance);
+        let bounds = |set: Set| step.bounds.map_or_else(|| (want.share(set), want.share(set)), |bounds| bounds(set));
+        let ln_l = increments(parts, bounds, step.expected_rows, &seen, step.eta, step.tolerance);
         let was_quiet = self.since_ms.is_none();
         self.detector.update(&ln_l);
         let evidence = self.detector.log_evidence();
@@ -134,13 +153,16 @@ impl Stream {
         add(&mut self.observed, step.observed, 1.0);
         add(&mut self.expected, step.expected, step.observed.iter().sum());
         self.eta = step.eta;
-        match (evidence > QUIET, was_quiet) {
+        match (evidence > QUIET * step.threshold, was_quiet) {
             (true, true) => self.since_ms = Some(step.start_ms),
-            (false, _) => (self.since_ms, self.alarmed_ms) = (None, None),
-            (true, false) => {}
+            (false, _) if !(self.latches && self.is_alarmed()) => (self.since_ms, self.alarmed_ms, self.peak) = (None, None, 0.0),
+            _ => {}
         }
         if evidence >= step.threshold && self.alarmed_ms.is_none() {
             self.alarmed_ms = Some(step.start_ms);
+        }
+        if self.is_alarmed() {
+            self.peak = self.peak.max(evidence);
         }
     }
 
@@ -164,8 +186,9 @@ impl Stream {
             self.expected.iter().map(|m| m / expected_rows).collect()
         };
         let how_far = magnitude(feature, &expected, &observed, self.eta.max(1e-6));
-        let log_evidence = self.log_evidence().max(0.0);
-        let moved = log_evidence >= about.threshold;
+        let standing = self.latches && self.is_alarmed();
+        let log_evidence = if standing { self.peak } else { self.log_evidence().max(0.0) };
+        let moved = standing || log_evidence >= about.threshold;
         let mut verdict = Verdict {
             feature: feature.name.clone(),
             index: about.index,

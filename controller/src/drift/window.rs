@@ -55,7 +55,7 @@ impl Tally {
             mine.iter_mut().zip(&theirs.0).for_each(|(a, &b)| *a += f64::from(b));
         }
         for (sum, &percent) in self.rho.iter_mut().zip(&report.rho_percent) {
-            *sum += rows * unbiased(f64::from(percent) / 100.0, rows);
+            *sum += rows * f64::from(percent) / 100.0;
         }
         self.rows += rows;
     }
@@ -64,11 +64,6 @@ impl Tally {
     pub fn rho(&self, feature: usize) -> f64 {
         if self.rows > 0.0 { self.rho.get(feature).copied().unwrap_or(0.0) / self.rows } else { 0.0 }
     }
-}
-
-/// Autocorrelation estimated in a window of `rows` rows is too small by about (1 + 3ρ)/rows (Kendall 1954).
-fn unbiased(rho: f64, rows: f64) -> f64 {
-    if rho <= 0.0 { 0.0 } else { (rho + (1.0 + 3.0 * rho) / rows.max(1.0)).min(1.0) }
 }
 
 /// All devices' counts in one block.

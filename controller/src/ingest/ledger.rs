@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{Body, Desk, Message, Refusal, Uplink, Why};
 use crate::audit::Draft;
-use crate::drift::verdict::Verdict;
+use crate::drift::verdict::{Kind, Verdict};
 use crate::drift::{DriftPolicy, Monitor, Setting};
 use crate::fleet::{Arm, Device};
 use crate::quality::{Quality, QualityPolicy};
@@ -403,9 +403,9 @@ impl Ledger {
         if !self.monitors.contains_key(&key) {
             // Instruments known to be broken stay so under a new model: it takes them over from the cohort's latest monitor.
             let previous = self.monitors.range((cohort.clone(), Digest::from_bytes([0; 32]))..).take_while(|((c, _), _)| *c == cohort);
-            let previous = previous.map(|(_, monitor)| monitor).max_by_key(|monitor| monitor.standing().len());
+            let previous = previous.map(|(_, monitor)| monitor).max_by_key(|monitor| monitor.broken().len());
             let fresh = match previous {
-                Some(previous) => previous.rebase(window.manifest, &manifest.reference, &setting),
+                Some(previous) => previous.rebase(window.manifest, &manifest.reference),
                 None => Monitor::new(cohort, window.manifest, &manifest.reference),
             };
             self.monitors.insert(key.clone(), fresh);
@@ -439,7 +439,7 @@ impl Ledger {
 
     /// Instruments under alarm in one cohort under one manifest, the surest first.
     pub fn instruments(&self, cohort: &Cohort, manifest: Digest) -> Vec<Verdict> {
-        self.verdicts(cohort, manifest, Monitor::instruments)
+        self.monitors.get(&(cohort.clone(), manifest)).map(Monitor::instruments).unwrap_or_default()
     }
 
     fn verdicts(&self, cohort: &Cohort, manifest: Digest, of: impl Fn(&Monitor, &Setting<'_>) -> Vec<Verdict>) -> Vec<Verdict> {
@@ -477,6 +477,9 @@ impl Ledger {
             for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
                 if verdict.device.is_none() {
                     health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
+                    if verdict.kind != Kind::Input {
+                        health.outputs.insert(verdict.feature.clone());
+                    }
                 }
                 standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), verdict.sentence.clone());
             }
@@ -500,6 +503,7 @@ impl Ledger {
         health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));
         if verdict.concept_drift {
             // The labels changed their meaning: an alarm of its own, though no input moved.
+            health.concept_drift = true;
             health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
             standing.insert((cohort.clone(), CONCEPT.to_owned(), None), verdict.sentence);
         }

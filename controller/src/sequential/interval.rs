@@ -32,8 +32,8 @@ pub fn share(hits: f64, rows: f64, alpha: f64) -> Interval {
     let mean = hits / rows;
     // ln of the Jeffreys mixture's likelihood; p is refuted when it beats p's own by 1/alpha.
     let mixture = ln_beta(hits + 0.5, rows - hits + 0.5) - ln_beta(0.5, 0.5);
-    let bar = -(alpha.clamp(1e-12, 1.0).ln());
-    let refuted = |p: f64| mixture - (hits * p.ln() + (rows - hits) * (1.0 - p).ln()) > bar;
+    let nats = -(alpha.clamp(1e-12, 1.0).ln());
+    let refuted = |p: f64| mixture - (hits * p.ln() + (rows - hits) * (1.0 - p).ln()) > nats;
     let edge = |mut kept: f64, mut out: f64| {
         if !refuted(out) {
             return if out < 0.5 { 0.0 } else { 1.0 };
@@ -58,10 +58,10 @@ pub fn half_width(variance: f64, tuned_for: f64, alpha: f64) -> f64 {
     let alpha = alpha.clamp(1e-12, 0.999);
     let information = 1.0 / variance;
     // The best prior information for a given moment, to first order (Howard et al. 2021, proposition 3).
-    let bar = -2.0 * alpha.ln();
-    let prior = 1.0 / tuned_for / (bar + (1.0 + bar).ln());
+    let nats = -2.0 * alpha.ln();
+    let prior = 1.0 / tuned_for / (nats + (1.0 + nats).ln());
     let total = information + prior;
-    (total * ((total / prior).ln() + bar)).sqrt() / information
+    (total * ((total / prior).ln() + nats)).sqrt() / information
 }
 
 #[cfg(test)]
