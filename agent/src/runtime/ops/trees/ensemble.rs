@@ -88,6 +88,12 @@ pub(super) struct Score {
     pub(super) seen: bool,
 }
 
+impl Score {
+    pub(super) fn shown(self) -> f32 {
+        if self.seen { self.value } else { 0.0 }
+    }
+}
+
 /// Classes kept on the stack; more take one allocation per row.
 const FEW: usize = 16;
 

@@ -1,6 +1,6 @@
 //! From joined contributions to scores and a label: base values, the two-class cases, post-transforms.
 //!
-//! The format does not say what two classes with contributions to only one of them mean; onnxruntime does, and exporters rely
+//! A class or target no tree contributed to shows 0, even beside a base value: onnxruntime has it so. The format does not say what two classes with contributions to only one of them mean; onnxruntime does, and exporters rely
 //! on it: the other class gets 1 - s if all contributions are positive (they are probabilities), -s otherwise (they are
 //! logits), and the label is decided at 0.5 or at 0.
 use super::ensemble::{Aggregate, Ensemble, Kind, PostTransform, Score};
@@ -62,10 +62,10 @@ fn two(ensemble: &Ensemble, scores: &mut [Score], out: &mut Vec<f32>) -> i64 {
         return label(ensemble, class);
     }
     let s = first.value;
-    if ensemble.single.is_some() && ensemble.all_positive {
-        out.extend([1.0 - s, s]);
-    } else if ensemble.post == PostTransform::Logistic {
+    if ensemble.post == PostTransform::Logistic {
         out.extend([logistic(-s), logistic(s)]);
+    } else if ensemble.single.is_some() && ensemble.all_positive {
+        out.extend([1.0 - s, s]);
     } else if ensemble.post == PostTransform::Probit {
         out.extend([probit(s), probit(s)]);
     } else {
@@ -79,7 +79,7 @@ fn label(ensemble: &Ensemble, class: usize) -> i64 {
 }
 
 fn append(scores: &[Score], post: PostTransform, out: &mut Vec<f32>) {
-    let values = scores.iter().map(|s| s.value);
+    let values = scores.iter().map(|s| s.shown());
     match post {
         PostTransform::None => out.extend(values),
         PostTransform::Logistic => out.extend(values.map(logistic)),
@@ -91,9 +91,9 @@ fn append(scores: &[Score], post: PostTransform, out: &mut Vec<f32>) {
 }
 
 fn softmax(scores: &[Score], takes_part: impl Fn(f32) -> bool, out: &mut Vec<f32>) {
-    let most = scores.iter().map(|s| s.value).fold(f32::NEG_INFINITY, f32::max);
+    let most = scores.iter().map(|s| s.shown()).fold(f32::NEG_INFINITY, f32::max);
     let start = out.len();
-    out.extend(scores.iter().map(|s| if takes_part(s.value) { (s.value - most).exp() } else { 0.0 }));
+    out.extend(scores.iter().map(|s| if takes_part(s.shown()) { (s.shown() - most).exp() } else { 0.0 }));
     let Some(row) = out.get_mut(start..) else { return };
     let sum: f32 = row.iter().sum();
     row.iter_mut().for_each(|x| *x /= sum);
