@@ -49,6 +49,13 @@ impl Failure {
         self.code == 7
     }
 
+    /// Message and help, as printed.
+    #[cfg(test)]
+    pub fn whole(&self) -> String {
+        let help = self.help.as_ref().map(|help| format!("\nhelp: {help}")).unwrap_or_default();
+        format!("error: {}{help}", self.message)
+    }
+
     /// Print it and give the exit code.
     pub fn exit(&self) -> ExitCode {
         eprintln!("error: {}", self.message);

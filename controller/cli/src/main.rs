@@ -5,16 +5,44 @@ use clap::{Parser, Subcommand};
 use leeway_protocol::time::Timestamp;
 
 mod client;
+mod cohort;
+mod context;
 mod demo;
+mod device;
+mod drift;
+mod events;
 mod failure;
 mod keys;
+mod model;
+mod output;
 mod release;
+mod rollout;
+mod serve;
+mod sim;
+mod training;
 mod worker;
+
+use context::{Context, Global};
+use failure::Outcome;
+
+/// What every exit code means; shown by `leeway --help`.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 failed · 2 called wrongly · 3 ended unhealthy · 4 sign in first · 5 not found · 6 conflict or out of date ·
+7 controller not reachable · 124 timed out
+
+Examples:
+  leeway demo                                        the whole circle on one machine
+  leeway keys init --out keys --line rain            every key of a fleet, offline
+  leeway serve --data data --keys keys/online        run the controller
+  leeway model publish model.onnx --line rain --version 1.0.0 --key keys/release/rain.key --reference train.csv --label-column rain
+  leeway rollout create --line rain --version 1.0.0 --watch";
 
 /// Keeps the models of a fleet of edge devices on course.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = EXIT_CODES)]
 struct Cli {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     command: Command,
 }
@@ -23,9 +51,34 @@ struct Cli {
 enum Command {
     /// The whole circle on one machine, on real weather.
     Demo(demo::Demo),
+    /// Run the controller until Ctrl-C.
+    Serve(Box<serve::Serve>),
     /// Keys and offline documents: files in, files out, no network.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Models: publish a release, see what there is.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Rollouts: bring a version out in stages, watch it, stop it.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
+    /// Devices: what each runs, and why it is unhappy.
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Cohorts: parts of the fleet.
+    #[command(subcommand)]
+    Cohort(cohort::Command),
+    /// Drift: which features moved, and whether it matters.
+    #[command(subcommand)]
+    Drift(drift::Command),
+    /// The audit trail, and the same live.
+    Events(events::Events),
+    /// Training: ask for a better model, see the jobs, work on them.
+    #[command(subcommand, alias = "training")]
+    Trainer(training::Command),
+    /// Simulated devices that run the real agent.
+    #[command(subcommand)]
+    Sim(sim::Sim),
     /// Run the model runner's tools.
     #[command(hide = true, disable_help_flag = true)]
     Runner {
@@ -36,10 +89,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Demo(args) => demo::run(&args),
-        Command::Keys(command) => keys::run(&command, now()),
+    let cli = Cli::parse();
+    let done = match cli.command {
         Command::Runner { args } => return leeway_agent::io::runner::main(args.into_iter()),
+        command => run(&command, &cli.global),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,7 +100,45 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(command: &Command, global: &Global) -> Outcome {
+    let context = || Context::new(global);
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Keys(command) => keys::run(command, now()),
+        Command::Sim(command) => sim::run(command),
+        Command::Model(command) => model::run(command, &context()?),
+        Command::Rollout(command) => rollout::run(command, &context()?),
+        Command::Device(command) => device::run(command, &context()?),
+        Command::Cohort(command) => cohort::run(command, &context()?),
+        Command::Drift(command) => drift::run(command, &context()?),
+        Command::Events(args) => events::run(args, &context()?),
+        Command::Trainer(command) => training::run(command, &context()?),
+        Command::Runner { .. } => Ok(()),
+    }
+}
+
 fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    leeway_controller::io::clock::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        for word in ["demo", "serve", "rollout", "Exit codes"] {
+            assert!(help.contains(word), "{word}");
+        }
+        assert!(!help.contains("runner "), "the runner's tools are not for people");
+        assert!(Cli::try_parse_from(["leeway", "rollout", "abort", "rain-1"]).is_err(), "an action needs a reason");
+        assert!(Cli::try_parse_from(["leeway", "rollout", "show", "UP"]).unwrap_err().to_string().contains("a-z, 0-9"));
+        assert!(Cli::try_parse_from(["leeway", "device", "list", "--state", "odd"]).is_err());
+        assert!(Cli::try_parse_from(["leeway", "sim", "live", "--devices", "3", "--url", "http://x"]).is_ok());
+        assert!(Cli::try_parse_from(["leeway", "device", "list", "--json", "--url", "http://x:1"]).is_ok());
+    }
 }

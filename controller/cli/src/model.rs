@@ -1,0 +1,136 @@
+//! `leeway model`: publish a release, and see what there is.
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use leeway_controller::io::web::resource::model::{Lineage, Model, VersionDetail};
+use leeway_controller::io::web::words;
+use leeway_protocol::ids::{Line, Version};
+
+use crate::context::Context;
+use crate::failure::Outcome;
+use crate::output::{self, Style, facts, table};
+
+mod describe;
+mod publish;
+
+/// Models.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sign a release with the line's key, here, and upload it.
+    Publish(Box<publish::Publish>),
+    /// Upload a signed targets document, such as one that grants or revokes a trainer.
+    PublishTargets {
+        /// The document, as `leeway keys` wrote it.
+        file: PathBuf,
+    },
+    /// Model lines with their versions.
+    List,
+    /// One version, or the champion of a line.
+    Show {
+        /// The model line.
+        line: Line,
+        /// The version.
+        version: Option<Version>,
+    },
+    /// What an ONNX file needs, and whether devices can run it. Needs no controller.
+    Inspect {
+        /// The file.
+        onnx: PathBuf,
+    },
+    /// What a version was made from, and what was made from it.
+    Lineage {
+        /// The model line.
+        line: Line,
+        /// The version.
+        version: Version,
+    },
+}
+
+/// Run it.
+pub fn run(command: &Command, context: &Context) -> Outcome {
+    match command {
+        Command::Publish(args) => publish::run(args, context),
+        Command::PublishTargets { file } => publish::targets(file, context),
+        Command::List => list(context),
+        Command::Show { line, version } => show(context, line, version.as_ref()),
+        Command::Inspect { onnx } => describe::run(onnx, context),
+        Command::Lineage { line, version } => {
+            let graph: Lineage = context.client.read(&format!("/api/v1/models/{line}/versions/{version}/lineage"))?;
+            if context.json { output::json(&graph) } else { Ok(print!("{}", lineage(&context.style, &graph))) }
+        }
+    }
+}
+
+fn list(context: &Context) -> Outcome {
+    let models: Vec<Model> = context.client.read("/api/v1/models")?;
+    if context.json {
+        return output::json(&models);
+    }
+    if models.is_empty() {
+        eprintln!("no model has been published yet");
+        eprintln!("help: `leeway model publish model.onnx --line LINE --version VERSION --key LINE.key --reference data.csv`");
+        return Ok(());
+    }
+    let now = output::now();
+    let mut rows = Vec::new();
+    for v in models.iter().flat_map(|m| &m.versions) {
+        rows.push(vec![v.line.clone(), v.version.clone(), context.style.state(v.level, &v.state), v.aliases.join(","), v.signer.clone(), words::count(v.devices), words::bytes(v.bytes), words::ago(now, v.registered_at)]);
+    }
+    print!("{}", table(&context.style, &["LINE", "VERSION", "STATE", "ALIAS", "SIGNED BY", "DEVICES", "SIZE", "REGISTERED"], &rows));
+    Ok(())
+}
+
+fn show(context: &Context, line: &Line, version: Option<&Version>) -> Outcome {
+    let version = match version {
+        Some(version) => version.to_string(),
+        None => {
+            let model: Model = context.client.read(&format!("/api/v1/models/{line}"))?;
+            let champion = model.aliases.get("champion").cloned();
+            champion.or_else(|| model.versions.first().map(|v| v.version.clone())).ok_or_else(|| crate::failure::Failure::new(format!("line {line} has no version yet")).code(5))?
+        }
+    };
+    let detail: VersionDetail = context.client.read(&format!("/api/v1/models/{line}/versions/{version}"))?;
+    if context.json {
+        return output::json(&detail);
+    }
+    print!("{}", render(&context.style, &detail));
+    Ok(())
+}
+
+fn render(style: &Style, d: &VersionDetail) -> String {
+    let v = &d.summary;
+    let tensor = |t: &leeway_controller::io::web::resource::model::TensorInfo| format!("{}: {}{:?}{}", t.name, t.dtype, t.shape, if t.role == "free" { String::new() } else { format!(" ({})", t.role) });
+    let metrics: Vec<String> = v.metrics.iter().map(|(name, value)| format!("{name} {}", words::number(*value))).collect();
+    facts(
+        style,
+        &[
+            ("Version", format!("{} {}", style.bold(&format!("{} {}", v.line, v.version)), v.aliases.join(" "))),
+            ("State", format!("{}  {}", style.state(v.level, &v.state), words::plural(v.devices, "device"))),
+            ("Why", v.reason.clone()),
+            ("Signed by", format!("{} ({})", v.signer, v.origin)),
+            ("Manifest", v.manifest.clone()),
+            ("Model", format!("{}  {}", v.model, words::bytes(v.bytes))),
+            ("I/O digest", d.io.clone()),
+            ("Inputs", d.inputs.iter().map(tensor).collect::<Vec<_>>().join(", ")),
+            ("Outputs", d.outputs.iter().map(tensor).collect::<Vec<_>>().join(", ")),
+            ("Decision", d.decision.clone()),
+            ("Reference", format!("{} rows: {}", words::count(d.reference_rows), d.features.join(", "))),
+            ("Golden", d.golden.clone()),
+            ("Limits", d.limits.clone()),
+            ("Metrics", metrics.join(", ")),
+        ],
+    )
+}
+
+fn lineage(style: &Style, graph: &Lineage) -> String {
+    let label = |id: &str| graph.nodes.iter().find(|n| n.id == id).map_or_else(|| id.to_owned(), |n| n.label.clone());
+    let rows: Vec<Vec<String>> = graph
+        .nodes
+        .iter()
+        .map(|n| {
+            let from: Vec<String> = graph.edges.iter().filter(|e| e.to == n.id).map(|e| format!("{} {}", e.kind, label(&e.from))).collect();
+            vec![n.kind.clone(), n.label.clone(), n.detail.clone(), from.join(", ")]
+        })
+        .collect();
+    table(style, &["KIND", "NAME", "DETAIL", "MADE FROM"], &rows)
+}

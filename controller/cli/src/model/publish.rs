@@ -1,0 +1,210 @@
+//! `leeway model publish`: make the manifest, try the model out, sign with the line's key, upload.
+//!
+//! Everything that says what the model is, is measured here from its own answers on the reference data, in the same runner that
+//! devices have. The key never leaves this machine, and nothing is uploaded before the signature is made.
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use leeway_controller::io::web::words;
+use leeway_controller::reference::table::Table;
+use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Line, Version};
+use leeway_protocol::manifest::{Golden, Manifest, MAX_MODEL_BYTES};
+
+use super::describe::{describe, refusal, runner};
+use crate::context::Context;
+use crate::failure::{During, Failure, Outcome};
+use crate::output;
+use crate::{keys, now, release};
+
+mod answers;
+mod draft;
+
+/// `leeway model publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The ONNX file.
+    pub onnx: PathBuf,
+    /// The model line.
+    #[arg(long)]
+    pub line: Line,
+    /// A new name within the line.
+    #[arg(long)]
+    pub version: Version,
+    /// The line's release key.
+    #[arg(long)]
+    pub key: PathBuf,
+    /// The image repository's root of trust; `../repository/1.root.json` beside the key if absent.
+    #[arg(long, value_name = "FILE")]
+    pub root: Option<PathBuf>,
+    /// What the world looked like at training time: CSV with a header, or parquet.
+    #[arg(long, value_name = "FILE")]
+    pub reference: PathBuf,
+    /// The column that holds the truth; needed for every model that decides.
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Input columns in the order of the inputs' elements; all but the label column if absent.
+    #[arg(long, value_delimiter = ',', value_name = "A,B,…")]
+    pub features: Vec<String>,
+    /// How a decision is read from the outputs.
+    #[arg(long, value_enum, default_value_t = Reading::Auto)]
+    pub decision: Reading,
+    /// Class 1 from this probability up.
+    #[arg(long, default_value_t = 0.5)]
+    pub threshold: f64,
+    /// Golden vectors from the training framework (JSON). Without it they are computed here, by the runner itself.
+    #[arg(long, value_name = "FILE")]
+    pub golden: Option<PathBuf>,
+    /// Sizes that the file leaves open, such as `x=1,8`.
+    #[arg(long = "shape", value_name = "NAME=1,8", value_parser = sizes)]
+    pub shapes: Vec<(String, Vec<u64>)>,
+    /// An input that never changes, such as `sr=16000`.
+    #[arg(long = "constant", value_name = "NAME=VALUE", value_parser = values)]
+    pub constants: Vec<(String, Vec<f64>)>,
+    /// Recurrent state, such as `h=hn`: which output feeds which input.
+    #[arg(long = "state", value_name = "INPUT=OUTPUT", value_parser = pair)]
+    pub states: Vec<(String, String)>,
+    /// Repository or name of the training code.
+    #[arg(long, default_value = "")]
+    pub code: String,
+    /// Its revision.
+    #[arg(long, default_value = "")]
+    pub code_revision: String,
+    /// The version it was retrained from.
+    #[arg(long)]
+    pub parent: Option<Version>,
+    /// An offline metric, such as `auc=0.91`.
+    #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = metric)]
+    pub metrics: Vec<(String, f64)>,
+    /// Why it was made, in a sentence.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// Do everything but sign and upload.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How a decision is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reading {
+    /// One output element: binary; several: classes; without a label column: none.
+    Auto,
+    /// The first output element is the probability of class 1.
+    Binary,
+    /// The first output holds class probabilities.
+    Classes,
+    /// A regression or an embedding.
+    None,
+}
+
+/// Run it.
+pub fn run(args: &Publish, context: &Context) -> Outcome {
+    let model = read_model(&args.onnx)?;
+    let table = Table::parse(&fs::read(&args.reference).during(format!("reading {}", args.reference.display()))?).during(format!("reading {}", args.reference.display()))?;
+    let shape = draft::shape(args, &describe(&args.onnx)?)?;
+    let columns = draft::columns(args, &shape, &table)?;
+    let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
+    let dir = tempfile::tempdir().during("making a temporary folder")?;
+    let manifest_path = dir.path().join("manifest.json");
+
+    // The runner wants a manifest before it answers: a first one whose tolerance takes any answer.
+    let first = draft::first(args, &shape, &columns, &table, &model, now())?;
+    fs::write(&manifest_path, first.to_bytes()).during("writing the first manifest")?;
+    let rows = dir.path().join("rows.csv");
+    fs::write(&rows, answers::csv(&columns, &table)?).during("writing the rows")?;
+    let (said, _) = runner("predict", &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
+    if said.starts_with(b"{") {
+        return Err(refusal(&said));
+    }
+    let answers = answers::parse(&said, &first)?;
+
+    let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
+    let manifest = draft::manifest(args, first, &columns, &table, &answers, golden, parent)?;
+    fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
+    let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
+    if !yes {
+        return Err(refusal(&said));
+    }
+    tell(args, &manifest, answers.rows.len());
+    if args.dry_run {
+        if context.json {
+            return output::json(&manifest);
+        }
+        println!("dry run: nothing was signed or uploaded");
+        return Ok(());
+    }
+    let key = keys::read_key(&args.key)?;
+    let root = root_path(args);
+    let root = fs::read(&root).during(format!("reading the root of trust {}", root.display()))?;
+    let published = release::publish(&context.client, &root, &key, false, &model, &manifest, now())?;
+    if context.json {
+        return output::json(&serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }));
+    }
+    println!("published {} {} (number {}), manifest {}", args.line, args.version, published.manifest.seq, published.blob.digest.short());
+    eprintln!("help: bring it out with `leeway rollout create --line {} --version {}`", args.line, args.version);
+    Ok(())
+}
+
+/// Upload a signed targets document.
+pub fn targets(file: &Path, context: &Context) -> Outcome {
+    let bytes = fs::read(file).during(format!("reading {}", file.display()))?;
+    context.client.send_bytes("/api/v1/tuf/targets", "application/json", &bytes)?;
+    println!("published {}", file.display());
+    Ok(())
+}
+
+fn tell(args: &Publish, manifest: &Manifest, rows: usize) {
+    let metrics: Vec<String> = manifest.lineage.metrics.iter().map(|(name, value)| format!("{name} {}", words::number(*value))).collect();
+    eprintln!("answered {} of the reference's rows{}", words::count(rows as u64).replace('\u{202f}', " "), if metrics.is_empty() { String::new() } else { format!(": {}", metrics.join(", ")) });
+    if args.golden.is_none() {
+        eprintln!("note: golden vectors were computed by this runner itself: they prove that devices compute the same, not that the runtime is right; --golden takes those of the training framework");
+    }
+    eprintln!("tried out: it loads, and gives its golden outputs");
+}
+
+fn read_model(path: &Path) -> Outcome<Vec<u8>> {
+    let length = fs::metadata(path).during(format!("reading {}", path.display()))?.len();
+    if length > MAX_MODEL_BYTES {
+        return Err(Failure::new(format!("{} has {length} bytes, the bound is {MAX_MODEL_BYTES}", path.display())).code(2));
+    }
+    fs::read(path).during(format!("reading {}", path.display()))
+}
+
+fn read_golden(path: &Path) -> Outcome<Golden> {
+    let bytes = fs::read(path).during(format!("reading {}", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|e| Failure::new(format!("{}: {e}", path.display())).code(2).help("golden vectors are JSON: {rtol, atol, vectors: [{inputs: […], outputs: […]}]}"))
+}
+
+fn parent(context: &Context, line: &Line, version: &Version) -> Outcome<Digest> {
+    let detail: leeway_controller::io::web::resource::model::VersionDetail = context.client.read(&format!("/api/v1/models/{line}/versions/{version}"))?;
+    detail.summary.manifest.parse().during("reading the parent's digest")
+}
+
+fn root_path(args: &Publish) -> PathBuf {
+    let beside = || args.key.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("repository/1.root.json");
+    args.root.clone().unwrap_or_else(beside)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or_else(|| format!("{text:?} is not of the form NAME=VALUE"))
+}
+
+fn list<T: std::str::FromStr>(text: &str) -> Result<(String, Vec<T>), String> {
+    let (name, list) = pair(text)?;
+    let items = list.split(',').map(|n| n.trim().parse().map_err(|_| format!("{n:?} in {text:?} is not a number")));
+    Ok((name, items.collect::<Result<_, _>>()?))
+}
+
+fn sizes(text: &str) -> Result<(String, Vec<u64>), String> {
+    list(text)
+}
+
+fn values(text: &str) -> Result<(String, Vec<f64>), String> {
+    list(text)
+}
+
+fn metric(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = pair(text)?;
+    Ok((name, value.parse().map_err(|_| format!("{value:?} is not a number"))?))
+}
