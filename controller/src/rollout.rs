@@ -210,10 +210,9 @@ impl RolloutPolicy {
         let covers = |last: &Stage, s: &Stage| {
             last.cohorts.is_empty() || (!s.cohorts.is_empty() && s.cohorts.iter().all(|c| last.cohorts.contains(c)))
         };
-        if let Some(last) = self.stages.last() {
-            if last.share < 1.0 || last.selector != Selector::everything() || !self.stages.iter().all(|s| covers(last, s)) {
-                return Err(SpecError::Unfinished { stage: last.name.clone() });
-            }
+        let everyone = |last: &Stage| last.share >= 1.0 && last.selector == Selector::everything();
+        if let Some(last) = self.stages.last().filter(|last| !everyone(last) || !self.stages.iter().all(|s| covers(last, s))) {
+            return Err(SpecError::Unfinished { stage: last.name.clone() });
         }
         if !(0.0..=0.5).contains(&self.control_share) {
             return Err(SpecError::Control(self.control_share.to_string()));

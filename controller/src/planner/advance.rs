@@ -98,6 +98,9 @@ fn go_on(draft: &mut Draft<'_>, rollout: &Arc<Rollout>) {
 fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
     let retried = retry(draft, scene);
     let room = scene.room(draft).saturating_sub(retried.len());
+    if room == 0 && !scene.needs_control() {
+        return retried;
+    }
     let mut eligible = scene.eligible();
     if scene.needs_control() {
         // With nobody told yet, one place is kept for a canary: a control group alone compares with nothing.

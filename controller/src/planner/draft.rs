@@ -20,8 +20,10 @@ pub struct Draft<'a> {
     pub report: PlanReport,
     policy: &'a Policy,
     now: Timestamp,
-    members: BTreeMap<&'a Cohort, Vec<&'a DeviceId>>,
+    ids: BTreeMap<&'a Cohort, Vec<&'a DeviceId>>,
     homeless: Vec<&'a DeviceId>,
+    /// Members as they are now, looked up once for each round in which devices change.
+    members: BTreeMap<&'a Cohort, Arc<Vec<Arc<Device>>>>,
     steps: Vec<Step>,
     wake_at: Option<Timestamp>,
 }
@@ -29,14 +31,14 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Begin from a snapshot. Membership depends on labels only, so it is worked out once.
     pub fn new(snapshot: &'a Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
-        let mut members: BTreeMap<&Cohort, Vec<&DeviceId>> = snapshot.cohorts.keys().map(|name| (name, Vec::new())).collect();
+        let mut ids: BTreeMap<&Cohort, Vec<&DeviceId>> = snapshot.cohorts.keys().map(|name| (name, Vec::new())).collect();
         let mut homeless = Vec::new();
         for device in snapshot.fleet.iter() {
-            let list = cohort_of(device, &snapshot.cohorts).and_then(|c| members.get_mut(&c.name));
+            let list = cohort_of(device, &snapshot.cohorts).and_then(|c| ids.get_mut(&c.name));
             list.unwrap_or(&mut homeless).push(&device.id);
         }
-        let (report, steps, wake_at) = Default::default();
-        Self { state: snapshot.clone(), report, policy, now, members, homeless, steps, wake_at }
+        let (report, steps, wake_at, members) = Default::default();
+        Self { state: snapshot.clone(), report, policy, now, ids, homeless, members, steps, wake_at }
     }
 
     /// The moment planned for.
@@ -67,7 +69,12 @@ impl<'a> Draft<'a> {
     /// Add a step; it is true from here on.
     pub fn push(&mut self, step: Step) {
         match self.state.apply(&step, self.now) {
-            Ok(()) => self.steps.push(step),
+            Ok(()) => {
+                if matches!(step, Step::SetDesired { .. } | Step::HoldBack { .. }) {
+                    self.members.clear();
+                }
+                self.steps.push(step);
+            }
             Err(error) => say(&mut self.report.notes, format!("The planner's own step was refused: {error}.")),
         }
     }
@@ -80,9 +87,14 @@ impl<'a> Draft<'a> {
     }
 
     /// The members of a cohort as they are now.
-    pub fn members(&self, cohort: &Cohort) -> Vec<Arc<Device>> {
-        let ids = self.members.get(cohort).map_or(&[][..], Vec::as_slice);
-        ids.iter().filter_map(|id| self.state.fleet.device(id)).cloned().collect()
+    pub fn members(&mut self, cohort: &Cohort) -> Arc<Vec<Arc<Device>>> {
+        if let Some(members) = self.members.get(cohort) {
+            return members.clone();
+        }
+        let Some((name, ids)) = self.ids.get_key_value(cohort) else { return Arc::default() };
+        let members: Arc<Vec<_>> = Arc::new(ids.iter().filter_map(|id| self.state.fleet.device(id)).cloned().collect());
+        self.members.insert(name, members.clone());
+        members
     }
 
     /// Devices that no cohort's selector matches.

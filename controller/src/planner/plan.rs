@@ -33,6 +33,7 @@ impl Default for Policy {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "step")]
+#[expect(clippy::large_enum_variant, reason = "nearly every step of a plan is the largest one")]
 pub enum Step {
     /// Tell a device.
     SetDesired {

@@ -112,8 +112,8 @@ fn send_back(draft: &mut Draft<'_>) {
     let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
     for cohort in cohorts {
         let target = draft.state.target_of(&cohort).filter(|v| !bad.contains_key(&v.manifest.digest)).cloned();
-        for device in draft.members(&cohort.name) {
-            call_back(draft, &device, target.as_deref(), &bad);
+        for device in draft.members(&cohort.name).iter() {
+            call_back(draft, device, target.as_deref(), &bad);
         }
     }
     for device in draft.homeless() {
@@ -153,7 +153,7 @@ fn finish(draft: &mut Draft<'_>) {
         let mut report = RolloutReport::default();
         for cohort in draft.cohorts(&spec.line) {
             let nowhere = draft.state.target_of(&cohort).is_none_or(|v| v.manifest.digest == manifest);
-            for device in draft.members(&cohort.name) {
+            for device in draft.members(&cohort.name).iter() {
                 let told = device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
                 let runs = device.runs(manifest);
                 if !told && !runs {

@@ -388,9 +388,11 @@ mod tests {
         }
     }
 
+    type Row = (&'static str, fn(&mut Case), Outcome, &'static str);
+
     #[test]
     fn each_rule_decides_alone() {
-        let table: [(&str, fn(&mut Case), Outcome, &str); 14] = [
+        let table: [Row; 14] = [
             ("all is well", |_| {}, Outcome::Pass, "Every check passed"),
             ("nothing was ever heard", |c| c.evidence = None, Outcome::Inconclusive, "0 inferences were reported"),
             ("nothing since the soak began", |c| c.soaking = Some(30), Outcome::Inconclusive, "No report about the version"),

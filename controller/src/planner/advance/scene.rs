@@ -6,7 +6,7 @@ use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
 use crate::fleet::bucket::{order, quota};
-use crate::fleet::{Arm, Device};
+use crate::fleet::{Arm, CohortDoc, Device};
 use crate::planner::draft::Draft;
 use crate::registry::ModelVersion;
 use crate::rollout::evidence::{self, Arms};
@@ -46,7 +46,7 @@ pub struct Member {
     pub standing: Standing,
     /// Whether it is in the current stage's scope.
     pub in_scope: bool,
-    stratum: String,
+    cohort: Arc<CohortDoc>,
 }
 
 impl Scene {
@@ -69,22 +69,19 @@ impl Scene {
     fn survey(&mut self, draft: &mut Draft<'_>) {
         let now = draft.now();
         let manifest = self.version.manifest.digest;
-        let label = self.rollout.spec.policy.balance_by.clone();
         for cohort in draft.cohorts(&self.rollout.spec.line) {
             let named = self.stage.cohorts.is_empty() || self.stage.cohorts.contains(&cohort.name);
-            for device in draft.members(&cohort.name) {
-                let place = standing(&device, &self.rollout, manifest, now);
+            for device in draft.members(&cohort.name).iter() {
+                let place = standing(device, &self.rollout, manifest, now);
                 let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
                 let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place == Standing::Untold);
                 if !in_scope && place == Standing::Untold {
                     continue;
                 }
-                if let Some(at) = changes_at(&device, &self.rollout, place) {
+                if let Some(at) = changes_at(device, &self.rollout, place) {
                     draft.wake(at);
                 }
-                let balance = label.as_ref().and_then(|key| device.labels.get(key)).map_or("", String::as_str);
-                let stratum = format!("{}/{balance}", cohort.name);
-                self.devices.push(Member { device, standing: place, in_scope, stratum });
+                self.devices.push(Member { device: device.clone(), standing: place, in_scope, cohort: cohort.clone() });
             }
         }
         self.count(now);
@@ -175,8 +172,11 @@ impl Scene {
             return Vec::new();
         }
         let manifest = self.version.manifest.digest;
+        let label = self.rollout.spec.policy.balance_by.as_ref();
+        let balance = |m: &Member| label.and_then(|key| m.device.labels.get(key)).map_or("", String::as_str).to_owned();
         let scope = self.devices.iter().filter(|m| m.in_scope);
-        let names: Vec<(&str, &str)> = scope.clone().map(|m| (m.stratum.as_str(), m.device.id.as_str())).collect();
+        let strata: Vec<String> = scope.clone().map(|m| format!("{}/{}", m.cohort.name, balance(m))).collect();
+        let names: Vec<(&str, &str)> = strata.iter().map(String::as_str).zip(scope.clone().map(|m| m.device.id.as_str())).collect();
         let by_name: BTreeMap<&str, &Member> = scope.map(|m| (m.device.id.as_str(), m)).collect();
         let free = |member: &&&Member| {
             let bound = match member.standing {
