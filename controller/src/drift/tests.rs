@@ -249,3 +249,5 @@ fn a_new_manifest_starts_anew_but_remembers_broken_instruments() {
     let json = serde_json::to_string(&sky.monitor).unwrap();
     assert_eq!(serde_json::from_str::<Monitor>(&json).unwrap().cohort(), sky.monitor.cohort());
 }
+
+mod weather;

@@ -33,11 +33,21 @@ pub struct DatasetPolicy {
     pub min_rows: usize,
     /// Only rows from then on, if set: after the drift began, the old world teaches the wrong thing.
     pub from: Option<Timestamp>,
+    /// Only rows within so many milliseconds before the newest one, if set; on the weather, two years after a change beat seven.
+    pub span_ms: Option<i64>,
 }
 
 impl Default for DatasetPolicy {
     fn default() -> Self {
-        Self { holdout: 0.3, block_ms: 14 * 86_400_000, embargo_ms: 86_400_000, max_rows: 200_000, min_rows: 300, from: None }
+        Self {
+            holdout: 0.3,
+            block_ms: 14 * 86_400_000,
+            embargo_ms: 86_400_000,
+            max_rows: 200_000,
+            min_rows: 300,
+            from: None,
+            span_ms: None,
+        }
     }
 }
 
@@ -140,10 +150,12 @@ pub fn snapshot(policy: &DatasetPolicy, features: &[String], samples: &[Sample],
     if let Some(bad) = features.iter().find(|n| !is_column(n)) {
         return Err(DatasetError::BadName(bad.clone()));
     }
+    let newest = newest(samples);
+    let from = policy.from.max(policy.span_ms.zip(newest).map(|(span, newest)| newest.plus_millis(-span)));
     let usable = |s: &&Sample| {
         let row = &s.row;
         let finite = row.inputs.len() == features.len() && row.inputs.iter().all(|v| v.is_finite());
-        finite && row.label.is_some_and(f32::is_finite) && row.inclusion > 0.0 && policy.from.is_none_or(|from| row.at >= from)
+        finite && row.label.is_some_and(f32::is_finite) && row.inclusion > 0.0 && from.is_none_or(|from| row.at >= from)
     };
     let mut unique: BTreeMap<(&DeviceId, u64), &Sample> = BTreeMap::new();
     let mut duplicates = 0;
@@ -174,6 +186,15 @@ pub fn snapshot(policy: &DatasetPolicy, features: &[String], samples: &[Sample],
         }
     }
     Ok(assemble(policy, features, &rows, &train, &holdout, Dropped { duplicates, unusable, embargoed }, held.len()))
+}
+
+/// Share of the rows that may lie after "the newest": a device with its clock in the future must not shut out everyone else.
+const CLOCK_OUTLIERS: f64 = 0.01;
+
+fn newest(samples: &[Sample]) -> Option<Timestamp> {
+    let mut moments: Vec<Timestamp> = samples.iter().filter(|s| s.row.label.is_some()).map(|s| s.row.at).collect();
+    moments.sort_unstable();
+    moments.get(((moments.len() as f64 * (1.0 - CLOCK_OUTLIERS)) as usize).min(moments.len().saturating_sub(1))).copied()
 }
 
 struct Dropped {
@@ -336,6 +357,8 @@ mod tests {
         assert_eq!((b.info.duplicates, b.info.unusable), (7, 1));
         let newest = snapshot(&DatasetPolicy { max_rows: 300, ..policy.clone() }, &names(), &samples(200), "x").unwrap();
         assert_eq!(newest.info.first.as_millis(), (-900 * DAY) + 5);
+        let lately = snapshot(&DatasetPolicy { span_ms: Some(120 * DAY), ..policy.clone() }, &names(), &samples(200), "x").unwrap();
+        assert_eq!(lately.info.first.as_millis(), (-922 * DAY) + 5);
     }
 
     #[test]
