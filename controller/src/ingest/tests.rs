@@ -58,7 +58,7 @@ pub(crate) fn manifest() -> Manifest {
     }
 }
 
-fn window(number: u64) -> WindowReport {
+pub(crate) fn window(number: u64) -> WindowReport {
     let manifest = manifest();
     let mut latency = vec![0; LATENCY_BUCKETS];
     latency[12] = 4;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use leeway_protocol::ids::Tenant;
 use leeway_protocol::topic::{Channel, Topic};
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet};
+use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -106,7 +106,7 @@ impl Mqtt {
         self.client.try_publish(topic.to_string(), QoS::AtLeastOnce, retain, bytes).map_err(|_| PublishError)
     }
 
-    /// How often a connection was made; changes with each.
+    /// How often a connection was made and uplinks were subscribed to; changes with each.
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
     }
@@ -166,7 +166,16 @@ impl Link {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     pause = MIN_PAUSE;
                     self.greet();
-                    self.trouble.send_replace(None);
+                }
+                Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                    let refused = ack.return_codes.iter().filter(|code| !matches!(code, SubscribeReasonCode::Success(_))).count();
+                    let trouble = (refused > 0).then(|| {
+                        format!("the MQTT broker at {} refused {refused} of our subscriptions: give user {CONTROLLER} its rights", self.at)
+                    });
+                    if let Some(sentence) = &trouble {
+                        tracing::error!("{sentence}");
+                    }
+                    self.trouble.send_replace(trouble);
                     self.connected.send_modify(|n| *n += 1);
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {

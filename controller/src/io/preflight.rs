@@ -84,7 +84,7 @@ pub enum RunnerError {
     #[error("{0}")]
     Refused(Reason),
     /// It could not be started.
-    #[error("the runner program {program} cannot be started: {source}; give its path with --runner")]
+    #[error("the runner program {program} cannot be started: {source}; put it back, or start the controller from the program that holds it")]
     Start {
         /// The program.
         program: PathBuf,
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(died.reason().code, Code::Crashed);
         assert!(matches!(preflight("echo hello").await.unwrap_err(), RunnerError::Unreadable(_)));
         let missing = Runner::new("/nowhere/runner".into(), Vec::new()).describe(Path::new("m")).await.unwrap_err();
-        assert!(missing.to_string().contains("--runner"), "{missing}");
+        assert!(missing.to_string().contains("/nowhere/runner"), "{missing}");
     }
 
     #[tokio::test]

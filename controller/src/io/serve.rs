@@ -104,6 +104,8 @@ pub struct ServeConfig {
     pub keep_captures_ms: i64,
 }
 
+/// The start waits so long for the broker; after that it goes on without.
+const FIRST_CONNECTION: Duration = Duration::from_secs(5);
 const DAY_MS: i64 = 24 * 3_600_000;
 
 impl ServeConfig {
@@ -153,7 +155,7 @@ pub enum ServeError {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The HTTP port.
-    #[error("the controller cannot listen for HTTP on {addr}: stop what uses that port, or choose another with --http")]
+    #[error("the controller cannot listen for HTTP on {addr}: stop what uses that port, or choose another with --listen")]
     Http {
         /// The address asked for.
         addr: SocketAddr,
@@ -165,7 +167,7 @@ pub enum ServeError {
     #[error("the clock says {0}: set it first, for everything that is signed now would be refused by every device")]
     Clock(leeway_protocol::time::Timestamp),
     /// This program's own path.
-    #[error("the path of this program cannot be found out, so models cannot be tried out: give the runner with --runner")]
+    #[error("the path of this program cannot be found out, so models cannot be tried out: start it by its full path")]
     Runner(#[source] std::io::Error),
     /// Anything later.
     #[error(transparent)]
@@ -266,6 +268,11 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     // What a restart left unfresh must be fresh before a device asks.
     refresh(&inner).await?;
 
+    // Uplinks before this would come to nobody. Devices would send them again, only later.
+    let mut connections = inner.mqtt.connections();
+    if tokio::time::timeout(FIRST_CONNECTION, connections.wait_for(|n| *n > 0)).await.is_err() {
+        tracing::warn!("{}", inner.mqtt.problem().unwrap_or_else(|| "the MQTT broker does not answer yet; trying on".to_owned()));
+    }
     let controller = Controller { inner: Arc::clone(&inner) };
     let (stop, stopped) = watch::channel(false);
     let app = router(controller.clone());

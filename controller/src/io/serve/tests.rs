@@ -1,1 +1,509 @@
+//! A whole controller in one process, with a device played by hand and a runner that is a script: what a device sees.
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
+use leeway_protocol::assignment::Assignment;
+use leeway_protocol::ids::{BootId, DeviceId, Generation, Line, WindowId};
+use leeway_protocol::manifest::{Blob, Manifest, TargetCustom};
+use leeway_protocol::reported::{DeviceEvent, Phase, Receipt, Reported, Running, Status, TrustedVersions};
+use leeway_protocol::time::Timestamp;
+use leeway_protocol::topic::{Channel, Topic};
+use leeway_protocol::trust::director::{self, Directive};
+use leeway_protocol::trust::envelope::{self, Kind as Envelope};
+use leeway_protocol::trust::keyring::SigningKey;
+use leeway_protocol::trust::metadata::{Document, Root};
+use leeway_protocol::trust::repository::{Ceremony, LineGrant, RoleBuilder, ceremony};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
+use tokio::time::timeout;
+
+use super::*;
+use crate::ingest::tests::{manifest, window};
+use crate::io::broker::MAX_PACKET_BYTES;
+use crate::io::control::{EnrolRequest, Enrolled, NewRollout, enrolment_proof};
+use crate::rollout::{RolloutPolicy, Stage};
+
+/// No message should take longer; only a failing test waits so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn line() -> Line {
+    "rain".parse().unwrap()
+}
+
+/// A data directory with everything a controller is handed, and the keys it is not.
+struct Place {
+    dir: tempfile::TempDir,
+    ceremony: Ceremony,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let grants = [LineGrant { line: line(), trainer_io: Some(manifest().io_digest()) }];
+        let mut seed = 0;
+        let mut next = || {
+            seed += 1;
+            [seed; 32]
+        };
+        let ceremony = ceremony(&grants, &Lifetimes::default(), clock::now(), &mut next).unwrap();
+        let place = Self { dir, ceremony };
+        let keys = place.dir.path().join("keys");
+        std::fs::create_dir(&keys).unwrap();
+        for name in ["snapshot", "timestamp", "director"] {
+            place.hand_over(name, &keys.join(format!("{name}.key")));
+        }
+        let documents = [&place.ceremony.image_root, &place.ceremony.image_targets, &place.ceremony.director_root];
+        for (name, bytes) in METADATA_FILES.iter().zip(documents) {
+            std::fs::write(keys.join(name), bytes).unwrap();
+        }
+        let runner = place.runner_path();
+        std::fs::write(&runner, "#!/bin/sh\necho '{\"ok\":true,\"proof\":{\"golden\":\"sha256:".to_owned() + &"0".repeat(64) + "\"}}'\n")
+            .unwrap();
+        std::fs::set_permissions(&runner, std::fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    }
+
+    fn runner_path(&self) -> PathBuf {
+        self.dir.path().join("runner.sh")
+    }
+
+    fn hand_over(&self, name: &str, to: &Path) {
+        std::fs::write(to, self.ceremony.key(name).unwrap().to_key_file(name)).unwrap();
+        std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn config(&self) -> ServeConfig {
+        let local = ServeConfig::local(self.dir.path().to_owned(), "demo".parse().unwrap());
+        ServeConfig { open_enrolment: true, runner: Some((self.runner_path(), Vec::new())), tick_ms: 20, ..local }
+    }
+
+    async fn start(&self) -> Handle {
+        loop {
+            match self.try_start(self.config()).await {
+                Ok(handle) => return handle,
+                // The controller that was here before lets go of its files in its own time.
+                Err(ServeError::Store(StoreError::InUse(_)) | ServeError::Home(HomeError::Locked(_))) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Why it does not start; past what an earlier try still holds for a moment.
+    async fn refusal(&self, config: ServeConfig) -> String {
+        loop {
+            match self.try_start(config.clone()).await.unwrap_err() {
+                ServeError::Store(StoreError::InUse(_)) | ServeError::Home(HomeError::Locked(_)) => tokio::task::yield_now().await,
+                error => return error.to_string(),
+            }
+        }
+    }
+
+    async fn try_start(&self, config: ServeConfig) -> Result<Handle, ServeError> {
+        start_with(config, |_| Router::new()).await
+    }
+
+    /// Upload model, manifest and signed metadata of one version.
+    async fn publish(&self, controller: &Controller, name: &str, seq: u64) -> Manifest {
+        let model = controller.blobs().put(format!("model {name}").as_bytes()).await.unwrap();
+        let manifest = Manifest { version: name.parse().unwrap(), seq, model, ..manifest() };
+        controller.blobs().put(&manifest.to_bytes()).await.unwrap();
+        controller.upload_role("rain", &self.role(controller, &manifest), "ann").await.unwrap();
+        manifest
+    }
+
+    fn role(&self, controller: &Controller, manifest: &Manifest) -> Vec<u8> {
+        let expires = clock::now().plus_secs(1000);
+        let current = controller.inner.repository().state.contents().role("rain").map(|d| d.claims().clone());
+        let role = current.map_or_else(|| RoleBuilder::new(false, expires), |old| RoleBuilder::after(&old, false, expires));
+        let custom = TargetCustom {
+            v: 1,
+            line: line(),
+            version: manifest.version.clone(),
+            seq: manifest.seq,
+            manifest: manifest.blob(),
+            io: manifest.io_digest(),
+        };
+        role.add(&manifest.model, &custom).sign(&[self.ceremony.key("rain").unwrap()]).unwrap()
+    }
+}
+
+/// A device, played by hand.
+struct Device {
+    key: SigningKey,
+    access: Enrolled,
+    client: AsyncClient,
+    events: EventLoop,
+    counter: u64,
+    /// Came before it was listened for.
+    early: Vec<(String, Vec<u8>)>,
+}
+
+impl Device {
+    async fn enrol(controller: &Controller, n: u8) -> (SigningKey, Enrolled) {
+        let key = SigningKey::from_seed(&[100 + n; 32]);
+        let request = EnrolRequest {
+            device: format!("d{n}").parse().unwrap(),
+            public_key: key.public().hex(),
+            labels: [("region".to_owned(), "coast".to_owned())].into(),
+            token: None,
+            proof: None,
+        };
+        (key, controller.enrol(request).await.unwrap())
+    }
+
+    async fn connect(key: SigningKey, access: Enrolled, counter: u64) -> Self {
+        let mqtt = &access.mqtt;
+        let mut options = MqttOptions::new(&mqtt.username, &mqtt.host, mqtt.port);
+        options.set_credentials(&mqtt.username, &mqtt.password).set_max_packet_size(Some(MAX_PACKET_BYTES));
+        let (client, events) = AsyncClient::new(options, 64);
+        let mut device = Self { key, access, client, events, counter, early: Vec::new() };
+        for channel in [Channel::Desired, Channel::Receipt] {
+            device.client.try_subscribe(device.topic(channel), QoS::AtLeastOnce).unwrap();
+        }
+        let mut acks = 0;
+        while acks < 2 {
+            match device.next().await {
+                Packet::SubAck(_) => acks += 1,
+                Packet::Publish(publish) => {
+                    device.early.push((String::from_utf8(publish.topic.to_vec()).unwrap(), publish.payload.to_vec()))
+                }
+                _ => {}
+            }
+        }
+        device.say(Channel::Status, &serde_json::to_vec(&device.status(true)).unwrap());
+        device
+    }
+
+    fn topic(&self, channel: Channel) -> String {
+        Topic::new(&self.access.tenant, &self.access.device, channel).to_string()
+    }
+
+    fn status(&self, online: bool) -> Status {
+        Status { v: 1, online, session: 7, agent: "test".to_owned(), labels: BTreeMap::new(), report_form: 1 }
+    }
+
+    fn say(&mut self, channel: Channel, body: &[u8]) -> u64 {
+        self.counter += 1;
+        let kind = Envelope::of(channel).unwrap();
+        let bytes = envelope::seal(&self.key, &self.access.device, BootId(1), self.counter, kind, body).unwrap();
+        self.client.try_publish(self.topic(channel), QoS::AtLeastOnce, channel.is_retained(), bytes).unwrap();
+        self.counter
+    }
+
+    fn report(&mut self, generation: Generation, manifest: &Manifest, phase: Phase) {
+        let running = Running {
+            line: line(),
+            version: manifest.version.clone(),
+            manifest: manifest.blob().digest,
+            model: manifest.model.digest,
+            since: clock::now(),
+            inferences: 10,
+            golden: Some(Digest::of(b"golden")),
+        };
+        let reported = Reported {
+            v: 1,
+            generation,
+            rollout: None,
+            phase,
+            reason: None,
+            active: Some(running),
+            last_known_good: None,
+            shadow: None,
+            conditions: Vec::new(),
+            trusted: TrustedVersions::default(),
+            agent: "test".to_owned(),
+            boot: BootId(1),
+            outbox: 0,
+            dropped: 0,
+            at: clock::now(),
+        };
+        self.say(Channel::Reported, &serde_json::to_vec(&reported).unwrap());
+    }
+
+    async fn next(&mut self) -> Packet {
+        loop {
+            match timeout(PATIENCE, self.events.poll()).await.expect("a packet comes").unwrap() {
+                Event::Incoming(packet) => return packet,
+                Event::Outgoing(_) => continue,
+            }
+        }
+    }
+
+    /// What comes next on a channel; others are passed over.
+    async fn hear(&mut self, channel: Channel) -> Vec<u8> {
+        let topic = self.topic(channel);
+        if let Some(at) = self.early.iter().position(|(early, _)| *early == topic) {
+            return self.early.remove(at).1;
+        }
+        loop {
+            if let Packet::Publish(publish) = self.next().await
+                && publish.topic == topic.as_bytes()
+            {
+                return publish.payload.to_vec();
+            }
+        }
+    }
+
+    fn director(&self) -> Document<Root> {
+        Document::parse(self.access.director_root.as_bytes(), 1 << 20).unwrap()
+    }
+
+    async fn directive(&mut self) -> (Directive, Assignment) {
+        let bytes = self.hear(Channel::Desired).await;
+        let root = self.director();
+        let directive = director::verify(&bytes, root.claims(), &self.access.device, clock::now(), Generation(0)).unwrap();
+        let assignment = directive.assignment().unwrap();
+        (directive, assignment)
+    }
+
+    /// Receipts until this message's is among them.
+    async fn receipted(&mut self, counter: u64) {
+        let root = self.director();
+        loop {
+            let bytes = self.hear(Channel::Receipt).await;
+            let opened = envelope::open_by_role(&bytes, &self.access.device, Envelope::Receipt, &root.claims().keys_of("targets")).unwrap();
+            let receipt: Receipt = serde_json::from_slice(&opened.body).unwrap();
+            if receipt.stored.contains(&(1, counter)) {
+                return;
+            }
+        }
+    }
+}
+
+fn one_stage() -> RolloutPolicy {
+    RolloutPolicy { stages: vec![Stage { soak_ms: 50, ..Stage::share("all", 1.0) }], control_share: 0.0, ..RolloutPolicy::default() }
+}
+
+async fn cohort(controller: &Controller) {
+    let cohort = CohortDoc {
+        name: "coast".parse().unwrap(),
+        line: line(),
+        selector: "region=coast".parse().unwrap(),
+        rank: 0,
+        last_known_good: None,
+        created_at: clock::now(),
+    };
+    controller.put_cohort(cohort, "ann").await.unwrap();
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < patience, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn new_rollout(version: &str) -> NewRollout {
+    NewRollout {
+        id: None,
+        line: line(),
+        version: version.parse().unwrap(),
+        policy: Some(one_stage()),
+        reason: "The first model.".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_reaches_a_device_and_survives_a_kill() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let controller = handle.controller.clone();
+    cohort(&controller).await;
+    let first = place.publish(&controller, "1", 1).await;
+    let (key, access) = Device::enrol(&controller, 1).await;
+    let mut device = Device::connect(key.clone(), access, 0).await;
+    let rollout = controller.create_rollout(new_rollout("1"), "ann").await.unwrap();
+    let (directive, assignment) = device.directive().await;
+    assert_eq!(assignment.release.as_ref().unwrap().version, first.version);
+    assert_eq!(directive.target.as_ref().unwrap().sha256, first.model.digest);
+    assert_eq!(assignment.rollout, Some(rollout.id.clone()));
+
+    device.report(assignment.generation, &first, Phase::Committed);
+    let report = leeway_protocol::report::WindowReport { manifest: first.blob().digest, model: first.model.digest, ..window(1) };
+    let counter = device.say(Channel::Window, &report.to_bytes());
+    device.receipted(counter).await;
+    until("the report counts", || controller.snapshot().evidence.get(&rollout.id).is_some_and(|e| e.inferences == 4)).await;
+
+    // Killed: nothing is written down at the end. The sums come back from the log.
+    drop(controller);
+    drop(handle);
+    let handle = place.start().await;
+    let controller = handle.controller.clone();
+    let state = controller.snapshot();
+    assert_eq!(state.rollouts[&rollout.id].spec, rollout.spec);
+    assert_eq!(state.evidence[&rollout.id].inferences, 4);
+    let generation = state.fleet.device(&device.access.device).unwrap().desired.as_ref().unwrap().generation;
+    assert_eq!(generation, assignment.generation, "told before, and remembered");
+
+    // The broker is new and empty; the desired state is there again. The port changed with the restart.
+    let access = Enrolled {
+        mqtt: crate::io::control::MqttAccess { port: handle.mqtt.unwrap().port(), ..device.access.mqtt.clone() },
+        ..device.access.clone()
+    };
+    let mut device = Device::connect(key, access, device.counter).await;
+    let (_, again) = device.directive().await;
+    assert_eq!((again.generation, again.release), (assignment.generation, assignment.release));
+    let counter = device.say(Channel::Window, &report.to_bytes());
+    device.receipted(counter).await;
+    assert_eq!(controller.snapshot().evidence[&rollout.id].inferences, 4, "the same window counts once, over the restart");
+
+    // It goes on to the end: enough inferences, then complete, champion, last known good.
+    device.report(assignment.generation, &first, Phase::Committed);
+    let reporting = tokio::spawn(async move {
+        for n in 2.. {
+            let report = leeway_protocol::report::WindowReport { window: WindowId(n), ..report.clone() };
+            let counter = device.say(Channel::Window, &report.to_bytes());
+            device.receipted(counter).await;
+        }
+    });
+    until("the rollout completes", || controller.snapshot().rollouts[&rollout.id].state.phase() == "completed").await;
+    until("there is a champion", || controller.snapshot().lines[&line()].champion() == Some(&first.version)).await;
+    let events = controller.events(0, 1000).unwrap();
+    crate::audit::verify(crate::audit::Head::default(), &events).unwrap();
+    assert!(events.iter().any(|e| e.kind == "rollout.moved" && e.data.get("report").is_some()), "moves carry the planner's report");
+    reporting.abort();
+    drop(controller);
+    handle.shutdown().await;
+    let handle = place.start().await;
+    assert_eq!(handle.controller.snapshot().rollouts[&rollout.id].state.phase(), "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_from_a_device_is_counted_and_harms_nobody() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let controller = &handle.controller;
+    let (key, access) = Device::enrol(controller, 1).await;
+    let mut device = Device::connect(key, access, 0).await;
+    for channel in Channel::ALL.into_iter().filter(|c| c.is_uplink()) {
+        for garbage in [&b""[..], b"\x01\x02", &[0xff; 4000]] {
+            device.client.try_publish(device.topic(channel), QoS::AtLeastOnce, false, garbage.to_vec()).unwrap();
+            while !matches!(device.next().await, Packet::PubAck(_)) {}
+        }
+    }
+    // One acknowledgement is still out: the birth was sent before all these.
+    while !matches!(device.next().await, Packet::PubAck(_)) {}
+    until("garbage is counted", || controller.metrics().uplinks.refused.values().sum::<u64>() == 15).await;
+    // Signed nonsense and reports about models nobody registered are receipted, so that the device forgets them.
+    let counter = device.say(Channel::Window, b"nonsense");
+    device.receipted(counter).await;
+    let counter = device.say(Channel::Window, &window(1).to_bytes());
+    device.receipted(counter).await;
+    let event =
+        DeviceEvent { v: 1, at: Timestamp::default(), generation: Generation(3), phase: Phase::Reverted, manifest: None, reason: None };
+    let counter = device.say(Channel::Event, &serde_json::to_vec(&event).unwrap());
+    device.receipted(counter).await;
+    let events = controller.last_events(10).unwrap();
+    let kinds: Vec<&str> = events.iter().map(|e| e.kind.as_str()).collect();
+    assert!(kinds.contains(&"uplink.refused") && kinds.contains(&"device.reverted"), "{kinds:?}");
+    let view = controller.uplink(&device.access.device);
+    assert!(view.tally.last_refusal.unwrap().1.contains("not registered"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_enrol() {
+    let place = Place::new();
+    let handle = place.try_start(ServeConfig { open_enrolment: false, ..place.config() }).await.unwrap();
+    let controller = &handle.controller;
+    let key = SigningKey::from_seed(&[9; 32]);
+    let device: DeviceId = "d1".parse().unwrap();
+    let ask = |token: Option<String>, proof: Option<String>| EnrolRequest {
+        device: device.clone(),
+        public_key: key.public().hex(),
+        labels: BTreeMap::new(),
+        token,
+        proof,
+    };
+    let refused = controller.enrol(ask(None, None)).await.unwrap_err().to_string();
+    assert!(refused.contains("token"), "{refused}");
+    let token = controller.create_token("first", 2, 60_000, "ann").await.unwrap();
+    assert!(matches!(controller.enrol(ask(Some("guess".into()), None)).await, Err(ControlError::Forbidden(_))));
+    let first = controller.enrol(ask(Some(token.clone()), None)).await.unwrap();
+    assert_eq!(first.mqtt.username, "d1");
+    assert!(matches!(controller.enrol(ask(Some(token.clone()), None)).await, Err(ControlError::Conflict(_))), "a taken name needs a proof");
+    let stranger = SigningKey::from_seed(&[10; 32]);
+    let wrong = stranger.sign(&enrolment_proof(&device, &key.public().hex())).hex();
+    assert!(matches!(controller.enrol(ask(Some(token.clone()), Some(wrong))).await, Err(ControlError::Forbidden(_))));
+    let other = EnrolRequest { public_key: stranger.public().hex(), ..ask(Some(token.clone()), None) };
+    assert!(matches!(controller.enrol(other).await, Err(ControlError::Conflict(_))), "another key may not take the name");
+    let proof = key.sign(&enrolment_proof(&device, &key.public().hex())).hex();
+    let again = controller.enrol(ask(Some(token.clone()), Some(proof.clone()))).await.unwrap();
+    assert_ne!(again.mqtt.password, first.mqtt.password, "a new secret");
+    assert!(matches!(controller.enrol(ask(Some(token), Some(proof))).await, Err(ControlError::Forbidden(_))), "both uses are gone");
+    assert!(controller.principal(&handle.admin_token).is_some() && controller.principal("guess").is_none());
+    let store = std::fs::read(place.dir.path().join("store.redb")).unwrap();
+    let holds = |secret: &str| store.windows(secret.len()).any(|w| w == secret.as_bytes());
+    assert!(!holds(&again.mqtt.password) && !holds(&first.mqtt.password), "secrets are kept as hashes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_no_device_would_take_are_refused_here() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let controller = &handle.controller;
+    let model = controller.blobs().put(b"model 1").await.unwrap();
+    let good = Manifest { model, ..manifest() };
+    let why = |error: ControlError| error.to_string();
+    let upload = async |bytes: Vec<u8>| controller.upload_role("rain", &bytes, "ann").await.map(|_| ()).map_err(why);
+    let refused = upload(place.role(controller, &good)).await.unwrap_err();
+    assert!(refused.contains("manifest was not uploaded"), "{refused}");
+    controller.blobs().put(&good.to_bytes()).await.unwrap();
+    let mut forged = place.role(controller, &good);
+    let at = forged.windows(3).position(|w| w == b"sig").unwrap() + 8;
+    forged[at] ^= 1;
+    assert!(upload(forged).await.is_err());
+    let missing = Manifest { model: Blob::of(b"never uploaded"), ..manifest() };
+    controller.blobs().put(&missing.to_bytes()).await.unwrap();
+    let refused = upload(place.role(controller, &missing)).await.unwrap_err();
+    assert!(refused.contains("model file was not uploaded"), "{refused}");
+    std::fs::write(
+        place.runner_path(),
+        "#!/bin/sh\necho '{\"ok\":false,\"reason\":{\"code\":\"golden-mismatch\",\"detail\":\"off by 1\"}}'\nexit 1\n",
+    )
+    .unwrap();
+    let refused = upload(place.role(controller, &good)).await.unwrap_err();
+    assert!(refused.contains("golden") && refused.contains("off by 1"), "{refused}");
+    assert!(controller.snapshot().versions.is_empty(), "nothing was registered");
+    assert!(matches!(controller.upload_role("nobody", b"{}", "ann").await, Err(_)));
+    let none = controller.create_rollout(new_rollout("1"), "ann").await.unwrap_err().to_string();
+    assert!(none.contains("there is no model line"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stops_a_start_is_named_with_its_remedy() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let taken = place.try_start(place.config()).await.unwrap_err().to_string();
+    assert!(taken.contains("another controller runs on"), "{taken}");
+
+    let other = Place::new();
+    let http = other.refusal(ServeConfig { http: handle.http, ..other.config() }).await;
+    assert!(http.contains(&handle.http.to_string()) && http.contains("--listen"), "{http}");
+    let mqtt = BrokerChoice::Embedded { listen: handle.mqtt.unwrap() };
+    let mqtt = other.refusal(ServeConfig { broker: mqtt, ..other.config() }).await;
+    assert!(mqtt.contains("--mqtt"), "{mqtt}");
+    for name in ["root-1", "targets-2", "rain", "rain-auto"] {
+        let path = other.dir.path().join("keys/renamed.txt");
+        other.hand_over(name, &path);
+        let foreign = other.refusal(other.config()).await;
+        assert!(foreign.contains(name) && foreign.contains("move it away"), "{foreign}");
+        std::fs::remove_file(path).unwrap();
+    }
+    let key = other.dir.path().join("keys/director.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let open = other.refusal(other.config()).await;
+    assert!(open.contains("chmod 600"), "{open}");
+    other.hand_over("snapshot", &key);
+    let swapped = other.refusal(other.config()).await;
+    assert!(swapped.contains("director.key"), "{swapped}");
+    std::fs::remove_file(&key).unwrap();
+    let missing = other.refusal(other.config()).await;
+    assert!(missing.contains("leeway keys init"), "{missing}");
+    other.hand_over("director", &key);
+    std::fs::write(other.dir.path().join("store.redb"), vec![7; 100_000]).unwrap();
+    let damaged = other.refusal(other.config()).await;
+    assert!(damaged.contains("store.redb") && damaged.contains("backup"), "{damaged}");
+}
