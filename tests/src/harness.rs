@@ -19,10 +19,14 @@ pub fn root() -> PathBuf {
     tests.parent().unwrap_or(tests).to_path_buf()
 }
 
-/// The path of one of our release programs, built first if need be.
+/// The path of one of our release programs, built first if need be; `LEEWAY_PROGRAMS` names a folder with others to test, such as
+/// those of a package.
 pub fn program(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
+        if let Some(folder) = std::env::var_os("LEEWAY_PROGRAMS") {
+            return PathBuf::from(folder);
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let bins = ["--bin", "leeway", "--bin", "leeway-agent", "--bin", "leeway-runner"];
         let built = Command::new(cargo).args(["build", "--release", "--quiet"]).args(bins).current_dir(root()).status();

@@ -1,0 +1,75 @@
+//! Debian's Mosquitto, run by a test with the configuration that `deploy/brokers` ships: only ports, paths and logs differ.
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{Running, free_port, root, wait_for};
+use crate::site::Told;
+
+/// Where Debian puts it; not on every user's PATH.
+const PROGRAM: &str = "/usr/sbin/mosquitto";
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Mosquitto {
+    /// Where it listens.
+    pub port: u16,
+    folder: PathBuf,
+    running: Option<Running>,
+}
+
+impl Mosquitto {
+    /// Start it with its files in the new folder `folder`, its log beside.
+    ///
+    /// # Panics
+    /// With a sentence when it is not installed.
+    pub fn start(folder: &Path) -> Self {
+        let install = "Mosquitto is not installed: apt-get install mosquitto (.ci/run does that)";
+        assert!(Path::new(PROGRAM).exists(), "{install}");
+        std::fs::create_dir(folder).expect("a folder for the broker");
+        let shipped = |name: &str| std::fs::read_to_string(root().join("deploy/brokers").join(name)).expect("deploy/brokers is there");
+        let (passwords, acl, port) = (folder.join("leeway.passwd"), folder.join("leeway.acl"), free_port());
+        let substitutes = [
+            ("listener 1883 127.0.0.1", format!("listener {port} 127.0.0.1")),
+            ("/etc/mosquitto/leeway.passwd", passwords.display().to_string()),
+            ("/etc/mosquitto/leeway.acl", acl.display().to_string()),
+        ];
+        let text = substitutes.iter().fold(shipped("mosquitto.conf"), |text, (from, to)| {
+            assert!(text.contains(from), "deploy/brokers/mosquitto.conf says {from} no more: adapt this test");
+            text.replace(from, to)
+        });
+        // It drops its rights to the user mosquitto when root starts it, and then could not write here.
+        let ours = format!("persistence_location {}/\nuser root\nlog_dest stderr\n", folder.display());
+        std::fs::write(folder.join("mosquitto.conf"), text + &ours).expect("its configuration");
+        for (path, text) in [(&acl, shipped("mosquitto.acl")), (&passwords, String::new())] {
+            std::fs::write(path, text).expect("its files");
+            std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its files");
+        }
+        Self { port, folder: folder.to_path_buf(), running: None }
+    }
+
+    /// Let a user in, as its operator does; with the next [`Mosquitto::run`] or [`Mosquitto::reload`].
+    pub fn admit(&self, user: &str, secret: &str) {
+        let mut command = Command::new("mosquitto_passwd");
+        let _ = Told::by(command.arg("-b").arg(self.folder.join("leeway.passwd")).args([user, secret])).ok();
+    }
+
+    /// Run it, and wait until it answers.
+    pub fn run(&mut self) {
+        let mut command = Command::new(PROGRAM);
+        command.arg("-c").arg(self.folder.join("mosquitto.conf"));
+        let mut running = Running::start(&mut command, &self.folder.with_extension("log")).expect("mosquitto starts");
+        wait_for("mosquitto listens", || {
+            assert!(running.ended().is_none(), "mosquitto ended:\n{}", running.log());
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())
+        });
+        self.running = Some(running);
+    }
+
+    /// Read the passwords again.
+    pub fn reload(&self) {
+        let id = self.running.as_ref().expect("it runs").id();
+        let _ = Told::by(Command::new("kill").args(["-HUP", &id.to_string()])).ok();
+    }
+}
