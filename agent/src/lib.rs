@@ -4,9 +4,11 @@
 //! code. The feature `runtime` adds the model runtime (tract) and the inference server; the supervisor is built without it.
 pub mod action;
 pub mod agent;
+pub mod config;
 pub mod control;
 pub mod deployment;
 pub mod event;
+pub mod identity;
 pub mod io;
 pub mod outbox;
 pub mod probation;

@@ -5,8 +5,11 @@ use leeway_protocol::reason::Code;
 use leeway_protocol::reported::{Condition, DeviceEvent, Phase, Reported, Running, TrustedVersions};
 
 use super::Agent;
-use crate::action::OutboxKind;
+use super::state::{Outcome, State};
+use crate::action::{DiskPath, OutboxKind};
+use crate::control::Slot;
 use crate::deployment::Deployment;
+use crate::event::Stored;
 
 /// What an event was about.
 pub(super) type Told = (Generation, Phase, Option<Code>, Option<Digest>);
@@ -28,7 +31,7 @@ impl Agent {
 
     /// The whole reported state.
     pub(super) fn reported(&self) -> Reported {
-        let versions = self.trust.image.as_ref().map(|image| image.versions()).unwrap_or_default();
+        let versions = self.trust.versions();
         let good = self.state.slots.last_known_good(self.factory.as_ref());
         Reported {
             v: 1,
@@ -97,6 +100,34 @@ impl Agent {
             condition("ClockSane", self.clock.problem().map(str::to_owned), "the clock agrees with what was signed"),
             condition("TelemetryFlowing", lost, "no message was given up"),
         ]
+    }
+
+    /// What the data directory says about a device whose agent may not run now, for people.
+    pub fn describe(stored: &Stored) -> Vec<String> {
+        let (state, damaged) = State::restore(stored.bytes(&DiskPath::state()), stored.bytes(&DiskPath::counters()));
+        let name = |slot: Slot| match state.slots.kept(slot) {
+            Some(kept) => format!("{} {} (manifest {})", kept.release.line, kept.release.version, kept.release.manifest.digest.short()),
+            None => "the factory's release".to_owned(),
+        };
+        let phase = match (&state.slots.trial, &state.outcome) {
+            (Some(trial), _) => format!("{} {}; {} starts are left", Phase::Probation.sentence(), name(trial.slot), trial.boots_left),
+            (None, Some(Outcome::Committed)) => Phase::Committed.sentence().to_owned(),
+            (None, Some(Outcome::Reverted(reason))) => format!("{}: {reason}", Phase::Reverted.sentence()),
+            (None, Some(Outcome::Refused(reason))) => format!("{}: {reason}", Phase::Refused.sentence()),
+            (None, None) => "is on the way, or nothing was asked yet".to_owned(),
+        };
+        let waiting = stored.files.keys().filter(|path| path.as_outbox().is_some()).count();
+        let mut lines = vec![
+            format!("assignment   {}: {phase}", state.generation),
+            format!("answers with {}", state.slots.active.map_or("no model".to_owned(), name)),
+            format!("starts       {}", state.boot.0),
+            format!("outbox       {waiting} messages wait, {} were given up since enrolment", state.dropped),
+        ];
+        lines.extend(state.floor.iter().map(|(line, floor)| format!("floor        {line}: seq {floor}")));
+        if damaged {
+            lines.push("warning      a copy of the state is damaged; the other one is used".to_owned());
+        }
+        lines
     }
 
     /// Where the device is with its assignment, for those who drive the agent themselves.

@@ -1,2 +1,166 @@
-//! x
-fn main() {}
+//! The supervisor of one device: arguments, configuration, run. It holds the keys and never parses a model.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use leeway_agent::config::Config;
+use leeway_agent::io::{Enrolment, enrol, run, status};
+use tracing_subscriber::EnvFilter;
+
+const USAGE: &str = "\
+usage: leeway-agent run    [--config FILE] [--dir DIR]
+       leeway-agent enrol  --url http://CONTROLLER --dir DIR [--device NAME] [--token TOKEN] [--label KEY=VALUE]...
+                           [--image-root FILE] [--director-root FILE]
+       leeway-agent status --dir DIR
+       leeway-agent check  --config FILE
+       leeway-agent --version | --help";
+
+/// Called wrongly, or a configuration that cannot be used.
+const USAGE_ERROR: u8 = 2;
+/// The longest configuration.
+const MAX_CONFIG: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("leeway-agent: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { USAGE_ERROR } else { 1 })
+        }
+    }
+}
+
+/// A mistake in the arguments or the configuration, told apart by the exit status.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for Usage {}
+
+fn usage(what: impl std::fmt::Display) -> anyhow::Error {
+    Usage(format!("{what}\n{USAGE}")).into()
+}
+
+fn dispatch(args: &[String]) -> anyhow::Result<()> {
+    let Some((command, rest)) = args.split_first() else { return Err(usage("a command is missing")) };
+    match command.as_str() {
+        "run" => {
+            let options = Options::parse(rest, &["--config", "--dir"])?;
+            let config = read_config(&options)?;
+            start_log(&config.log)?;
+            run(&config)
+        }
+        "enrol" => enrol_device(rest),
+        "status" => {
+            let options = Options::parse(rest, &["--dir"])?;
+            for line in status(Path::new(options.needed("--dir")?))? {
+                println!("{line}");
+            }
+            Ok(())
+        }
+        "check" => {
+            let options = Options::parse(rest, &["--config"])?;
+            options.needed("--config")?;
+            read_config(&options).map(|config| println!("the configuration is good; the data directory is {}", config.data_dir.display()))
+        }
+        "--version" | "-V" => {
+            println!("leeway-agent {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        "--help" | "-h" | "help" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => Err(usage(format_args!("there is no command {other:?}"))),
+    }
+}
+
+fn read_config(options: &Options) -> anyhow::Result<Config> {
+    let mut config = match options.one("--config") {
+        None => Config::for_dir(options.needed("--dir")?),
+        Some(file) => {
+            let about = std::fs::metadata(file).with_context(|| format!("the configuration {file} cannot be read"))?;
+            if about.len() > MAX_CONFIG {
+                bail!("the configuration {file} has {} bytes, the bound is {MAX_CONFIG}", about.len());
+            }
+            let text = std::fs::read_to_string(file).with_context(|| format!("the configuration {file} cannot be read"))?;
+            Config::parse(&text).map_err(|error| Usage(format!("{file}: {error}")))?
+        }
+    };
+    if let Some(dir) = options.one("--dir") {
+        config.data_dir = PathBuf::from(dir);
+    }
+    Ok(config)
+}
+
+/// stderr, so that a service manager's journal has it; `RUST_LOG` wins over the configuration.
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let configured = EnvFilter::try_new(filter).map_err(|error| Usage(format!("log = {filter:?} is no filter: {error}")))?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or(configured);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(ansi).init();
+    Ok(())
+}
+
+fn enrol_device(args: &[String]) -> anyhow::Result<()> {
+    let known = ["--url", "--dir", "--device", "--token", "--label", "--image-root", "--director-root"];
+    let options = Options::parse(args, &known)?;
+    let mut labels = BTreeMap::new();
+    for label in options.all("--label") {
+        let (name, value) = label.split_once('=').ok_or_else(|| usage(format_args!("--label {label}: write it as key=value")))?;
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    let device = options.one("--device").map(str::parse).transpose().map_err(|error| usage(format_args!("--device: {error}")))?;
+    let identity = enrol(&Enrolment {
+        url: options.needed("--url")?.to_owned(),
+        device,
+        token: options.one("--token").map(str::to_owned),
+        dir: PathBuf::from(options.needed("--dir")?),
+        labels,
+        image_root: options.one("--image-root").map(PathBuf::from),
+        director_root: options.one("--director-root").map(PathBuf::from),
+    })?;
+    println!("enrolled as {} of {}; start it with: leeway-agent run --dir {}", identity.device, identity.tenant, options.needed("--dir")?);
+    Ok(())
+}
+
+/// `--name value` pairs.
+#[derive(Debug, Default)]
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn parse(args: &[String], known: &[&str]) -> anyhow::Result<Self> {
+        let mut found = Vec::new();
+        let mut args = args.iter();
+        while let Some(argument) = args.next() {
+            let (name, inline) = match argument.split_once('=') {
+                Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+                _ => (argument.as_str(), None),
+            };
+            if !known.contains(&name) {
+                return Err(usage(format_args!("there is no option {name:?} here; known are {}", known.join(", "))));
+            }
+            let value = inline.or_else(|| args.next().cloned()).ok_or_else(|| usage(format_args!("{name} needs a value")))?;
+            found.push((name.to_owned(), value));
+        }
+        Ok(Self(found))
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn one(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn needed(&self, name: &str) -> anyhow::Result<&str> {
+        self.one(name).ok_or_else(|| usage(format_args!("{name} is needed")))
+    }
+}

@@ -1,0 +1,207 @@
+//! The data directory: carries out disk effects with real syncs, and reads what is there at start.
+//!
+//! One agent per directory: a lock is held as long as the agent runs. Everything is created readable by its owner only. What
+//! stays true: a sync that failed is reported and never tried again on the same file; out of space is told apart from worse.
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::action::{AtStart, Dir, DiskOp, DiskPath};
+use crate::event::{Event, Stored, StoredFile};
+
+/// Files the agent knows at start; more than two releases, the metadata and a full outbox ever need.
+const MAX_FILES: usize = 2_000_000;
+
+/// The data directory of one agent.
+#[derive(Debug)]
+pub(super) struct Disk {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl Disk {
+    /// Open the directory that enrolment made, and keep every other agent out.
+    pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
+        let shown = root.display();
+        if !root.join(crate::identity::IDENTITY_FILE).exists() {
+            bail!("there is no {} in {shown}: run `leeway-agent enrol` first, or set data_dir", crate::identity::IDENTITY_FILE);
+        }
+        let path = root.join("agent.lock");
+        let mut options = OpenOptions::new();
+        let lock = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("{} cannot be opened", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => bail!("another agent already runs in {shown}: stop it, or give this one another data_dir"),
+            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+        }
+        for dir in Dir::ALL {
+            make_dir(&root.join(dir.as_str())).with_context(|| format!("{shown}/{} cannot be made", dir.as_str()))?;
+        }
+        Ok(Self { root: root.to_owned(), _lock: lock })
+    }
+
+    /// Where a file lies.
+    pub(super) fn path(&self, path: &DiskPath) -> PathBuf {
+        self.root.join(path.dir().as_str()).join(path.name())
+    }
+
+    /// Carry out one effect; the event is what the agent is told if it fails.
+    pub(super) fn perform(&self, op: &DiskOp) -> Result<(), Box<Event>> {
+        let done = match op {
+            DiskOp::Write { path, bytes } => self.write(path, bytes),
+            DiskOp::Sync { path } => OpenOptions::new().write(true).open(self.path(path)).and_then(|file| file.sync_all()),
+            DiskOp::Rename { from, to } => fs::rename(self.path(from), self.path(to)),
+            DiskOp::SyncDir { dir } => File::open(self.root.join(dir.as_str())).and_then(|dir| dir.sync_all()),
+            DiskOp::Remove { path } => match fs::remove_file(self.path(path)) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                done => done,
+            },
+        };
+        done.map_err(|error| {
+            let (full, error) = (is_full(&error), error.to_string());
+            Box::new(Event::DiskFailed { what: op.to_string(), path: op.path().cloned(), full, error })
+        })
+    }
+
+    fn write(&self, path: &DiskPath, bytes: &[u8]) -> std::io::Result<()> {
+        create(&self.path(path))?.write_all(bytes)
+    }
+
+    /// Read one file for the agent.
+    pub(super) fn read(&self, path: &DiskPath, max_len: u64) -> Result<Option<Vec<u8>>, String> {
+        read_bounded(&self.path(path), max_len).map_err(|error| error.to_string())
+    }
+
+    /// Everything whose name the agent could have made.
+    pub(super) fn stored(&self) -> anyhow::Result<Stored> {
+        stored_in(&self.root)
+    }
+}
+
+/// Everything below `root` whose name the agent could have made.
+pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
+    let mut stored = Stored::default();
+    for dir in Dir::ALL {
+        let place = root.join(dir.as_str());
+        if !place.exists() {
+            continue;
+        }
+        for entry in fs::read_dir(&place).with_context(|| format!("{} cannot be read", place.display()))? {
+            let entry = entry.with_context(|| format!("{} cannot be read", place.display()))?;
+            let Some(path) = entry.file_name().to_str().and_then(|name| DiskPath::parse(dir, name)) else { continue };
+            let Ok(about) = entry.metadata() else { continue };
+            if !about.is_file() || stored.files.len() >= MAX_FILES || (dir == Dir::Top && !is_ours(&path)) {
+                continue;
+            }
+            let bytes = match path.at_start() {
+                // A document that cannot be read is handed in without bytes: the agent knows what to do without it.
+                AtStart::Bytes { max_len } => read_bounded(&entry.path(), max_len).ok().flatten(),
+                AtStart::Length => None,
+            };
+            stored.files.insert(path, StoredFile { length: about.len(), bytes });
+        }
+    }
+    Ok(stored)
+}
+
+/// The top directory also holds the identity, the lock and whatever people put there; the agent's core has no business with it.
+fn is_ours(path: &DiskPath) -> bool {
+    let (state, counters) = (DiskPath::state(), DiskPath::counters());
+    [state.new_copy(), counters.new_copy(), state, counters].contains(path)
+}
+
+/// Whether there is no room.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Create or truncate a file that only its owner reads.
+pub(super) fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)
+}
+
+/// Make a directory that only its owner enters; one that is there is left as it is.
+pub(super) fn make_dir(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() { Ok(()) } else { fs::DirBuilder::new().recursive(true).mode(0o700).create(path) }
+}
+
+/// Write a file whole and durable: a new copy, synced, renamed, directory synced. For enrolment; the agent's own writes are
+/// decided step by step.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_added_extension("new");
+    let mut file = create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
+
+/// A whole file, if it is there and not longer than allowed.
+pub(super) fn read_bounded(path: &Path, max_len: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(max_len.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_len {
+        return Err(std::io::Error::other(format!("{} is longer than the {max_len} bytes allowed", path.display())));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(crate::identity::IDENTITY_FILE), "{}").unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        (dir, disk)
+    }
+
+    #[test]
+    fn effects_are_carried_out_and_found_again() {
+        let (dir, disk) = disk();
+        let path = DiskPath::state();
+        let new = path.new_copy();
+        for op in [
+            DiskOp::Write { path: new.clone(), bytes: b"one".to_vec() },
+            DiskOp::Sync { path: new.clone() },
+            DiskOp::Rename { from: new.clone(), to: path.clone() },
+            DiskOp::SyncDir { dir: Dir::Top },
+            DiskOp::Remove { path: new.clone() },
+        ] {
+            disk.perform(&op).unwrap();
+        }
+        fs::write(dir.path().join("blobs").join("x y"), "strange name").unwrap();
+        let stored = disk.stored().unwrap();
+        assert_eq!(stored.bytes(&path), Some(&b"one"[..]));
+        assert!(stored.files.keys().all(|path| path.dir() == Dir::Top), "{stored:?}");
+        assert_eq!(disk.read(&DiskPath::desired(), 10), Ok(None));
+        assert!(disk.read(&path, 2).unwrap_err().contains("longer"));
+    }
+
+    #[test]
+    fn failures_come_back_as_events_and_a_second_agent_is_kept_out() {
+        let (dir, disk) = disk();
+        let failed = disk.perform(&DiskOp::Sync { path: DiskPath::desired() }).unwrap_err();
+        assert!(matches!(*failed, Event::DiskFailed { full: false, .. }));
+        let error = Disk::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another agent already runs"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(Disk::open(empty.path()).unwrap_err().to_string().contains("leeway-agent enrol"));
+    }
+}

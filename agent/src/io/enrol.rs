@@ -1,0 +1,163 @@
+//! Joining a fleet: the device draws its own key, tells the controller the public half, and writes down what it is told.
+//!
+//! A device should be *made* with its roots of trust; then nobody who answers the enrolment chooses them. Where they are not
+//! given, the first answer is believed, as with a first SSH login. What stays true: the key never leaves the device, and it is
+//! on disk before the controller hears of it, so an enrolment that is broken off can be done again under the same name.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use leeway_protocol::ids::{DeviceId, Tenant};
+use leeway_protocol::trust::envelope::pae;
+use leeway_protocol::trust::keyring::{KeyFile, SigningKey};
+use leeway_protocol::trust::tuf::{MAX_ROOT_BYTES, RootChain};
+use serde::{Deserialize, Serialize};
+
+use super::disk::{make_dir, read_bounded, write_durably};
+use super::download::agent as http_agent;
+use crate::action::DiskPath;
+use crate::config::check_base;
+use crate::identity::{BrokerAccess, IDENTITY_FILE, Identity};
+
+/// What is signed to prove that a key is held.
+const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v1";
+/// The name is taken; proof that it is ours is asked for.
+const CONFLICT: u16 = 409;
+/// The longest answer: two roots and a few words.
+const MAX_ANSWER: u64 = 2 * MAX_ROOT_BYTES + (64 << 10);
+/// The longest text of a refusal that is shown.
+const MAX_SHOWN: usize = 300;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// The controller's address.
+    pub url: String,
+    /// The name to take; without one it is made from the key.
+    pub device: Option<DeviceId>,
+    /// Lets the device in, where enrolment is not open.
+    pub token: Option<String>,
+    /// Where the device's data will lie.
+    pub dir: PathBuf,
+    /// Labels for cohorts.
+    pub labels: BTreeMap<String, String>,
+    /// The image repository's root, if the device is made with it.
+    pub image_root: Option<PathBuf>,
+    /// The director's root, if the device is made with it.
+    pub director_root: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    device: &'a DeviceId,
+    public_key: String,
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<String>,
+}
+
+/// What the controller answers; fields for newer devices are ignored.
+#[derive(Deserialize)]
+struct Answer {
+    tenant: Tenant,
+    mqtt: MqttAnswer,
+    http_base: String,
+    image_root: String,
+    director_root: String,
+}
+
+#[derive(Deserialize)]
+struct MqttAnswer {
+    host: String,
+    port: u16,
+    username: String,
+    password: String,
+}
+
+/// Enrol, and write down who this device is now.
+pub fn enrol(ask: &Enrolment) -> anyhow::Result<Identity> {
+    let base = check_base(&ask.url).map_err(|remedy| anyhow::anyhow!("--url {}: {remedy}", ask.url))?;
+    let given = (root_file(ask.image_root.as_deref())?, root_file(ask.director_root.as_deref())?);
+    let dir = &ask.dir;
+    make_dir(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    let key = device_key(dir)?;
+    let device = match &ask.device {
+        Some(device) => device.clone(),
+        None => format!("dev-{}", key.public().hex().chars().take(12).collect::<String>()).parse()?,
+    };
+    let answer = ask_controller(&base, ask, &device, &key)?;
+    let image_root = given.0.unwrap_or(answer.image_root.into_bytes());
+    let director_root = given.1.unwrap_or(answer.director_root.into_bytes());
+    RootChain::new(&image_root, None).context("the image root that was given cannot be used")?;
+    RootChain::new(&director_root, None).context("the director's root that was given cannot be used")?;
+    let MqttAnswer { host, port, username, password } = answer.mqtt;
+    let broker = BrokerAccess { host, port, username, password };
+    let artifacts = check_base(&answer.http_base)
+        .map_err(|remedy| anyhow::anyhow!("the controller names {} for artifacts: {remedy}", answer.http_base))?;
+    let identity = Identity { tenant: answer.tenant, device, key, labels: ask.labels.clone(), broker, artifacts };
+    for (path, bytes) in [(DiskPath::image_root(), image_root), (DiskPath::enrolled_director_root(), director_root)] {
+        let place = dir.join(path.dir().as_str());
+        make_dir(&place)
+            .and_then(|()| write_durably(&place.join(path.name()), &bytes))
+            .with_context(|| format!("{path} cannot be written"))?;
+    }
+    // Last: with this file the device counts as enrolled.
+    write_durably(&dir.join(IDENTITY_FILE), identity.to_text().as_bytes()).with_context(|| format!("{IDENTITY_FILE} cannot be written"))?;
+    drop(std::fs::remove_file(dir.join(KEY_FILE)));
+    Ok(identity)
+}
+
+/// Where the key lies until the identity holds it.
+const KEY_FILE: &str = "device.key";
+
+/// The key of an earlier, broken off or repeated enrolment, or a new one.
+fn device_key(dir: &Path) -> anyhow::Result<SigningKey> {
+    if let Ok(identity) = super::run::identity(dir) {
+        return Ok(identity.key);
+    }
+    let path = dir.join(KEY_FILE);
+    if let Some(bytes) = read_bounded(&path, MAX_ANSWER).with_context(|| format!("{} cannot be read", path.display()))? {
+        let text = String::from_utf8_lossy(&bytes);
+        return Ok(KeyFile::parse(&text).with_context(|| format!("{} is damaged: remove it to draw a new key", path.display()))?.key);
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no random bytes could be drawn for the device's key: {error}"))?;
+    let key = SigningKey::from_seed(&seed);
+    write_durably(&path, key.to_key_file("device").as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(key)
+}
+
+fn root_file(path: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    let bytes = read_bounded(path, MAX_ROOT_BYTES).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(Some(bytes.with_context(|| format!("there is no file {}", path.display()))?))
+}
+
+fn ask_controller(base: &str, ask: &Enrolment, device: &DeviceId, key: &SigningKey) -> anyhow::Result<Answer> {
+    let url = format!("{base}/api/v1/enrol");
+    let public_key = key.public().hex();
+    let mut request = Request { device, public_key: public_key.clone(), labels: &ask.labels, token: ask.token.as_deref(), proof: None };
+    let (mut status, mut body) = post(&url, &request)?;
+    if status == CONFLICT {
+        request.proof = Some(key.sign(&pae(PROOF_TYPE, format!("{device}\n{public_key}").as_bytes())).hex());
+        (status, body) = post(&url, &request)?;
+    }
+    if !(200..300).contains(&status) {
+        let shown: String = body.chars().take(MAX_SHOWN).collect();
+        bail!("the controller at {base} does not enrol {device}: it answered {status}: {shown}");
+    }
+    serde_json::from_str(&body)
+        .with_context(|| format!("the controller at {base} answered something else than an enrolment: is it a leeway controller?"))
+}
+
+fn post(url: &str, request: &Request<'_>) -> anyhow::Result<(u16, String)> {
+    use std::io::Read as _;
+    let json = serde_json::to_vec(request).context("the request has no JSON form")?;
+    let unreachable = || format!("the controller at {url} does not answer: is `leeway serve` running there?");
+    let mut answer = http_agent().post(url).header("Content-Type", "application/json").send(&json).with_context(unreachable)?;
+    let mut body = String::new();
+    answer.body_mut().as_reader().take(MAX_ANSWER).read_to_string(&mut body).with_context(unreachable)?;
+    Ok((answer.status().as_u16(), body))
+}

@@ -1,0 +1,122 @@
+//! One connection to the broker, from CONNECT to its first failure; the next connection is another [`Link`].
+//!
+//! A new link for each connection and not a client that reconnects by itself: each connection has its own sealed will, and a
+//! client that reconnects alone does so without a pause and loses what was queued when the broker forgot the session. What
+//! must arrive is in the agent's outbox, so here everything may be lost. The subscription is made anew each time, whatever the
+//! broker says about the session, because that is what brings the retained assignment.
+use std::time::Duration;
+
+use leeway_protocol::ids::{DeviceId, Tenant};
+use leeway_protocol::topic::{Channel, Topic};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet};
+use rumqttc::v5::{AsyncClient, Event as Polled, EventLoop, MqttOptions};
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinHandle;
+
+use crate::event::Event;
+use crate::identity::Identity;
+
+/// Unacknowledged messages towards the broker; few, so that they fit a small broker's window.
+const INFLIGHT: u16 = 32;
+/// Messages waiting to be sent: a full window of the outbox, births and reports. What does not fit is sent again later.
+const QUEUE: usize = 64;
+/// Largest packet either way: the largest envelope with its topic.
+const MAX_PACKET: u32 = (256 << 10) + 1024;
+/// Seconds between signs of life to the broker.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Seconds the broker keeps what comes for a device that is away: a day.
+const SESSION_SECS: u32 = 86_400;
+
+/// What a link tells the loop, under its number.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// For the agent.
+    Event(Event),
+    /// The connection ended, or never stood.
+    Down(String),
+}
+
+/// A connection, or an attempt at one.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: AsyncClient,
+    tenant: Tenant,
+    device: DeviceId,
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    /// Connect with this will.
+    pub(super) fn open(identity: &Identity, host: &str, port: u16, will: Vec<u8>, number: u64, to: Sender<(u64, Told)>) -> Self {
+        let (tenant, device) = (identity.tenant.clone(), identity.device.clone());
+        let topic = |channel| Topic::new(&tenant, &device, channel).to_string();
+        let mut options = MqttOptions::new(device.as_str(), host, port);
+        options
+            .set_credentials(&identity.broker.username, &identity.broker.password)
+            .set_keep_alive(KEEP_ALIVE)
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(SESSION_SECS))
+            .set_max_packet_size(Some(MAX_PACKET))
+            .set_outgoing_inflight_upper_limit(INFLIGHT)
+            .set_last_will(LastWill::new(topic(Channel::Status), will, QoS::AtLeastOnce, true, None));
+        let (client, events) = AsyncClient::new(options, QUEUE);
+        let filters = [Channel::Desired, Channel::Receipt].map(|channel| Filter::new(topic(channel), QoS::AtLeastOnce));
+        let task = tokio::spawn(run(events, client.clone(), filters.to_vec(), number, to));
+        Self { client, tenant, device, task }
+    }
+
+    /// Hand a message to the connection; false if there is no room for it.
+    pub(super) fn publish(&self, channel: Channel, bytes: Vec<u8>) -> bool {
+        let topic = Topic::new(&self.tenant, &self.device, channel).to_string();
+        self.client.try_publish(topic, QoS::AtLeastOnce, channel.is_retained(), bytes).is_ok()
+    }
+
+    /// Say goodbye, so that the will is not sent, and wait a moment for it to leave.
+    pub(super) async fn close(mut self) {
+        if self.client.try_disconnect().is_ok() {
+            drop(tokio::time::timeout(Duration::from_secs(1), &mut self.task).await);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn run(mut events: EventLoop, client: AsyncClient, filters: Vec<Filter>, number: u64, to: Sender<(u64, Told)>) {
+    let mut session_present = false;
+    let why = loop {
+        let packet = match events.poll().await {
+            Ok(Polled::Incoming(packet)) => packet,
+            Ok(Polled::Outgoing(_)) => continue,
+            Err(error) => break error.to_string(),
+        };
+        let event = match packet {
+            Packet::ConnAck(ack) => {
+                session_present = ack.session_present;
+                if client.try_subscribe_many(filters.clone()).is_err() {
+                    break "the subscription could not be sent".to_owned();
+                }
+                continue;
+            }
+            Packet::SubAck(_) => Event::Connected { session_present },
+            Packet::Publish(message) => {
+                let topic = std::str::from_utf8(&message.topic).ok().and_then(|topic| topic.parse::<Topic>().ok());
+                match topic.map(|topic| topic.channel) {
+                    Some(Channel::Desired) => Event::Desired(message.payload.to_vec()),
+                    Some(Channel::Receipt) => Event::Receipt(message.payload.to_vec()),
+                    _ => continue,
+                }
+            }
+            Packet::Disconnect(bye) => break format!("the broker said goodbye: {:?}", bye.reason_code),
+            _ => continue,
+        };
+        if to.send((number, Told::Event(event))).await.is_err() {
+            return;
+        }
+    };
+    drop(to.send((number, Told::Down(why))).await);
+}

@@ -1,0 +1,296 @@
+//! The agent's one loop: events in, actions carried out in order, nothing decided.
+//!
+//! One thread and one task own the agent. Everything else (the broker's link, the downloads, the runners) only puts events
+//! into one bounded queue and waits when it is full. Disk effects are carried out here, at once: they are small, and what
+//! follows in the list depends on them.
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use leeway_protocol::digest::Digest;
+use leeway_protocol::topic::Channel;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::clock::{Watchdog, now};
+use super::disk::{Disk, read_bounded};
+use super::download::Downloads;
+use super::mqtt::{Link, Told};
+use super::supervise::Runners;
+use crate::action::{Action, Level, Payload};
+use crate::agent::{Agent, Settings};
+use crate::config::Config;
+use crate::event::Event;
+use crate::identity::{IDENTITY_FILE, Identity};
+
+/// Events that wait for the loop.
+const EVENTS: usize = 256;
+/// First pause between connections, and the longest; each pause is drawn from nothing to twice the last span.
+const FIRST_PAUSE_MS: u64 = 500;
+const MAX_PAUSE_MS: u64 = 60_000;
+/// A connection that stood this long was a good one: the next pause is short again.
+const STABLE: Duration = Duration::from_secs(60);
+/// An orderly end takes no longer.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often it is looked whether the last runner is gone.
+const GRAVE: Duration = Duration::from_millis(20);
+/// The longest identity file.
+const MAX_IDENTITY: u64 = 64 << 10;
+/// The longest sealed message.
+const MAX_MESSAGE: u64 = 256 << 10;
+
+/// Run the agent until it is told to stop by SIGTERM or SIGINT.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the agent's loop cannot start")?;
+    let ended = runtime.block_on(async { Loop::open(config)?.turn().await });
+    // A download that hangs in a read may take its minute; the process ends without it.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Read who this device is.
+pub(super) fn identity(dir: &Path) -> anyhow::Result<Identity> {
+    let path = dir.join(IDENTITY_FILE);
+    let shown = path.display();
+    let bytes = read_bounded(&path, MAX_IDENTITY).with_context(|| format!("{shown} cannot be read"))?;
+    let bytes = bytes.with_context(|| format!("{shown} is missing: run `leeway-agent enrol` first, or set data_dir"))?;
+    let text = String::from_utf8(bytes).with_context(|| format!("{shown} is not text: enrol the device again"))?;
+    Ok(Identity::parse(&text)?)
+}
+
+struct Loop {
+    agent: Agent,
+    disk: Disk,
+    identity: Identity,
+    broker: (String, u16),
+    downloads: Downloads,
+    runners: Runners,
+    inbox: Receiver<Event>,
+    to_links: Sender<(u64, Told)>,
+    from_links: Receiver<(u64, Told)>,
+    link: Option<Link>,
+    /// Number of the present link; a word of an earlier one is not heard.
+    link_number: u64,
+    /// When the present connection stood.
+    stood: Option<Instant>,
+    /// Attempts since the last good connection.
+    attempts: u32,
+    /// When to connect next.
+    connect_at: Option<Instant>,
+    wake_at: Instant,
+    watchdog: Watchdog,
+}
+
+impl Loop {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let disk = Disk::open(&config.data_dir)?;
+        let identity = identity(&config.data_dir)?;
+        let broker = config.broker.clone().unwrap_or_else(|| (identity.broker.host.clone(), identity.broker.port));
+        let artifacts = config.artifacts.clone().unwrap_or_else(|| identity.artifacts.clone());
+        let mut settings = Settings::new(identity.tenant.clone(), identity.device.clone(), identity.key.clone());
+        settings.labels = config.labels.clone().unwrap_or_else(|| identity.labels.clone());
+        (settings.outbox, settings.timing) = (config.outbox, config.timing);
+        let (events, inbox) = channel(EVENTS);
+        let (to_links, from_links) = channel(EVENTS);
+        let downloads = Downloads::start(&artifacts, events.clone()).context("the download threads cannot start")?;
+        let dir = config.data_dir.canonicalize().with_context(|| format!("{} cannot be found", config.data_dir.display()))?;
+        let runners = Runners::new(&config.runner, &dir, events)?;
+        tracing::info!(
+            "device {} of {}: broker {}:{}, artifacts {artifacts}, runner {}",
+            identity.device,
+            identity.tenant,
+            broker.0,
+            broker.1,
+            runners.program().display()
+        );
+        Ok(Self {
+            agent: Agent::new(settings),
+            disk,
+            identity,
+            broker,
+            downloads,
+            runners,
+            inbox,
+            to_links,
+            from_links,
+            link: None,
+            link_number: 0,
+            stood: None,
+            attempts: 0,
+            connect_at: Some(Instant::now()),
+            wake_at: Instant::now(),
+            watchdog: Watchdog::find(),
+        })
+    }
+
+    async fn turn(mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+        let stored = self.disk.stored()?;
+        self.feed(Event::Start(stored));
+        self.watchdog.tell("READY=1");
+        let mut alive_at = Instant::now();
+        loop {
+            let alive_every = self.watchdog.every.unwrap_or(FAREWELL);
+            let connect_at = self.connect_at.unwrap_or_else(|| Instant::now() + STABLE);
+            tokio::select! {
+                Some(event) = self.inbox.recv() => self.feed(event),
+                Some((number, told)) = self.from_links.recv() => self.heard(number, told),
+                () = sleep_until(self.wake_at) => self.feed(Event::Tick),
+                () = sleep_until(connect_at), if self.connect_at.is_some() => self.connect(),
+                () = sleep_until(alive_at + alive_every) => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+            if alive_at.elapsed() >= alive_every {
+                alive_at = Instant::now();
+                self.watchdog.tell("WATCHDOG=1");
+            }
+        }
+        self.farewell().await;
+        Ok(())
+    }
+
+    /// The agent says goodbye, the runner sends its open windows, and whatever still comes is written down.
+    async fn farewell(mut self) {
+        tracing::info!("the agent stops");
+        self.watchdog.tell("STOPPING=1");
+        self.feed(Event::Stop);
+        let end = Instant::now() + FAREWELL;
+        while self.runners.any_alive() {
+            tokio::select! {
+                Some(event) = self.inbox.recv() => self.feed(event),
+                () = tokio::time::sleep(GRAVE) => {}
+                () = sleep_until(end) => break,
+            }
+        }
+        while let Ok(event) = self.inbox.try_recv() {
+            self.feed(event);
+        }
+        if let Some(link) = self.link.take() {
+            link.close().await;
+        }
+    }
+
+    /// Let the agent decide and carry out what it decided; an effect may itself be answered by an event.
+    fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.agent.handle(now(), event) {
+                match action {
+                    Action::Disk(op) => {
+                        if let Err(failed) = self.disk.perform(&op) {
+                            // Before any other event, and nothing more of this list.
+                            events.push_front(*failed);
+                            break;
+                        }
+                    }
+                    action => self.perform(action, &mut events),
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
+        match action {
+            Action::Disk(_) => {}
+            Action::Read { path, max_len } => {
+                let result = self.disk.read(&path, max_len);
+                events.push_back(Event::Read { path, result });
+            }
+            Action::Connect { will } => self.open_link(will),
+            Action::Publish { channel, payload } => self.publish(channel, payload, events),
+            Action::FetchMetadata { fetch, file, max_len } => self.downloads.metadata(fetch, file, max_len),
+            Action::FetchBlob { fetch, digest, length, resume } => {
+                let path = self.disk.path(&crate::action::DiskPath::staging(&digest));
+                self.downloads.blob(fetch, digest, length, path, resume);
+            }
+            Action::CancelFetch => self.downloads.cancel(),
+            Action::StartRunner { run, purpose } => self.runners.start(run, purpose),
+            Action::Runner { run, command } => self.runners.tell(run, command),
+            Action::KillRunner { run } => self.runners.kill(run),
+            Action::Log { level, sentence } => log(level, &sentence),
+            Action::WakeIn { millis } => self.wake_at = Instant::now() + Duration::from_millis(millis),
+        }
+    }
+
+    fn publish(&mut self, channel: Channel, payload: Payload, events: &mut VecDeque<Event>) {
+        let bytes = match payload {
+            Payload::Bytes(bytes) => bytes,
+            Payload::File(path) => match self.disk.read(&path, MAX_MESSAGE) {
+                Ok(Some(bytes)) => bytes,
+                result => return events.push_back(Event::Read { path, result }),
+            },
+        };
+        let sent = self.link.as_ref().is_some_and(|link| link.publish(channel, bytes));
+        if !sent {
+            tracing::debug!("a message for {} is not sent now", channel.suffix());
+        }
+    }
+
+    /// It is time to connect: the agent is asked for a will.
+    fn connect(&mut self) {
+        // If it has none yet, it is asked again after a pause.
+        self.connect_at = Some(Instant::now() + self.pause());
+        self.feed(Event::Connecting);
+    }
+
+    fn open_link(&mut self, will: Vec<u8>) {
+        self.link_number += 1;
+        self.connect_at = None;
+        self.stood = None;
+        let (host, port) = &self.broker;
+        self.link = Some(Link::open(&self.identity, host, *port, will, self.link_number, self.to_links.clone()));
+    }
+
+    fn heard(&mut self, number: u64, told: Told) {
+        if number != self.link_number || self.link.is_none() {
+            return;
+        }
+        match told {
+            Told::Event(event) => {
+                if matches!(event, Event::Connected { .. }) {
+                    tracing::info!("connected to the broker at {}:{}", self.broker.0, self.broker.1);
+                    self.stood = Some(Instant::now());
+                }
+                self.feed(event);
+            }
+            Told::Down(why) => {
+                self.link = None;
+                if self.stood.take().is_some_and(|stood| stood.elapsed() >= STABLE) {
+                    self.attempts = 0;
+                }
+                let pause = self.pause();
+                tracing::warn!(
+                    "no connection to the broker at {}:{}: {why}; the next try is in {} ms",
+                    self.broker.0,
+                    self.broker.1,
+                    pause.as_millis()
+                );
+                self.connect_at = Some(Instant::now() + pause);
+                self.feed(Event::Disconnected);
+            }
+        }
+    }
+
+    /// The next pause between connections: anything up to a span that doubles, the same for this device and attempt, so that a
+    /// fleet that lost its broker at one moment does not come back at one moment.
+    fn pause(&mut self) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        let span = FIRST_PAUSE_MS.saturating_mul(1 << self.attempts.min(16)).min(MAX_PAUSE_MS);
+        let drawn = Digest::of(format!("{} {} {}", self.identity.device, self.attempts, self.link_number).as_bytes());
+        let drawn = drawn.as_bytes().first_chunk::<8>().copied().map_or(0, u64::from_le_bytes);
+        Duration::from_millis(FIRST_PAUSE_MS / 5 + drawn % span)
+    }
+}
+
+fn log(level: Level, sentence: &str) {
+    match level {
+        Level::Debug => tracing::debug!("{sentence}"),
+        Level::Info => tracing::info!("{sentence}"),
+        Level::Warn => tracing::warn!("{sentence}"),
+        Level::Error => tracing::error!("{sentence}"),
+    }
+}
