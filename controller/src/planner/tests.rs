@@ -1,4 +1,5 @@
 //! The planner against a small fake fleet: stories with snapshots of plan and report, and a seeded storm with invariants.
+mod circle;
 mod stories;
 mod storm;
 pub(crate) mod world;

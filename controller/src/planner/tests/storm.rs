@@ -137,6 +137,33 @@ fn check(world: &World, plan: &Plan, policy: &RolloutPolicy, generations: &mut B
     }
 }
 
+#[test]
+fn the_checks_can_fail() {
+    let spoil: [(&str, fn(&mut World)); 3] = [
+        ("in stage", |world| {
+            let ids: Vec<_> = world.state.fleet.iter().map(|d| d.id.clone()).collect();
+            let part = world.state.fleet.iter().find_map(|d| d.part.clone().filter(|p| p.arm == Arm::Canary));
+            ids.iter().for_each(|id| world.state.fleet.device_mut(id).unwrap().part.clone_from(&part));
+        }),
+        ("is still to run it", |world| world.act("r2", Move::Abort { reason: "storm".to_owned() })),
+        ("a poisoned version", |world| {
+            let versions = std::sync::Arc::make_mut(&mut world.state.versions);
+            let version = std::sync::Arc::make_mut(versions.get_mut(&(line(), name("2"))).unwrap());
+            version.status = VersionStatus::Poisoned { reason: "storm".to_owned() };
+        }),
+    ];
+    for (expected, spoil) in spoil {
+        let mut world = World::new();
+        world.roll_out("2", quick());
+        world.tick();
+        check(&world, &Plan::default(), &quick(), &mut BTreeMap::new(), 0);
+        spoil(&mut world);
+        let found = std::panic::catch_unwind(|| check(&world, &Plan::default(), &quick(), &mut BTreeMap::new(), 0)).unwrap_err();
+        let message = found.downcast_ref::<String>().cloned().unwrap_or_default();
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}
+
 /// Once faults and people stop, every device ends on what its cohort should run, unless it refused that.
 fn converge(world: &mut World, generations: &mut BTreeMap<String, u64>, policy: &RolloutPolicy, seed: u64) {
     let all: Vec<String> = world.state.fleet.iter().map(|d| d.id.to_string()).collect();
