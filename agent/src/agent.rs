@@ -140,6 +140,7 @@ impl Agent {
             Event::DiskFailed { what, path, full, error } => self.disk_failed(&what, path.as_ref(), full, &error),
             event => {
                 self.last = Last::default();
+                self.trust.disk_has_followed();
                 self.take(event);
             }
         }

@@ -254,6 +254,8 @@ impl Agent {
 
     fn take_back(&mut self, saving: Saving, reason: &Reason) {
         self.unsaved = true;
+        // What was given up to make room in the meantime stays counted.
+        let dropped = self.state.dropped;
         match saving {
             Saving::Note => {}
             Saving::Boot => {
@@ -271,16 +273,16 @@ impl Agent {
             }
             Saving::Commit(before) => {
                 let (state, gate) = *before;
-                self.state = state;
+                self.state = State { dropped, ..state };
                 // Not a move: the commit never happened.
                 self.deployment = Deployment::Probation(gate);
             }
             Saving::Accept(before) => {
                 let (state, followed, bytes) = *before;
-                self.state = state;
+                self.unsaved = dropped != state.dropped;
+                self.state = State { dropped, ..state };
                 self.followed = followed;
                 self.pending = Some(bytes);
-                self.unsaved = false;
                 self.resume();
             }
         }

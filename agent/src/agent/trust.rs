@@ -4,7 +4,7 @@
 //! runs for an assignment, or by itself now and then, so that a revocation reaches a device that nobody assigns anything.
 //! What stays true: every file the client takes is written to disk before the next one is asked for.
 use leeway_protocol::reason::{Code, Reason};
-use leeway_protocol::trust::tuf::{Client, MAX_ROOT_BYTES, Persist, RootChain, Step, Stored as TufStored};
+use leeway_protocol::trust::tuf::{Client, MAX_ROOT_BYTES, Persist, RootChain, Step, Stored as TufStored, Versions};
 
 use super::Agent;
 use crate::action::{Action, Dir, DiskPath, FetchId, Level, MetadataFile, Repository};
@@ -32,8 +32,28 @@ pub(super) struct Trust {
     pub(super) trouble: Option<Reason>,
     /// Accepted files that the disk refused.
     pub(super) unsaved: Vec<(DiskPath, Vec<u8>)>,
+    /// The versions that were last known to be on disk.
+    saved: Versions,
     /// A desired document that no known director root explains was seen; looked at again after the next refresh.
     pub(super) unexplained: Option<Vec<u8>>,
+}
+
+impl Trust {
+    /// The versions that lie on the disk: only those may be spoken of, for a restart begins with them.
+    pub(super) fn versions(&self) -> Versions {
+        if self.unsaved.is_empty() { self.accepted() } else { self.saved.clone() }
+    }
+
+    /// Everything that was asked of the disk before this moment was done.
+    pub(super) fn disk_has_followed(&mut self) {
+        if self.unsaved.is_empty() {
+            self.saved = self.accepted();
+        }
+    }
+
+    fn accepted(&self) -> Versions {
+        self.image.as_ref().map(Client::versions).unwrap_or_default()
+    }
 }
 
 impl Agent {
