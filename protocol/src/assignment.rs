@@ -135,4 +135,8 @@ pub struct CapturePolicy {
     pub max_rows_per_day: u64,
     /// Send only rows whose label arrived.
     pub labelled_only: bool,
+    /// Mixed into the choice of rows. The agent sets it from its device's id: devices whose applications number their requests
+    /// alike (by day, from zero) would otherwise all keep the same rows and all skip the same ones.
+    #[serde(default)]
+    pub salt: u64,
 }

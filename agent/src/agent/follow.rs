@@ -234,7 +234,8 @@ impl Agent {
 
     /// Tell the runner when windows close and what may be captured.
     pub(super) fn set_policy(&mut self) {
-        let (windows, capture) = self.followed.as_ref().map(|f| (f.assignment.windows, f.assignment.capture)).unwrap_or_default();
+        let (windows, mut capture) = self.followed.as_ref().map(|f| (f.assignment.windows, f.assignment.capture)).unwrap_or_default();
+        capture.salt = self.share("capture", 0, u64::MAX);
         self.tell_runner(RunnerCommand::SetPolicy { windows, capture });
     }
 

@@ -56,7 +56,7 @@ impl Sample {
     pub(crate) fn offer(&mut self, now: Timestamp, request: u64, at: Timestamp, row: &Row<'_>, decided: Option<Decided>) {
         // The complement, so that the choice is independent of the place the memory gives the same request.
         let inclusion = self.policy.uniform.min(1.0);
-        if inclusion > 0.0 && self.fits && share(hash(!request)) < inclusion {
+        if inclusion > 0.0 && self.fits && share(hash(hash(!request) ^ self.policy.salt)) < inclusion {
             self.keep(now, request, at, row, decided, inclusion);
         }
     }

@@ -134,7 +134,7 @@ fn a_label_after_its_window_counts_in_the_next_one() {
 #[test]
 fn samples_are_chosen_by_hash_within_the_daily_budget() {
     let manifest = two_features();
-    let policy = CapturePolicy { uniform: 0.25, max_rows_per_day: 10_000, labelled_only: false };
+    let policy = CapturePolicy { uniform: 0.25, max_rows_per_day: 10_000, labelled_only: false, salt: 0 };
     let mut open = recorder(&manifest, 1_000, policy);
     many(&mut open, &manifest, 0..4_000, 1);
     let rows: Vec<_> = open.captured(true).into_iter().flat_map(|b| b.rows).collect();
@@ -148,6 +148,12 @@ fn samples_are_chosen_by_hash_within_the_daily_budget() {
     many(&mut bounded, &manifest, 0..4_000, 86_400_001);
     assert_eq!(bounded.captured(true).iter().map(|b| b.rows.len()).sum::<usize>(), 7, "a new day");
 
+    let mut neighbour = recorder(&manifest, 1_000, CapturePolicy { salt: 7, ..policy });
+    many(&mut neighbour, &manifest, 0..4_000, 1);
+    let theirs: Vec<u64> = neighbour.captured(true).into_iter().flat_map(|b| b.rows).map(|r| r.request).collect();
+    let both = rows.iter().filter(|r| theirs.contains(&r.request)).count();
+    assert!((180..330).contains(&both), "another device keeps other rows of the same requests: {both} in common");
+
     let mut none = recorder(&manifest, 1_000, CapturePolicy::default());
     many(&mut none, &manifest, 0..100, 1);
     assert!(none.captured(true).is_empty());
@@ -156,7 +162,7 @@ fn samples_are_chosen_by_hash_within_the_daily_budget() {
 #[test]
 fn labels_complete_samples_and_only_labelled_ones_may_leave() {
     let manifest = two_features();
-    let policy = CapturePolicy { uniform: 1.0, max_rows_per_day: 100_000, labelled_only: true };
+    let policy = CapturePolicy { uniform: 1.0, max_rows_per_day: 100_000, labelled_only: true, salt: 0 };
     let mut recorder = recorder(&manifest, 1_000, policy);
     many(&mut recorder, &manifest, 0..10, 1);
     assert!(recorder.captured(false).is_empty());
@@ -170,7 +176,7 @@ fn labels_complete_samples_and_only_labelled_ones_may_leave() {
 #[test]
 fn unlabelled_samples_leave_after_their_patience_and_memory_is_bounded() {
     let manifest = two_features();
-    let policy = CapturePolicy { uniform: 1.0, max_rows_per_day: u64::MAX, labelled_only: false };
+    let policy = CapturePolicy { uniform: 1.0, max_rows_per_day: u64::MAX, labelled_only: false, salt: 0 };
     let mut recorder = recorder(&manifest, 1_000, policy);
     serve(&mut recorder, &manifest, 1, plain(0, 0.5, 0.9));
     for window in 0..PATIENCE_WINDOWS {
