@@ -1,7 +1,8 @@
 //! `leeway keys`: every key of a fleet, made and used offline, files in and files out.
 //!
 //! The folder that comes out keeps apart what must be kept by different hands: `offline/` (people), `release/` (the machine that
-//! releases), `trainer/` (the training worker), `online/` (the only one that goes to the controller) and `repository/` (public).
+//! releases), `trainer/` (the training worker), `controller/` (the only one that goes to the controller, with its online keys and
+//! first documents) and `repository/` (public; what devices are made with).
 //! What stays true: no command here talks to a network, nothing is overwritten, private keys are readable by their owner only.
 use std::fs;
 use std::io::Write as _;
@@ -134,13 +135,15 @@ pub fn init(out: &Path, lines: &[Line], now: Timestamp) -> Outcome<Ceremony> {
             Custody::Offline => "offline",
             Custody::Release => "release",
             Custody::Trainer => "trainer",
-            Custody::Online => "online",
+            Custody::Online => "controller",
         };
         write_new(&out.join(folder).join(format!("{}.key", key.name)), key.key.to_key_file(&key.name).as_bytes(), 0o600)?;
     }
-    write_new(&out.join("repository/1.root.json"), &made.image_root, 0o644)?;
-    write_new(&out.join("repository/1.targets.json"), &made.image_targets, 0o644)?;
-    write_new(&out.join("repository/director/1.root.json"), &made.director_root, 0o644)?;
+    for folder in ["controller", "repository"] {
+        for (name, bytes) in [("1.root.json", &made.image_root), ("1.targets.json", &made.image_targets), ("director.1.root.json", &made.director_root)] {
+            write_new(&out.join(folder).join(name), bytes, 0o644)?;
+        }
+    }
     Ok(made)
 }
 

@@ -33,7 +33,7 @@ Exit codes: 0 done · 1 failed · 2 called wrongly · 3 ended unhealthy · 4 sig
 Examples:
   leeway demo                                        the whole circle on one machine
   leeway keys init --out keys --line rain            every key of a fleet, offline
-  leeway serve --data data --keys keys/online        run the controller
+  leeway serve --data data --keys keys/controller        run the controller
   leeway model publish model.onnx --line rain --version 1.0.0 --key keys/release/rain.key --reference train.csv --label-column rain
   leeway rollout create --line rain --version 1.0.0 --watch";
 

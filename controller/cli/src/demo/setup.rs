@@ -69,10 +69,20 @@ fn settings() -> Value {
 /// How versions are brought out: canary 5 %, a quarter, all; a fifth held back to compare with.
 pub fn rollout_policy() -> Value {
     let stage = |name: &str, share: f64| json!({ "name": name, "share": share, "soak_ms": 1_000, "deadline_ms": 60_000 });
+    let rail = |metric: &str, need: &str| json!({ "metric": metric, "need": need });
+    // Every station labels its days, so labels decide; the estimate from confidence is only shown, for a model trained on harder
+    // years is rightly less sure of itself.
+    let guardrails = [
+        rail("error_ratio", "always"),
+        rail("slow_ratio", "if_seen"),
+        rail("estimated_accuracy", "observe"),
+        rail("labelled_accuracy", "if_seen"),
+        rail("device_failures", "if_seen"),
+    ];
     json!({
         "stages": [stage("canary", 0.05), stage("quarter", 0.25), stage("all", 1.0)],
         "control_share": 0.2,
-        "gate": { "min_inferences": 200, "lost_after_ms": 30_000 },
+        "gate": { "guardrails": guardrails, "min_inferences": 200, "lost_after_ms": 30_000 },
         "max_in_flight": 1000,
         "max_per_minute": 100_000,
         "device_deadline_ms": 60_000,
@@ -85,7 +95,7 @@ fn retrain_policy() -> Value {
     json!({
         "enabled": true,
         "max_accuracy_loss": 0.02,
-        "min_labels": 300,
+        "min_labels": 2_000,
         "min_cohorts": 1,
         "cool_down_ms": 8_000,
         "max_per_period": 12,
@@ -93,6 +103,35 @@ fn retrain_policy() -> Value {
         "min_rows": 2_000,
     })
 }
+
+/// The controller's configuration: statistics on the weather's own calendar, not on the clock on the wall.
+///
+/// Blocks of thirty days, whole years against the reference, so that a summer is not an alarm; at most one false alarm in fifty
+/// years for the whole fleet; a model learns from the newest rows, some four years of them.
+pub const CONFIG: &str = r#"tenant = "demo"
+tick_ms = 200
+
+[drift]
+block_ms = 2_592_000_000     # 30 days
+season_ms = 31_557_600_000   # a year
+base_blocks = 24
+
+[drift.budget]
+false_alarms = 1.0
+period_ms = 1_577_880_000_000 # fifty years
+
+[quality]
+block_ms = 2_592_000_000
+recent_ms = 31_557_600_000
+
+[quality.budget]
+false_alarms = 1.0
+period_ms = 1_577_880_000_000
+
+[dataset]
+max_rows = 12_000
+min_rows = 2_000
+"#;
 
 /// Tell the controller about the line and the cohorts.
 pub fn configure(workshop: &Workshop) -> Outcome {

@@ -12,11 +12,12 @@ const PAGE: u64 = 500;
 /// Pages read at one look; the rest comes at the next.
 const MAX_PAGES: usize = 20;
 /// Kinds that are told, and how many of each between two chapters; more is noise.
-const TOLD: [(&str, u32); 8] = [
+const TOLD: [(&str, u32); 9] = [
     ("rollout.created", 20),
     ("rollout.moved", 60),
-    ("drift.device", 2),
-    ("drift", 6),
+    ("drift.instrument", 2),
+    ("drift.world", 8),
+    ("drift.ended", 2),
     ("retraining", 12),
     ("training", 40),
     ("version.marked", 6),

@@ -50,6 +50,8 @@ impl Workshop {
         let dir = dir.map(Path::to_path_buf).or_else(|| kept.as_ref().map(|k| k.path().to_path_buf())).unwrap_or_default();
         let line: Line = "rain".parse().during("naming the line")?;
         let made = keys::init(&dir.join("keys"), std::slice::from_ref(&line), now())?;
+        let config = dir.join("controller.toml");
+        fs::write(&config, super::setup::CONFIG).during(format!("writing {}", config.display()))?;
         let (http, mqtt) = (port.map_or_else(free_port, Ok)?, free_port()?);
         let program = std::env::current_exe().during("finding this program")?;
         let runner = Runner::new(program, vec!["runner".to_owned()]);
@@ -66,9 +68,9 @@ impl Workshop {
             "--data".to_owned(),
             text(dir.clone()),
             "--keys".to_owned(),
-            text(keys.join("online")),
-            "--repository".to_owned(),
-            text(keys.join("repository")),
+            text(keys.join("controller")),
+            "--config".to_owned(),
+            text(self.dir.join("controller.toml")),
             "--listen".to_owned(),
             format!("127.0.0.1:{}", self.http),
             "--mqtt".to_owned(),

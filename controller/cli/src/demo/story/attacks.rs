@@ -1,4 +1,6 @@
 //! What must not get through: sabotaged weights, a flipped byte, a stranger's signature. And a controller that dies in between.
+use leeway_protocol::time::Timestamp;
+
 use super::*;
 
 /// The sabotaged release.
@@ -19,13 +21,15 @@ impl Story {
         let id = self.roll_out(BAD, "looks like any other release").await?;
         self.fleet.aim_for(usize::MAX);
         let cap = (self.stations.len() as f64 * 0.05).floor().max(1.0) as usize;
-        let touched = self.fleet.wait_until(PATIENCE, |views| exposed(views, BAD) > 0).await;
-        let first_exposed = Instant::now();
-        let verdict = self.until_phase(&id, &["rolling_back", "rolled_back"]).await?;
-        let decided = Instant::now();
+        let touched = self.fleet.wait_until(PATIENCE, |views| views.iter().any(|v| runs(v, BAD))).await;
+        let first_exposed = now();
+        // Watched at the stations themselves, not at the controller.
         let restored = self.fleet.wait_until(PATIENCE, |views| !views.iter().any(|v| runs(v, BAD))).await;
-        let (to_verdict, to_restored) = (decided.duration_since(first_exposed).as_secs_f64(), decided.elapsed().as_secs_f64());
-        self.until_over(&id).await?;
+        let last_restored = now();
+        let verdict = self.until_over(&id).await? == "rolled_back";
+        let decided = self.watch.of("rollout.moved", &id).find(|e| e.data.to_string().contains("regress")).map_or(last_restored, |e| e.at);
+        let secs = |from: Timestamp, to: Timestamp| to.millis_since(from).max(0) as f64 / 1000.0;
+        let (to_verdict, to_restored) = (secs(first_exposed, decided), secs(decided, last_restored));
         let ever = exposed(&self.fleet.views(), BAD);
         self.tale.claim(touched && verdict, &format!("the canary caught it {to_verdict:.1} s after the first station ran it"));
         self.tale.claim(restored, &format!("{to_restored:.1} s from the verdict until the last station was back on its last known good"));
@@ -142,20 +146,6 @@ impl Story {
             ),
         );
         Ok(())
-    }
-
-    async fn until_phase(&mut self, id: &str, phases: &[&str]) -> Outcome<bool> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let rollout: Rollout = self.shop.look(&format!("/api/v1/rollouts/{id}"))?;
-            if phases.contains(&rollout.summary.phase.as_str()) {
-                return Ok(true);
-            }
-            if Instant::now() > end || rollout.summary.phase == "completed" {
-                return Ok(false);
-            }
-            self.pass_time().await?;
-        }
     }
 
     /// An honest model from the years just lived, as a person would train it.

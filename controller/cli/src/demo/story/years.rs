@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// Where the undisturbed part of the story ends.
-const PEACE_UNTIL: i64 = 1976;
+const PEACE_UNTIL: i64 = 1974;
 
 impl Story {
     /// From the first model to the first attack, without a person.
@@ -15,7 +15,7 @@ impl Story {
         self.live_until(until).await?;
         self.until_quiet().await?;
         let features: BTreeSet<String> =
-            self.watch.of("drift", "").filter_map(|e| e.data.get("feature")?.as_str().map(str::to_owned)).collect();
+            self.watch.of("drift.world", "").filter_map(|e| e.data.get("feature")?.as_str().map(str::to_owned)).collect();
         self.tale.claim(
             !features.is_empty(),
             &format!("the detector named what moved: {}", features.iter().cloned().collect::<Vec<_>>().join(", ")),
@@ -28,7 +28,7 @@ impl Story {
     fn the_broken_instrument(&mut self) {
         let station = setup::station_name(setup::BROKEN % self.stations.len());
         let accused: BTreeSet<String> =
-            self.watch.of("drift.device", "").map(|e| e.subject.trim_start_matches("devices/").to_owned()).collect();
+            self.watch.of("drift.instrument", "").filter_map(|e| e.data.get("device")?.as_str().map(str::to_owned)).collect();
         let right = accused.contains(&station);
         let others: Vec<&String> = accused.iter().filter(|a| **a != station).collect();
         self.tale.claim(
