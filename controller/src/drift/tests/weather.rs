@@ -81,7 +81,8 @@ fn replay(feature: usize, broken: impl Fn(f64) -> Option<f64>) -> (BTreeMap<Stri
 
 #[test]
 fn the_broken_station_is_found_within_months_and_no_other_is_ever_accused() {
-    let table: [(usize, fn(f64) -> Option<f64>); 3] = [(4, |_| Some(-0.4)), (0, |v| Some(v + 1.0)), (3, |_| None)];
+    type Fault = fn(f64) -> Option<f64>;
+    let table: [(usize, Fault); 3] = [(4, |_| Some(-0.4)), (0, |v| Some(v + 1.0)), (3, |_| None)];
     for (feature, broken) in table {
         let (moved, instruments, found) = replay(feature, broken);
         assert_eq!(instruments, [format!("station-03 {}", NAMES[feature])]);
