@@ -17,7 +17,7 @@ use super::artifacts::{BlobError, Blobs};
 use super::broker::{Broker, Credentials};
 use super::clock;
 use super::counters::{Counters, MetricsView};
-use super::mqtt::Mqtt;
+use super::mqtt::{Incoming, Mqtt};
 use super::preflight::{Runner, RunnerError};
 use super::repository::Repository;
 use super::store::{Batch, Kind, Store, StoreError, Write};
@@ -308,6 +308,12 @@ impl Controller {
         };
         let connections = self.inner.broker.as_ref().map_or(0, Broker::connections);
         self.inner.counters.view(tally, devices, online, connections)
+    }
+
+    /// Take in uplinks that came by another way than the broker; returns once they are stored (or refused) and receipted.
+    pub async fn take_in(&self, uplinks: Vec<Incoming>) {
+        let opened = super::intake::open(&self.inner, uplinks).await;
+        super::intake::take_in(&self.inner, opened).await;
     }
 
     /// Inputs, outputs and operators of an uploaded model.

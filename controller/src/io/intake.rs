@@ -58,10 +58,10 @@ pub(super) async fn run(inner: Arc<Inner>, mut inbox: Receiver<Incoming>) {
     }
 }
 
-type Opened = Result<Message, Refusal>;
+pub(super) type Opened = Result<Message, Refusal>;
 
 /// Check signatures, on several cores if it is worth it.
-async fn open(inner: &Arc<Inner>, batch: Vec<Incoming>) -> Vec<Opened> {
+pub(super) async fn open(inner: &Arc<Inner>, batch: Vec<Incoming>) -> Vec<Opened> {
     let work = |inner: &Inner, part: Vec<Incoming>| -> Vec<Opened> {
         let open = |m: Incoming| ingest::open(&m.topic, &m.bytes, &inner.tenant, |device| inner.ledger().key(device));
         part.into_iter().map(open).collect()
@@ -98,7 +98,7 @@ struct Sorted {
     events: Vec<Draft>,
 }
 
-/// Judge, store, take in, receipt. Public to this room for the replay of the benchmark.
+/// Judge, store, take in, receipt.
 pub(super) async fn take_in(inner: &Inner, opened: Vec<Opened>) {
     let _turn = inner.turn.lock().await;
     let at = clock::now();

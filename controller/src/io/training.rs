@@ -24,8 +24,9 @@ use super::control::{ControlError, Controller, Inner, Touched, document};
 use super::store::{Kind, Log, MAX_PAGE};
 use crate::ingest::Body;
 use crate::registry::ModelVersion;
-use crate::retraining::dataset::{self, DatasetInfo, DatasetPolicy, Sample};
-use crate::retraining::gate::{self, Comparison, GatePolicy, Outcome, Paired};
+use crate::retraining::dataset::{self, DatasetInfo, Sample};
+pub use crate::retraining::TrainingPolicy;
+use crate::retraining::gate::{self, Comparison, Outcome, Paired};
 use crate::retraining::job::{JobState, TrainingJob};
 use crate::snapshot::Snapshot;
 use crate::trainer::TrainSpec;
@@ -38,15 +39,6 @@ const MAX_CLAIMS: u32 = 5;
 const MAX_SAMPLES: usize = 2_000_000;
 /// Time between two looks for jobs that wait for an evaluation.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// How data is made and candidates are judged.
-#[derive(Debug, Clone, Default)]
-pub struct TrainingPolicy {
-    /// From rows to datasets.
-    pub dataset: DatasetPolicy,
-    /// When a challenger wins.
-    pub gate: GatePolicy,
-}
 
 /// What a worker needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
