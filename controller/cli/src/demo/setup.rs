@@ -107,14 +107,14 @@ fn retrain_policy() -> Value {
 /// The controller's configuration: statistics on the weather's own calendar, not on the clock on the wall.
 ///
 /// Blocks of thirty days, whole years against the reference, so that a summer is not an alarm; at most one false alarm in fifty
-/// years for the whole fleet; a model learns from the newest rows, some four years of them.
+/// years for the whole fleet; a model learns from the newest three years.
 pub const CONFIG: &str = r#"tenant = "demo"
 tick_ms = 200
 
 [drift]
 block_ms = 2_592_000_000     # 30 days
 season_ms = 31_557_600_000   # a year
-base_blocks = 24
+base_blocks = 12
 
 [drift.budget]
 false_alarms = 1.0
@@ -129,7 +129,7 @@ false_alarms = 1.0
 period_ms = 1_577_880_000_000
 
 [dataset]
-max_rows = 12_000
+span_ms = 94_672_800_000     # three years
 min_rows = 2_000
 "#;
 
