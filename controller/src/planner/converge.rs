@@ -14,6 +14,9 @@ use super::report::say;
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::registry::ModelVersion;
 
+/// The devices of one cohort, shared with the draft.
+type Members = Arc<Vec<Arc<Device>>>;
+
 /// Bring every cohort to its target.
 pub fn decide(draft: &mut Draft<'_>) {
     let lines: Vec<_> = draft.state.lines.keys().cloned().collect();
@@ -21,8 +24,7 @@ pub fn decide(draft: &mut Draft<'_>) {
         let active: Vec<RolloutId> =
             draft.state.rollouts.values().filter(|r| r.spec.line == line && r.state.is_active()).map(|r| r.id.clone()).collect();
         let cohorts = draft.cohorts(&line);
-        let members: Vec<(Arc<CohortDoc>, Arc<Vec<Arc<Device>>>)> =
-            cohorts.into_iter().map(|c| (c.clone(), draft.members(&c.name))).collect();
+        let members: Vec<(Arc<CohortDoc>, Members)> = cohorts.into_iter().map(|c| (c.clone(), draft.members(&c.name))).collect();
         let all = || members.iter().flat_map(|(_, devices)| devices.iter());
         let recent = |d: &&Arc<Device>| {
             d.desired.as_ref().is_some_and(|d| d.rollout.is_none() && draft.now().millis_since(d.issued_at) < RATE_WINDOW_MS)

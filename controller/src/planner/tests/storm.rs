@@ -139,7 +139,8 @@ fn check(world: &World, plan: &Plan, policy: &RolloutPolicy, generations: &mut B
 
 #[test]
 fn the_checks_can_fail() {
-    let spoil: [(&str, fn(&mut World)); 3] = [
+    type Spoil = (&'static str, fn(&mut World));
+    let spoil: [Spoil; 3] = [
         ("in stage", |world| {
             let ids: Vec<_> = world.state.fleet.iter().map(|d| d.id.clone()).collect();
             let part = world.state.fleet.iter().find_map(|d| d.part.clone().filter(|p| p.arm == Arm::Canary));
