@@ -166,8 +166,9 @@ pub(super) fn restore(store: &Store, ledger: &mut Ledger) -> Result<(), StoreErr
     for (key, stored) in store.parsed::<StoredDevice>(Kind::Device)? {
         ledger.restore(stored, uplinks.remove(&key));
     }
-    replay(store, ledger)?;
+    // Before the replay: what it adds is in no checkpoint yet, and the next one moves the position past it.
     ledger.dirty = Default::default();
+    replay(store, ledger)?;
     ledger.forget_tallies();
     Ok(())
 }
@@ -218,3 +219,6 @@ pub(super) fn read(log: Log, record: &[u8]) -> Option<Message> {
     };
     Some(Message { device, boot, counter, body })
 }
+
+#[cfg(test)]
+mod tests;
