@@ -85,6 +85,14 @@ impl Device {
         self.agent = None;
     }
 
+    /// SIGTERM, and wait: open windows are written down.
+    pub fn stop_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let status = agent.stop();
+            assert!(status.success(), "leeway-agent did not end well: {status}\n{}", self.log());
+        }
+    }
+
     /// SIGKILL to every runner it has at this moment; how many there were.
     pub fn kill_runners(&self) -> usize {
         let Some(agent) = &self.agent else { return 0 };

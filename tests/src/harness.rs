@@ -85,6 +85,12 @@ impl Running {
         let _ = self.child.wait();
     }
 
+    /// Ask it to end (SIGTERM) and wait until it has.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        wait_for("a program that was asked to end has ended", || self.ended().ok_or_else(|| "it still runs".to_owned()))
+    }
+
     /// The status if it has ended.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().ok().flatten()

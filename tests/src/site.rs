@@ -152,6 +152,12 @@ impl Site {
         self.controller = None;
     }
 
+    /// SIGTERM, and wait: the controller writes down what it only has in memory.
+    pub fn stop(&mut self) {
+        let status = self.controller.take().map(|mut controller| controller.stop());
+        assert!(status.is_some_and(|s| s.success()), "leeway serve did not end well: {status:?}");
+    }
+
     /// The API, as the administrator.
     pub fn api(&self) -> Api {
         Api::new(self.http, self.token.clone())
@@ -283,14 +289,24 @@ impl Site {
     }
 }
 
-/// A rollout in two stages, within seconds.
+impl Drop for Site {
+    /// A story that failed leaves its folder behind: the logs in it are what one wants to read then.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("the story's folder is kept: {}", self.dir.path().display());
+        }
+    }
+}
+
+/// A rollout in two stages, within seconds; of three devices one is the canary and one is compared with.
 pub fn quick_policy() -> Value {
     json!({
         "stages": [
             { "name": "first", "share": 0.34, "soak_ms": 200, "deadline_ms": 60_000 },
             { "name": "all", "share": 1.0, "soak_ms": 200, "deadline_ms": 60_000 },
         ],
-        "control_share": 0.0,
+        "control_share": 0.34,
         "gate": { "min_inferences": 20, "lost_after_ms": 60_000 },
         "max_in_flight": 1000,
         "max_per_minute": 100_000,
