@@ -97,8 +97,8 @@ fn retrain_policy() -> Value {
         "max_accuracy_loss": 0.02,
         "min_labels": 2_000,
         "min_cohorts": 1,
-        "cool_down_ms": 8_000,
-        "max_per_period": 12,
+        "cool_down_ms": 3_000,
+        "max_per_period": 40,
         "period_ms": 180_000,
         "min_rows": 2_000,
     })
