@@ -51,7 +51,13 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         return Ok(());
     }
     let cells = rows.iter().map(|r| {
-        let runs: Vec<String> = r.versions.iter().map(|v| if v.version.is_empty() { format!("no model ({})", v.devices) } else { format!("{} {} ({})", v.line, v.version, v.devices) }).collect();
+        let runs: Vec<String> = r
+            .versions
+            .iter()
+            .map(|v| {
+                if v.version.is_empty() { format!("no model ({})", v.devices) } else { format!("{} {} ({})", v.line, v.version, v.devices) }
+            })
+            .collect();
         vec![r.cohort.clone(), r.selector.clone(), context.style.tint(r.level, &format!("{}/{}", r.online, r.devices)), runs.join(", ")]
     });
     print!("{}", table(&context.style, &["COHORT", "SELECTOR", "ONLINE", "RUNS"], &cells.collect::<Vec<_>>()));

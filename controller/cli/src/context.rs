@@ -55,11 +55,15 @@ impl Context {
         let url = global.url.clone().or(settings.url).unwrap_or_else(|| DEFAULT_URL.to_owned());
         if !url.starts_with("http://") {
             let problem = format!("{url} is not an address of the form http://host:port");
-            return Err(Failure::new(problem).code(2).help("this program speaks plain HTTP: put a TLS proxy or an SSH tunnel in between for other machines"));
+            return Err(Failure::new(problem)
+                .code(2)
+                .help("this program speaks plain HTTP: put a TLS proxy or an SSH tunnel in between for other machines"));
         }
         let token = match (global.token.clone().or(settings.token), settings.token_file) {
             (Some(token), _) => Some(token),
-            (None, Some(path)) => Some(std::fs::read_to_string(&path).during(format!("reading the token {}", path.display()))?.trim().to_owned()),
+            (None, Some(path)) => {
+                Some(std::fs::read_to_string(&path).during(format!("reading the token {}", path.display()))?.trim().to_owned())
+            }
             (None, None) => None,
         };
         Ok(Self { client: Client::new(&url, token), style: style(global), json: global.json })
@@ -79,14 +83,20 @@ pub fn style(global: &Global) -> Style {
 }
 
 fn settings_path() -> Option<PathBuf> {
-    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")))?;
+    let home = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")))?;
     Some(home.join("leeway/config.toml"))
 }
 
 fn settings(path: Option<&Path>) -> Outcome<Settings> {
     let Some(path) = path.filter(|p| p.exists()) else { return Ok(Settings::default()) };
     let text = std::fs::read_to_string(path).during(format!("reading {}", path.display()))?;
-    toml::from_str(&text).map_err(|e| Failure::new(format!("{}: {}", path.display(), e.to_string().trim_end())).code(2).help("it may hold `url`, `token` and `token_file`"))
+    toml::from_str(&text).map_err(|e| {
+        Failure::new(format!("{}: {}", path.display(), e.to_string().trim_end()))
+            .code(2)
+            .help("it may hold `url`, `token` and `token_file`")
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use leeway_controller::io::web::resource::{Level, Page};
 use leeway_controller::io::web::resource::device::{Device, DeviceSummary};
+use leeway_controller::io::web::resource::{Level, Page};
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::DeviceId;
 use leeway_protocol::time::Timestamp;
@@ -114,7 +114,8 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             Ok(())
         }
         Command::Remove { device, reason } => {
-            let _: Option<serde_json::Value> = context.client.send(&format!("/api/v1/devices/{device}/remove"), &json!({ "reason": reason }))?;
+            let _: Option<serde_json::Value> =
+                context.client.send(&format!("/api/v1/devices/{device}/remove"), &json!({ "reason": reason }))?;
             println!("removed {device}");
             Ok(())
         }
@@ -155,7 +156,13 @@ fn render_list(style: &Style, now: Timestamp, devices: &[DeviceSummary]) -> Stri
             };
             let target = d.target_version.as_ref().map(|v| format!(" → {v}")).unwrap_or_default();
             let state = if d.online { d.phase.as_str() } else { "offline" };
-            vec![d.id.clone(), style.state(d.level, state), d.cohort.clone(), runs + &target, d.last_seen.map_or_else(|| "never".to_owned(), |at| words::ago(now, at))]
+            vec![
+                d.id.clone(),
+                style.state(d.level, state),
+                d.cohort.clone(),
+                runs + &target,
+                d.last_seen.map_or_else(|| "never".to_owned(), |at| words::ago(now, at)),
+            ]
         })
         .collect();
     table(style, &["DEVICE", "STATE", "COHORT", "RUNS", "SEEN"], &rows)
@@ -165,7 +172,10 @@ fn render_list(style: &Style, now: Timestamp, devices: &[DeviceSummary]) -> Stri
 pub fn render(style: &Style, now: Timestamp, d: &Device) -> String {
     let s = &d.summary;
     let labels: Vec<String> = s.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    let running = d.running.as_ref().map(|r| format!("{} {} since {}, {} inferences", r.line, r.version, words::ago(now, r.since), words::count(r.inferences)));
+    let running = d
+        .running
+        .as_ref()
+        .map(|r| format!("{} {} since {}, {} inferences", r.line, r.version, words::ago(now, r.since), words::count(r.inferences)));
     let told = d.desired.as_ref().map(|w| {
         let version = w.version.as_ref().map(|v| format!(" {v}")).unwrap_or_default();
         format!("{}{version} (generation {}, accepted {}): {}", w.intent, w.generation, d.generation, w.reason)
@@ -186,13 +196,19 @@ pub fn render(style: &Style, now: Timestamp, d: &Device) -> String {
     );
     for c in &d.conditions {
         let level = if c.holds == Some(false) { Level::Warn } else { Level::Ok };
-        text += &format!("  {} {}  {}\n", style.tint(level, style.sign(level)), words::spaced(&c.kind), style.plain(&style.dim(&c.message)));
+        text +=
+            &format!("  {} {}  {}\n", style.tint(level, style.sign(level)), words::spaced(&c.kind), style.plain(&style.dim(&c.message)));
     }
     for f in &d.drift {
         text += &format!("  {} {}\n", style.tint(Level::Warn, style.sign(Level::Warn)), style.plain(&f.sentence));
     }
     if !d.timeline.is_empty() {
-        let rows: Vec<Vec<String>> = d.timeline.iter().rev().map(|t| vec![words::ago(now, t.from), t.lane.clone(), style.state(t.level, &t.label), t.sentence.clone()]).collect();
+        let rows: Vec<Vec<String>> = d
+            .timeline
+            .iter()
+            .rev()
+            .map(|t| vec![words::ago(now, t.from), t.lane.clone(), style.state(t.level, &t.label), t.sentence.clone()])
+            .collect();
         text.push('\n');
         text += &table(style, &["SINCE", "LANE", "WHAT", "WHY"], &rows);
     }

@@ -37,7 +37,11 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
 
 /// As text.
 pub fn render(style: &Style, drift: &Drift, quality: &Quality) -> String {
-    let mut text = format!("{} {}\n", style.tint(drift.level, style.sign(drift.level)), style.bold(&wrap(&style.plain(&drift.sentence), style.columns, 2)));
+    let mut text = format!(
+        "{} {}\n",
+        style.tint(drift.level, style.sign(drift.level)),
+        style.bold(&wrap(&style.plain(&drift.sentence), style.columns, 2))
+    );
     text += &format!("  {}\n", style.dim(&style.plain(&format!("reference: {} · current: {}", drift.reference, drift.current))));
     if !quality.sentence.is_empty() {
         text += &format!("  {}\n", wrap(&style.plain(&quality.sentence), style.columns, 2));

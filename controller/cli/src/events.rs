@@ -58,7 +58,8 @@ pub fn run(args: &Events, context: &Context) -> Outcome {
         return Ok(());
     }
     follow(context, list.newest_seq, |event| {
-        let wanted = args.kind.as_ref().is_none_or(|k| event.kind.starts_with(k.as_str())) && args.subject.as_ref().is_none_or(|s| event.subject == *s);
+        let wanted = args.kind.as_ref().is_none_or(|k| event.kind.starts_with(k.as_str()))
+            && args.subject.as_ref().is_none_or(|s| event.subject == *s);
         if wanted { show(context, event) } else { Ok(()) }
     })
 }
@@ -74,7 +75,13 @@ fn show(context: &Context, event: &Event) -> Outcome {
 /// One entry on one line.
 pub fn line(style: &Style, e: &Event) -> String {
     let at: String = clock(e.at);
-    format!("{} {} {} {}", style.dim(&format!("{:>6}", e.seq)), style.dim(&at), style.tint(e.level, style.sign(e.level)), style.plain(&format!("{} {}", pad(&e.subject, 24), e.sentence)))
+    format!(
+        "{} {} {} {}",
+        style.dim(&format!("{:>6}", e.seq)),
+        style.dim(&at),
+        style.tint(e.level, style.sign(e.level)),
+        style.plain(&format!("{} {}", pad(&e.subject, 24), e.sentence))
+    )
 }
 
 fn clock(at: Timestamp) -> String {
@@ -127,13 +134,19 @@ fn connect(client: &Client, since: u64) -> Outcome<WebSocket<TcpStream>> {
         request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {token}"))?);
     }
     let address = if host.contains(':') { host.clone() } else { format!("{host}:80") };
-    let stream = TcpStream::connect(address.as_str()).map_err(|e| Failure::new(format!("the controller at {} cannot be reached: {e}", client.base())).code(7).help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL"))?;
+    let stream = TcpStream::connect(address.as_str()).map_err(|e| {
+        Failure::new(format!("the controller at {} cannot be reached: {e}", client.base()))
+            .code(7)
+            .help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL")
+    })?;
     stream.set_read_timeout(Some(SILENCE))?;
     match tungstenite::client(request, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {
             let status = answer.status().as_u16();
-            Err(Failure::new(format!("the controller refused the stream with status {status}")).code(if status == 401 { 4 } else { 1 }).help("give the token that `leeway serve` wrote to admin.token, with --token or LEEWAY_TOKEN"))
+            Err(Failure::new(format!("the controller refused the stream with status {status}"))
+                .code(if status == 401 { 4 } else { 1 })
+                .help("give the token that `leeway serve` wrote to admin.token, with --token or LEEWAY_TOKEN"))
         }
         Err(e) => Err(Failure::new(format!("opening the stream: {e}")).code(7)),
     }

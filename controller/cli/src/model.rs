@@ -74,7 +74,16 @@ fn list(context: &Context) -> Outcome {
     let now = output::now();
     let mut rows = Vec::new();
     for v in models.iter().flat_map(|m| &m.versions) {
-        rows.push(vec![v.line.clone(), v.version.clone(), context.style.state(v.level, &v.state), v.aliases.join(","), v.signer.clone(), words::count(v.devices), words::bytes(v.bytes), words::ago(now, v.registered_at)]);
+        rows.push(vec![
+            v.line.clone(),
+            v.version.clone(),
+            context.style.state(v.level, &v.state),
+            v.aliases.join(","),
+            v.signer.clone(),
+            words::count(v.devices),
+            words::bytes(v.bytes),
+            words::ago(now, v.registered_at),
+        ]);
     }
     print!("{}", table(&context.style, &["LINE", "VERSION", "STATE", "ALIAS", "SIGNED BY", "DEVICES", "SIZE", "REGISTERED"], &rows));
     Ok(())
@@ -86,7 +95,9 @@ fn show(context: &Context, line: &Line, version: Option<&Version>) -> Outcome {
         None => {
             let model: Model = context.client.read(&format!("/api/v1/models/{line}"))?;
             let champion = model.aliases.get("champion").cloned();
-            champion.or_else(|| model.versions.first().map(|v| v.version.clone())).ok_or_else(|| crate::failure::Failure::new(format!("line {line} has no version yet")).code(5))?
+            champion
+                .or_else(|| model.versions.first().map(|v| v.version.clone()))
+                .ok_or_else(|| crate::failure::Failure::new(format!("line {line} has no version yet")).code(5))?
         }
     };
     let detail: VersionDetail = context.client.read(&format!("/api/v1/models/{line}/versions/{version}"))?;
@@ -99,7 +110,9 @@ fn show(context: &Context, line: &Line, version: Option<&Version>) -> Outcome {
 
 fn render(style: &Style, d: &VersionDetail) -> String {
     let v = &d.summary;
-    let tensor = |t: &leeway_controller::io::web::resource::model::TensorInfo| format!("{}: {}{:?}{}", t.name, t.dtype, t.shape, if t.role == "free" { String::new() } else { format!(" ({})", t.role) });
+    let tensor = |t: &leeway_controller::io::web::resource::model::TensorInfo| {
+        format!("{}: {}{:?}{}", t.name, t.dtype, t.shape, if t.role == "free" { String::new() } else { format!(" ({})", t.role) })
+    };
     let metrics: Vec<String> = v.metrics.iter().map(|(name, value)| format!("{name} {}", words::number(*value))).collect();
     facts(
         style,

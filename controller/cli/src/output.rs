@@ -134,10 +134,15 @@ pub fn pad(text: &str, to: usize) -> String {
 /// Columns of which each is as wide as its widest cell; the last is not padded.
 pub fn table(style: &Style, head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| style.plain(cell)).collect()).collect();
-    let column = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|c| width(c)).chain([head.get(i).map_or(0, |h| h.len())]).max().unwrap_or(0);
+    let column = |i: usize| {
+        rows.iter().filter_map(|row| row.get(i)).map(|c| width(c)).chain([head.get(i).map_or(0, |h| h.len())]).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..head.len()).map(column).collect();
     let line = |cells: &[String]| {
-        let padded = cells.iter().enumerate().map(|(i, c)| if i + 1 == head.len() { c.clone() } else { pad(c, widths.get(i).copied().unwrap_or(0)) });
+        let padded = cells
+            .iter()
+            .enumerate()
+            .map(|(i, c)| if i + 1 == head.len() { c.clone() } else { pad(c, widths.get(i).copied().unwrap_or(0)) });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let top: Vec<String> = head.iter().map(|h| style.dim(h)).collect();
@@ -147,7 +152,11 @@ pub fn table(style: &Style, head: &[&str], rows: &[Vec<String>]) -> String {
 /// Names and values under each other.
 pub fn facts(style: &Style, pairs: &[(&str, String)]) -> String {
     let widest = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    pairs.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{}  {}\n", style.dim(&pad(name, widest)), style.plain(value))).collect()
+    pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{}  {}\n", style.dim(&pad(name, widest)), style.plain(value)))
+        .collect()
 }
 
 /// Lines of at most `columns` characters, all but the first indented.

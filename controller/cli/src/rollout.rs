@@ -147,7 +147,11 @@ fn create(args: &Create, context: &Context) -> Outcome {
             return output::json(&plan);
         }
         println!("{}", context.style.plain(&plan.sentence));
-        let rows: Vec<Vec<String>> = plan.stages.iter().map(|s| vec![s.name.clone(), s.target.clone(), words::count(s.devices), words::duration(s.soak_ms)]).collect();
+        let rows: Vec<Vec<String>> = plan
+            .stages
+            .iter()
+            .map(|s| vec![s.name.clone(), s.target.clone(), words::count(s.devices), words::duration(s.soak_ms)])
+            .collect();
         print!("{}", table(&context.style, &["STAGE", "TARGET", "DEVICES", "SOAK"], &rows));
         for line in &plan.left_out {
             println!("{}", context.style.plain(line));
@@ -170,7 +174,8 @@ fn create(args: &Create, context: &Context) -> Outcome {
 fn policy(path: &std::path::Path) -> Outcome<serde_json::Value> {
     let text = std::fs::read_to_string(path).during(format!("reading {}", path.display()))?;
     let json = path.extension().is_some_and(|e| e == "json");
-    let value = if json { serde_json::from_str(&text).map_err(|e| e.to_string()) } else { toml::from_str(&text).map_err(|e| e.to_string()) };
+    let value =
+        if json { serde_json::from_str(&text).map_err(|e| e.to_string()) } else { toml::from_str(&text).map_err(|e| e.to_string()) };
     value.map_err(|e| Failure::new(format!("{}: {}", path.display(), e.trim_end())).code(2))
 }
 
@@ -188,7 +193,15 @@ fn list(context: &Context) -> Outcome {
         .iter()
         .map(|r| {
             let versions = format!("{} {} → {}", r.line, r.from_version.as_deref().unwrap_or("none"), r.to_version);
-            vec![r.id.clone(), context.style.state(r.level, &r.phase), versions, format!("{}/{}", r.stage, r.stages), format!("{}/{}", r.actual_devices, r.target_devices), words::count(r.exposed), words::ago(output::now(), r.updated_at)]
+            vec![
+                r.id.clone(),
+                context.style.state(r.level, &r.phase),
+                versions,
+                format!("{}/{}", r.stage, r.stages),
+                format!("{}/{}", r.actual_devices, r.target_devices),
+                words::count(r.exposed),
+                words::ago(output::now(), r.updated_at),
+            ]
         })
         .collect();
     print!("{}", table(&context.style, &["ROLLOUT", "STATE", "VERSIONS", "STAGE", "DEVICES", "EXPOSED", "CHANGED"], &rows));
@@ -277,7 +290,9 @@ fn status(args: &Status, context: &Context) -> Outcome {
             (Some(true), _) => return Ok(()),
             (Some(false), _) => return Err(Failure::new(format!("rollout {} did not end well", args.rollout)).code(3)),
             (None, Some(_)) if waits => std::thread::sleep(LOOK),
-            (None, Some(_)) if s.level == Level::Warn => return Err(Failure::new(format!("rollout {} waits for a person", args.rollout)).code(3)),
+            (None, Some(_)) if s.level == Level::Warn => {
+                return Err(Failure::new(format!("rollout {} waits for a person", args.rollout)).code(3));
+            }
             (None, Some(_)) => return Err(Failure::new(format!("rollout {} is still under way", args.rollout)).code(124)),
             (None, None) => return Ok(()),
         }

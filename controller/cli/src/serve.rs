@@ -40,11 +40,11 @@ pub struct Serve {
     /// File with the controller's secret at that broker.
     #[arg(long, value_name = "FILE")]
     pub broker_secret: Option<PathBuf>,
-    /// The online keys, as `leeway keys init` made them; copied into the data directory at the first start.
+    /// The folder `controller` that `leeway keys init` made; copied into the data directory at the first start.
     #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
-    /// The first signed documents, likewise; `repository` beside the keys if absent.
-    #[arg(long, value_name = "DIR")]
+    /// The first signed documents, where they do not lie beside the keys.
+    #[arg(long, value_name = "DIR", requires = "keys")]
     pub repository: Option<PathBuf>,
     /// Whose fleet.
     #[arg(long)]
@@ -144,7 +144,8 @@ async fn stopped() -> Outcome {
 }
 
 fn log(form: LogForm) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LEEWAY_LOG").unwrap_or_else(|_| "info,rmqtt=warn,rmqtt_net=warn,rmqtt_codec=warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LEEWAY_LOG")
+        .unwrap_or_else(|_| "info,rmqtt=warn,rmqtt_net=warn,rmqtt_codec=warn".into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match form {
         LogForm::Human => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
@@ -197,15 +198,18 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// Flags over file over defaults.
 fn config(args: &Serve, file: File) -> Outcome<ServeConfig> {
-    let data = args.data.clone().or(file.data).ok_or_else(|| Failure::new("a data directory is needed").code(2).help("give one with --data DIR, or `data` in the configuration file"))?;
+    let data = args.data.clone().or(file.data).ok_or_else(|| {
+        Failure::new("a data directory is needed").code(2).help("give one with --data DIR, or `data` in the configuration file")
+    })?;
     let default_tenant = || "main".parse().map_err(|e| Failure::new(format!("{e}")));
     let tenant = args.tenant.clone().or(file.tenant).map_or_else(default_tenant, Ok)?;
     let days = |days: Option<u32>, default: i64| days.map_or(default, |d| i64::from(d) * DAY_MS);
     let local = ServeConfig::local(data, tenant);
-    let keys = adopt(&local.data, args.keys.as_deref(), args.repository.as_deref())?;
+    if let Some(keys) = &args.keys {
+        adopt(&local.data, keys, args.repository.as_deref().unwrap_or(keys))?;
+    }
     let public_mqtt = file.mqtt.public_host.clone().map(|host| (host, file.mqtt.public_port.unwrap_or(MQTT.1)));
     Ok(ServeConfig {
-        keys,
         http: args.listen.or(file.listen).unwrap_or_else(|| HTTP.into()),
         broker: broker(args, &file.mqtt)?,
         public_http: args.public_url.clone().or(file.public_url).map(|url| url.trim_end_matches('/').to_owned()),
@@ -232,38 +236,28 @@ fn broker(args: &Serve, file: &Mqtt) -> Outcome<BrokerChoice> {
     let (user, place) = url.strip_prefix("mqtt://").and_then(|rest| rest.split_once('@')).ok_or_else(bad)?;
     let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap_or((place, "1883"));
     let port = port.parse().map_err(|_| bad())?;
-    let path = args.broker_secret.as_ref().or(file.secret_file.as_ref()).ok_or_else(|| Failure::new("the broker's secret is missing").code(2).help("give a file with --broker-secret, or mqtt.secret_file"))?;
+    let path = args.broker_secret.as_ref().or(file.secret_file.as_ref()).ok_or_else(|| {
+        Failure::new("the broker's secret is missing").code(2).help("give a file with --broker-secret, or mqtt.secret_file")
+    })?;
     let secret = fs::read_to_string(path).during(format!("reading the broker's secret {}", path.display()))?.trim().to_owned();
     Ok(BrokerChoice::External { host: host.to_owned(), port, user: user.to_owned(), secret })
 }
 
-/// Copy keys and first documents into the data directory, so that it is whole in itself; what is there already stays. A folder
-/// that holds both is used where it is.
-fn adopt(data: &Path, keys: Option<&Path>, repository: Option<&Path>) -> Outcome<Option<PathBuf>> {
-    let Some(keys) = keys else { return Ok(None) };
-    if repository.is_none() && METADATA_FILES.iter().all(|name| keys.join(name).exists()) {
-        return Ok(Some(keys.to_path_buf()));
-    }
-    let beside = keys.parent().unwrap_or(Path::new(".")).join("repository");
-    let repository = repository.unwrap_or(&beside);
+/// Copy keys and first documents into the data directory, so that it is whole in itself; what is there already stays.
+fn adopt(data: &Path, keys: &Path, documents: &Path) -> Outcome {
     let home = data.join("keys");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).during(format!("making {}", home.display()))?;
-    for name in KEY_FILES {
-        copy_new(&keys.join(name), &home.join(name), 0o600)?;
-    }
-    for name in METADATA_FILES {
-        // The director's documents lie in a folder of their own in the repository.
-        let from = name.strip_prefix("director.").map_or_else(|| repository.join(name), |rest| repository.join("director").join(rest));
-        copy_new(&from, &home.join(name), 0o644)?;
-    }
-    Ok(None)
+    KEY_FILES.iter().try_for_each(|name| copy_new(&keys.join(name), &home.join(name), 0o600))?;
+    METADATA_FILES.iter().try_for_each(|name| copy_new(&documents.join(name), &home.join(name), 0o644))
 }
 
 fn copy_new(from: &Path, to: &Path, mode: u32) -> Outcome {
     if to.exists() {
         return Ok(());
     }
-    let bytes = fs::read(from).map_err(|e| Failure::new(format!("reading {}: {e}", from.display())).help("`leeway keys init` makes the keys and the first documents; give their folders with --keys and --repository"))?;
+    let bytes = fs::read(from).map_err(|e| {
+        Failure::new(format!("reading {}: {e}", from.display())).help("`leeway keys init --out keys` makes it: give --keys keys/controller")
+    })?;
     let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(to).during(format!("writing {}", to.display()))?;
     file.write_all(&bytes).and_then(|()| file.sync_all()).during(format!("writing {}", to.display()))
 }
@@ -312,8 +306,11 @@ mod tests {
         let secret = dir.path().join("secret");
         fs::write(&secret, "s3\n").unwrap();
         let secret = secret.display().to_string();
-        let outside = config(&args(&["--data", "/x", "--broker", "mqtt://leeway@broker:1884", "--broker-secret", &secret]), File::default()).unwrap();
-        assert!(matches!(outside.broker, BrokerChoice::External { host, port: 1884, user, secret } if host == "broker" && user == "leeway" && secret == "s3"));
+        let outside =
+            config(&args(&["--data", "/x", "--broker", "mqtt://leeway@broker:1884", "--broker-secret", &secret]), File::default()).unwrap();
+        assert!(
+            matches!(outside.broker, BrokerChoice::External { host, port: 1884, user, secret } if host == "broker" && user == "leeway" && secret == "s3")
+        );
         for bad in ["http://x", "mqtt://nouser:1883", "mqtt://u@h:x"] {
             assert!(config(&args(&["--data", "/x", "--broker", bad, "--broker-secret", &secret]), File::default()).is_err(), "{bad}");
         }
@@ -325,16 +322,16 @@ mod tests {
         let made = dir.path().join("made");
         crate::keys::init(&made, &["rain".parse().unwrap()], crate::now()).unwrap();
         let data = dir.path().join("data");
-        assert!(adopt(&data, Some(&made.join("online")), None).unwrap().is_none());
+        adopt(&data, &made.join("controller"), &made.join("repository")).unwrap();
         let before = fs::read(data.join("keys/director.key")).unwrap();
         for name in METADATA_FILES.iter().chain(&KEY_FILES) {
             assert!(data.join("keys").join(name).exists(), "{name}");
         }
         let other = dir.path().join("other");
         crate::keys::init(&other, &["rain".parse().unwrap()], crate::now()).unwrap();
-        adopt(&data, Some(&other.join("online")), None).unwrap();
+        adopt(&data, &other.join("controller"), &other.join("controller")).unwrap();
         assert_eq!(fs::read(data.join("keys/director.key")).unwrap(), before);
-        assert!(adopt(&dir.path().join("d2"), Some(&dir.path().join("nowhere")), None).unwrap_err().whole().contains("keys init"));
+        assert!(adopt(&dir.path().join("d2"), &dir.path().join("nowhere"), dir.path()).unwrap_err().whole().contains("keys init"));
     }
 
     #[test]

@@ -32,7 +32,9 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
     let jobs: Vec<TrainingJob> = match command {
         Command::Work(work) => return worker::run(work, &context.client),
         Command::List => context.client.read("/api/v1/training/jobs")?,
-        Command::Request { line, reason } => vec![context.client.send(&format!("/api/v1/models/{line}/retrain"), &ActionRequest { reason: reason.clone() })?],
+        Command::Request { line, reason } => {
+            vec![context.client.send(&format!("/api/v1/models/{line}/retrain"), &ActionRequest { reason: reason.clone() })?]
+        }
     };
     if context.json {
         return output::json(&jobs);
@@ -43,7 +45,10 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         return Ok(());
     }
     let now = output::now();
-    let rows: Vec<Vec<String>> = jobs.iter().map(|j| vec![j.id.clone(), context.style.state(j.level, &j.state), words::ago(now, j.updated_at), j.sentence.clone()]).collect();
+    let rows: Vec<Vec<String>> = jobs
+        .iter()
+        .map(|j| vec![j.id.clone(), context.style.state(j.level, &j.state), words::ago(now, j.updated_at), j.sentence.clone()])
+        .collect();
     print!("{}", table(&context.style, &["JOB", "STATE", "CHANGED", "WHAT"], &rows));
     Ok(())
 }

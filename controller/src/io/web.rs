@@ -196,6 +196,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(enrol::enrol))
         .routes(routes!(enrol::token))
         .routes(routes!(files::tuf))
+        .routes(routes!(files::director))
         .routes(routes!(files::blob))
         .routes(routes!(livez))
         .routes(routes!(readyz))
@@ -224,7 +225,8 @@ async fn livez() -> &'static str {
 /// The controller can do its work: the store answers, and the broker can be reached.
 #[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readyz", responses((status = 200, description = "It can"), (status = 503, description = "It cannot; the text says why")))]
 async fn readyz(State(web): State<Web>) -> Response {
-    let problems: Vec<String> = [web.newest().err().map(|p| p.to_string()), web.controller().mqtt_problem()].into_iter().flatten().collect();
+    let problems: Vec<String> =
+        [web.newest().err().map(|p| p.to_string()), web.controller().mqtt_problem()].into_iter().flatten().collect();
     if problems.is_empty() {
         return "ok\n".into_response();
     }

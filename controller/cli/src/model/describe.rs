@@ -60,19 +60,29 @@ impl Port {
         let dtype = types.into_iter().find(|t| t.oip() == wanted).ok_or_else(unsupported)?;
         let shape = match (given, &self.shape) {
             (Some(given), _) => given.to_vec(),
-            (None, Some(sizes)) => sizes.iter().enumerate().map(|(i, &n)| u64::try_from(n).ok().filter(|&n| n > 0).or((i == 0).then_some(1))).collect::<Option<Vec<_>>>().unwrap_or_default(),
+            (None, Some(sizes)) => sizes
+                .iter()
+                .enumerate()
+                .map(|(i, &n)| u64::try_from(n).ok().filter(|&n| n > 0).or((i == 0).then_some(1)))
+                .collect::<Option<Vec<_>>>()
+                .unwrap_or_default(),
             (None, None) => Vec::new(),
         };
         let spec = TensorSpec { name: self.name.clone(), dtype, shape };
         let open = self.shape.as_ref().is_none_or(|s| s.iter().skip(1).any(|&n| n < 1));
         if (open && given.is_none()) || spec.elements().is_none() {
-            return Err(Failure::new(format!("the file does not say how large {:?} is", self.name)).code(2).help(format!("give its sizes with --shape {}=1,…", self.name)));
+            return Err(Failure::new(format!("the file does not say how large {:?} is", self.name))
+                .code(2)
+                .help(format!("give its sizes with --shape {}=1,…", self.name)));
         }
         Ok(spec)
     }
 
     fn text(&self) -> String {
-        let sizes = self.shape.as_ref().map_or_else(|| "?".to_owned(), |s| s.iter().map(|n| if *n < 0 { "?".to_owned() } else { n.to_string() }).collect::<Vec<_>>().join(","));
+        let sizes = self.shape.as_ref().map_or_else(
+            || "?".to_owned(),
+            |s| s.iter().map(|n| if *n < 0 { "?".to_owned() } else { n.to_string() }).collect::<Vec<_>>().join(","),
+        );
         format!("{}: {}[{sizes}]", self.name, self.datatype.as_deref().unwrap_or("unsupported type"))
     }
 }
@@ -122,7 +132,9 @@ pub(super) fn run(onnx: &Path, context: &Context) -> Outcome {
         other => other.to_string(),
     };
     if context.json {
-        let ports = |ports: &[Port]| ports.iter().map(|p| serde_json::json!({ "name": p.name, "datatype": p.datatype, "shape": p.shape })).collect::<Vec<_>>();
+        let ports = |ports: &[Port]| {
+            ports.iter().map(|p| serde_json::json!({ "name": p.name, "datatype": p.datatype, "shape": p.shape })).collect::<Vec<_>>()
+        };
         return output::json(&serde_json::json!({
             "digest": d.digest, "length": d.length, "producer": d.producer, "opset": d.opset, "nodes": d.nodes, "parameters": d.parameters,
             "operators": d.operators, "inputs": ports(&d.inputs), "outputs": ports(&d.outputs),

@@ -10,7 +10,7 @@ use leeway_controller::io::web::words;
 use leeway_controller::reference::table::Table;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, Version};
-use leeway_protocol::manifest::{Golden, Manifest, MAX_MODEL_BYTES};
+use leeway_protocol::manifest::{Golden, MAX_MODEL_BYTES, Manifest};
 
 use super::describe::{describe, refusal, runner};
 use crate::context::Context;
@@ -101,7 +101,8 @@ pub enum Reading {
 /// Run it.
 pub fn run(args: &Publish, context: &Context) -> Outcome {
     let model = read_model(&args.onnx)?;
-    let table = Table::parse(&fs::read(&args.reference).during(format!("reading {}", args.reference.display()))?).during(format!("reading {}", args.reference.display()))?;
+    let table = Table::parse(&fs::read(&args.reference).during(format!("reading {}", args.reference.display()))?)
+        .during(format!("reading {}", args.reference.display()))?;
     let shape = draft::shape(args, &describe(&args.onnx)?)?;
     let columns = draft::columns(args, &shape, &table)?;
     let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
@@ -139,7 +140,9 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let root = fs::read(&root).during(format!("reading the root of trust {}", root.display()))?;
     let published = release::publish(&context.client, &root, &key, false, &model, &manifest, now())?;
     if context.json {
-        return output::json(&serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }));
+        return output::json(
+            &serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }),
+        );
     }
     println!("published {} {} (number {}), manifest {}", args.line, args.version, published.manifest.seq, published.blob.digest.short());
     eprintln!("help: bring it out with `leeway rollout create --line {} --version {}`", args.line, args.version);
@@ -156,9 +159,15 @@ pub fn targets(file: &Path, context: &Context) -> Outcome {
 
 fn tell(args: &Publish, manifest: &Manifest, rows: usize) {
     let metrics: Vec<String> = manifest.lineage.metrics.iter().map(|(name, value)| format!("{name} {}", words::number(*value))).collect();
-    eprintln!("answered {} of the reference's rows{}", words::count(rows as u64).replace('\u{202f}', " "), if metrics.is_empty() { String::new() } else { format!(": {}", metrics.join(", ")) });
+    eprintln!(
+        "answered {} of the reference's rows{}",
+        words::count(rows as u64).replace('\u{202f}', " "),
+        if metrics.is_empty() { String::new() } else { format!(": {}", metrics.join(", ")) }
+    );
     if args.golden.is_none() {
-        eprintln!("note: golden vectors were computed by this runner itself: they prove that devices compute the same, not that the runtime is right; --golden takes those of the training framework");
+        eprintln!(
+            "note: golden vectors were computed by this runner itself: they prove that devices compute the same, not that the runtime is right; --golden takes those of the training framework"
+        );
     }
     eprintln!("tried out: it loads, and gives its golden outputs");
 }
@@ -173,11 +182,16 @@ fn read_model(path: &Path) -> Outcome<Vec<u8>> {
 
 fn read_golden(path: &Path) -> Outcome<Golden> {
     let bytes = fs::read(path).during(format!("reading {}", path.display()))?;
-    serde_json::from_slice(&bytes).map_err(|e| Failure::new(format!("{}: {e}", path.display())).code(2).help("golden vectors are JSON: {rtol, atol, vectors: [{inputs: […], outputs: […]}]}"))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::new(format!("{}: {e}", path.display()))
+            .code(2)
+            .help("golden vectors are JSON: {rtol, atol, vectors: [{inputs: […], outputs: […]}]}")
+    })
 }
 
 fn parent(context: &Context, line: &Line, version: &Version) -> Outcome<Digest> {
-    let detail: leeway_controller::io::web::resource::model::VersionDetail = context.client.read(&format!("/api/v1/models/{line}/versions/{version}"))?;
+    let detail: leeway_controller::io::web::resource::model::VersionDetail =
+        context.client.read(&format!("/api/v1/models/{line}/versions/{version}"))?;
     detail.summary.manifest.parse().during("reading the parent's digest")
 }
 

@@ -12,7 +12,15 @@ const BAR: usize = 10;
 /// On one line.
 pub fn headline(style: &Style, rollout: &Rollout) -> String {
     let s = &rollout.summary;
-    format!("{}  stage {}/{}  {}/{} devices  {}", style.state(s.level, &s.phase), s.stage, s.stages, s.actual_devices, s.target_devices, style.plain(&s.sentence))
+    format!(
+        "{}  stage {}/{}  {}/{} devices  {}",
+        style.state(s.level, &s.phase),
+        s.stage,
+        s.stages,
+        s.actual_devices,
+        s.target_devices,
+        style.plain(&s.sentence)
+    )
 }
 
 /// The whole of it.
@@ -42,13 +50,35 @@ fn head(style: &Style, now: Timestamp, rollout: &Rollout) -> String {
     let place = stage.map_or_else(|| format!("0/{}", s.stages), |stage| format!("{}/{} {}", s.stage, s.stages, stage.name));
     let room = style.columns.saturating_sub(9);
     let say = |text: &str| wrap(&style.plain(text), room + 9, 9);
-    let next: Vec<String> = rollout.allowed_actions.iter().take(4).map(|a| format!("leeway rollout {} {} --reason \"{}\"", cli_action(a), s.id, style.plain("…"))).collect();
+    let next: Vec<String> = rollout
+        .allowed_actions
+        .iter()
+        .filter(|a| ["resume", "pause", "promote", "abort"].contains(&a.as_str()))
+        .map(|a| format!("leeway rollout {} {} --reason \"{}\"", cli_action(a), s.id, style.plain("…")))
+        .collect();
     facts(
         style,
         &[
             ("Rollout", format!("{}  {}", style.bold(&s.id), style.state(s.level, &s.phase))),
-            ("Model", format!("{} {} → {}, started {}", s.line, s.from_version.as_deref().unwrap_or("none"), s.to_version, words::ago(now, s.created_at))),
-            ("Stage", format!("{place}  target {}  actual {}  ever exposed {}", s.target_devices, stage.map_or_else(|| s.actual_devices.to_string(), |st| counts(style, &st.actual)), s.exposed)),
+            (
+                "Model",
+                format!(
+                    "{} {} → {}, started {}",
+                    s.line,
+                    s.from_version.as_deref().unwrap_or("none"),
+                    s.to_version,
+                    words::ago(now, s.created_at)
+                ),
+            ),
+            (
+                "Stage",
+                format!(
+                    "{place}  target {}  actual {}  ever exposed {}",
+                    s.target_devices,
+                    stage.map_or_else(|| s.actual_devices.to_string(), |st| counts(style, &st.actual)),
+                    s.exposed
+                ),
+            ),
             ("Why", say(&s.sentence)),
             ("Waits", say(&rollout.next)),
             ("Next", next.join(&format!("\n{}", " ".repeat(9)))),
@@ -62,8 +92,15 @@ fn cli_action(action: &str) -> String {
 
 /// `✔ 37 ◌ 2 ✖ 1`, without what there is none of.
 fn counts(style: &Style, p: &Progress) -> String {
-    let parts = [(Level::Ok, p.committed), (Level::Busy, p.working + p.probation), (Level::Bad, p.failed), (Level::Warn, p.rolled_back), (Level::Idle, p.pending)];
-    let shown: Vec<String> = parts.into_iter().filter(|(_, n)| *n > 0).map(|(level, n)| style.tint(level, &format!("{} {n}", style.sign(level)))).collect();
+    let parts = [
+        (Level::Ok, p.committed),
+        (Level::Busy, p.working + p.probation),
+        (Level::Bad, p.failed),
+        (Level::Warn, p.rolled_back),
+        (Level::Idle, p.pending),
+    ];
+    let shown: Vec<String> =
+        parts.into_iter().filter(|(_, n)| *n > 0).map(|(level, n)| style.tint(level, &format!("{} {n}", style.sign(level)))).collect();
     if shown.is_empty() { "0".to_owned() } else { shown.join(" ") }
 }
 
@@ -77,7 +114,12 @@ fn bar(style: &Style, done: u64, of: u64) -> String {
 fn root(style: &Style, now: Timestamp, rollout: &Rollout) -> [String; 4] {
     let s = &rollout.summary;
     let sign = if style.unicode { "⟳" } else { "*" };
-    [format!("{sign} {}", s.id), style.state(s.level, &s.phase), bar(style, s.actual_devices, s.fleet_devices), style.plain(&format!("changed {}", words::ago(now, s.updated_at)))]
+    [
+        format!("{sign} {}", s.id),
+        style.state(s.level, &s.phase),
+        bar(style, s.actual_devices, s.fleet_devices),
+        style.plain(&format!("changed {}", words::ago(now, s.updated_at))),
+    ]
 }
 
 /// The lines that join a branch to its parent.
@@ -106,10 +148,20 @@ fn stage_rows(style: &Style, rollout: &Rollout, stage: &Stage, index: usize, cur
     }
     let gate = !rollout.guardrails.is_empty() || !rollout.checks.is_empty();
     let devices = branch(style, &own.below, !gate);
-    rows.push([format!("{}{} devices", devices.here, if style.unicode { "⧉" } else { "=" }), counts(style, &stage.actual), String::new(), String::new()]);
+    rows.push([
+        format!("{}{} devices", devices.here, if style.unicode { "⧉" } else { "=" }),
+        counts(style, &stage.actual),
+        String::new(),
+        String::new(),
+    ]);
     for (i, d) in rollout.failing.iter().enumerate() {
         let b = branch(style, &devices.below, i + 1 == rollout.failing.len());
-        rows.push([format!("{}{} {}", b.here, if style.unicode { "□" } else { "-" }, d.device), style.state(Level::Bad, &d.phase), String::new(), style.plain(&d.code)]);
+        rows.push([
+            format!("{}{} {}", b.here, if style.unicode { "□" } else { "-" }, d.device),
+            style.state(Level::Bad, &d.phase),
+            String::new(),
+            style.plain(&d.code),
+        ]);
     }
     if gate {
         gate_rows(style, rollout, &own.below, rows);
@@ -138,7 +190,9 @@ fn gate_rows(style: &Style, rollout: &Rollout, above: &str, rows: &mut Vec<[Stri
 fn measured(g: &Guardrail) -> String {
     let points = |x: f64| format!("{}{:.1}", if x < 0.0 { "−" } else { "+" }, (x * 100.0).abs());
     match (g.difference, g.lower, g.upper, g.threshold) {
-        (Some(d), Some(l), Some(u), Some(t)) => format!("{} pp [{}, {}] limit {}, n={} vs {}", points(d), points(l), points(u), points(t), g.canary_n, g.control_n),
+        (Some(d), Some(l), Some(u), Some(t)) => {
+            format!("{} pp [{}, {}] limit {}, n={} vs {}", points(d), points(l), points(u), points(t), g.canary_n, g.control_n)
+        }
         _ => format!("waiting, n={} vs {}", g.canary_n, g.control_n),
     }
 }

@@ -32,12 +32,14 @@ pub(super) async fn fleet(State(web): State<Web>) -> Shown {
 
 /// `/models`
 pub(super) async fn models(State(web): State<Web>) -> Shown {
-    Ok(models_page(web.now(), web.newest()?, &web.models()))
+    Ok(models_page(web.now(), web.newest()?, &web.models(), &web.facts(|facts| facts.jobs())))
 }
 
 /// `/models/{line}`
 pub(super) async fn model(State(web): State<Web>, Path(line): Path<String>) -> Shown {
-    Ok(model_page(web.now(), web.newest()?, &web.model(&name::<Line>(&line)?)?))
+    let mut jobs = web.facts(|facts| facts.jobs());
+    jobs.retain(|j| j.line == line);
+    Ok(model_page(web.now(), web.newest()?, &web.model(&name::<Line>(&line)?)?, &jobs))
 }
 
 /// `/models/{line}/versions/{version}`
@@ -63,9 +65,16 @@ struct Reason {
 }
 
 /// `POST /rollouts/{rollout}/{action}`
-pub(super) async fn act(State(web): State<Web>, Path((rollout, action)): Path<(String, String)>, By(by): By, headers: HeaderMap, body: Body) -> Result<Response, PageProblem> {
+pub(super) async fn act(
+    State(web): State<Web>,
+    Path((rollout, action)): Path<(String, String)>,
+    By(by): By,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, PageProblem> {
     let form = read(body, MAX_FORM).await?;
-    let why = axum::extract::Query::<Reason>::try_from_uri(&form_uri(&form)?).map_err(|e| Problem::BadRequest(format!("the form cannot be read: {e}")))?;
+    let why = axum::extract::Query::<Reason>::try_from_uri(&form_uri(&form)?)
+        .map_err(|e| Problem::BadRequest(format!("the form cannot be read: {e}")))?;
     let id = web.act(&rollout, &action, &why.0.reason, &by, &headers).await?;
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, format!("/rollouts/{id}"))]).into_response())
 }
@@ -122,7 +131,7 @@ pub(super) async fn problem(Path(slug): Path<String>) -> Shown {
 /// Every other path.
 pub(super) async fn missing(uri: axum::http::Uri) -> Response {
     let path: String = uri.path().chars().take(120).collect();
-    if path.starts_with("/api/") {
+    if !super::guard::wants_page(&path) {
         return Problem::NotFound(format!("there is nothing at {path}: /api/openapi.json lists what there is")).into_response();
     }
     PageProblem(Problem::NotFound(format!("There is no page at {path}."))).into_response()

@@ -41,7 +41,12 @@ impl Asked {
     pub(super) fn filter(&self) -> Result<Filter, Problem> {
         let selector = self.selector.as_deref().map(name::<Selector>).transpose()?;
         let cohort = self.cohort.as_deref().map(name::<Cohort>).transpose()?;
-        let after = self.cursor.as_deref().map(name::<DeviceId>).transpose().map_err(|_| Problem::BadRequest("the cursor is none that this API gave out: start again without it".to_owned()))?;
+        let after = self
+            .cursor
+            .as_deref()
+            .map(name::<DeviceId>)
+            .transpose()
+            .map_err(|_| Problem::BadRequest("the cursor is none that this API gave out: start again without it".to_owned()))?;
         Ok(Filter { cohort, state: self.state, selector, after: after.map(|id| id.to_string()), limit: self.limit.unwrap_or(LIMIT) })
     }
 
@@ -85,7 +90,12 @@ pub(super) async fn timeline(State(web): State<Web>, Path(device): Path<String>)
 /// Replace a device's labels; it may move to another cohort by that.
 #[utoipa::path(put, path = "/api/v1/devices/{device}/labels", tag = "devices", operation_id = "labelDevice", params(("device" = String, Path, description = "The device")), request_body = Labels,
     responses((status = 200, body = Device), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn label(State(web): State<Web>, Path(device): Path<String>, By(by): By, Body(labels): Body<Labels>) -> Result<Json<Device>, Problem> {
+pub(super) async fn label(
+    State(web): State<Web>,
+    Path(device): Path<String>,
+    By(by): By,
+    Body(labels): Body<Labels>,
+) -> Result<Json<Device>, Problem> {
     let device = name::<DeviceId>(&device)?;
     web.controller().label_device(&device, labels.labels, &by).await?;
     Ok(Json(web.device(&device)?))
@@ -94,7 +104,12 @@ pub(super) async fn label(State(web): State<Web>, Path(device): Path<String>, By
 /// Forget a device: its key and its secret count no more.
 #[utoipa::path(post, path = "/api/v1/devices/{device}/remove", tag = "devices", operation_id = "removeDevice", params(("device" = String, Path, description = "The device")), request_body = ActionRequest,
     responses((status = 204, description = "It is gone"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn remove(State(web): State<Web>, Path(device): Path<String>, By(by): By, Body(why): Body<ActionRequest>) -> Result<axum::http::StatusCode, Problem> {
+pub(super) async fn remove(
+    State(web): State<Web>,
+    Path(device): Path<String>,
+    By(by): By,
+    Body(why): Body<ActionRequest>,
+) -> Result<axum::http::StatusCode, Problem> {
     web.controller().remove_device(&name::<DeviceId>(&device)?, &why.reason, &by).await?;
     Ok(axum::http::StatusCode::NO_CONTENT)
 }

@@ -32,19 +32,30 @@ pub(super) async fn drift(State(web): State<Web>, Path(line): Path<String>, Quer
 
 /// One feature, cohort by cohort, with its bins.
 #[utoipa::path(get, path = "/api/v1/models/{line}/drift/{feature}", tag = "drift", operation_id = "getFeatureDrift", params(("line" = String, Path, description = "The line"), ("feature" = String, Path, description = "The feature"), Asked), responses((status = 200, body = Vec<FeatureDrift>), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn feature(State(web): State<Web>, Path((line, feature)): Path<(String, String)>, Query(asked): Query<Asked>) -> Result<Json<Vec<FeatureDrift>>, Problem> {
+pub(super) async fn feature(
+    State(web): State<Web>,
+    Path((line, feature)): Path<(String, String)>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Vec<FeatureDrift>>, Problem> {
     let drift = web.drift(&name::<Line>(&line)?, asked.cohort()?.as_ref())?;
     let names: std::collections::BTreeSet<String> = drift.features.iter().map(|f| f.name.clone()).collect();
     let found: Vec<FeatureDrift> = drift.features.into_iter().filter(|f| f.name == feature).collect();
     if found.is_empty() {
         let feature: String = feature.chars().take(80).collect();
-        return Err(Problem::NotFound(format!("line {line} has no feature {feature:?}: it has {}", names.into_iter().collect::<Vec<_>>().join(", "))));
+        return Err(Problem::NotFound(format!(
+            "line {line} has no feature {feature:?}: it has {}",
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        )));
     }
     Ok(Json(found))
 }
 
 /// Accuracy over time: estimated from confidence, and measured with the labels that arrived.
 #[utoipa::path(get, path = "/api/v1/models/{line}/quality", tag = "drift", operation_id = "getQuality", params(("line" = String, Path, description = "The line"), Asked), responses((status = 200, body = Quality), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn quality(State(web): State<Web>, Path(line): Path<String>, Query(asked): Query<Asked>) -> Result<Json<Quality>, Problem> {
+pub(super) async fn quality(
+    State(web): State<Web>,
+    Path(line): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Quality>, Problem> {
     Ok(Json(web.quality(&name::<Line>(&line)?, asked.cohort()?.as_ref())?))
 }

@@ -59,7 +59,13 @@ pub(super) struct Token {
 /// Enrol a device. The answer holds its broker secret: it is given out once.
 #[utoipa::path(post, path = "/api/v1/enrol", tag = "devices", operation_id = "enrol", request_body = Enrol, responses((status = 200, description = "How to connect, and the roots to trust", body = Object), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn enrol(State(web): State<Web>, Body(ask): Body<Enrol>) -> Result<Json<Enrolled>, Problem> {
-    let request = EnrolRequest { device: name::<DeviceId>(&ask.device)?, public_key: ask.public_key, labels: ask.labels, token: ask.token, proof: ask.proof };
+    let request = EnrolRequest {
+        device: name::<DeviceId>(&ask.device)?,
+        public_key: ask.public_key,
+        labels: ask.labels,
+        token: ask.token,
+        proof: ask.proof,
+    };
     Ok(Json(web.controller().enrol(request).await?))
 }
 

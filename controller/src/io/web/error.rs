@@ -75,21 +75,96 @@ pub struct Kind {
 
 /// Every kind, for its page.
 pub const KINDS: [Kind; 15] = [
-    Kind { slug: "not-found", status: StatusCode::NOT_FOUND, title: "Not found", meaning: "There is nothing of that name. Names are case-sensitive; the list of the resource shows those that exist." },
-    Kind { slug: "bad-request", status: StatusCode::BAD_REQUEST, title: "Request cannot be read", meaning: "A parameter or the body is not in the form this operation takes. Unknown fields are refused, so that a misspelt one is not silently ignored." },
-    Kind { slug: "invalid", status: StatusCode::UNPROCESSABLE_ENTITY, title: "Does not add up", meaning: "The request reads, but what it asks for is not possible. The detail names the value." },
-    Kind { slug: "unauthorized", status: StatusCode::UNAUTHORIZED, title: "Token needed", meaning: "Changing something needs the controller's admin token; so does reading from another machine." },
-    Kind { slug: "cross-site", status: StatusCode::FORBIDDEN, title: "Request from another site", meaning: "A browser sent this on behalf of another site. Requests that change something must come from the dashboard itself or carry a token." },
-    Kind { slug: "illegal-transition", status: StatusCode::CONFLICT, title: "Not in this state", meaning: "The thing is in a state that does not allow this action. `allowed_actions` of the resource lists what is allowed now." },
-    Kind { slug: "conflict", status: StatusCode::CONFLICT, title: "Conflicts with what exists", meaning: "Something of that name exists with other content. Versions never change their content: use another name." },
-    Kind { slug: "stale-revision", status: StatusCode::PRECONDITION_FAILED, title: "Changed since you looked", meaning: "The resource has changed since it was read (its ETag differs). Read it again and decide anew." },
-    Kind { slug: "too-large", status: StatusCode::PAYLOAD_TOO_LARGE, title: "Body too large", meaning: "The body has more bytes than this operation reads." },
-    Kind { slug: "refused", status: StatusCode::UNPROCESSABLE_ENTITY, title: "Refused", meaning: "A signature, a digest or the trial run of a model was not right. Nothing was stored; the detail says which check failed." },
-    Kind { slug: "media-type", status: StatusCode::UNSUPPORTED_MEDIA_TYPE, title: "Content type not read here", meaning: "Send JSON as application/json, and files as application/octet-stream." },
-    Kind { slug: "method", status: StatusCode::METHOD_NOT_ALLOWED, title: "Method not allowed", meaning: "This path takes other methods; the description at /api/openapi.json lists them." },
-    Kind { slug: "range", status: StatusCode::RANGE_NOT_SATISFIABLE, title: "Range outside the file", meaning: "Start again from the beginning, or ask for bytes that exist." },
-    Kind { slug: "unavailable", status: StatusCode::SERVICE_UNAVAILABLE, title: "Not now", meaning: "The controller cannot do this at the moment, for example because its disk is full. Nothing was lost; try again." },
-    Kind { slug: "internal", status: StatusCode::INTERNAL_SERVER_ERROR, title: "Fault of the controller", meaning: "The controller could not do what it should. Its log says more; please report it." },
+    Kind {
+        slug: "not-found",
+        status: StatusCode::NOT_FOUND,
+        title: "Not found",
+        meaning: "There is nothing of that name. Names are case-sensitive; the list of the resource shows those that exist.",
+    },
+    Kind {
+        slug: "bad-request",
+        status: StatusCode::BAD_REQUEST,
+        title: "Request cannot be read",
+        meaning: "A parameter or the body is not in the form this operation takes. Unknown fields are refused, so that a misspelt one is not silently ignored.",
+    },
+    Kind {
+        slug: "invalid",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        title: "Does not add up",
+        meaning: "The request reads, but what it asks for is not possible. The detail names the value.",
+    },
+    Kind {
+        slug: "unauthorized",
+        status: StatusCode::UNAUTHORIZED,
+        title: "Token needed",
+        meaning: "Changing something needs the controller's admin token; so does reading from another machine.",
+    },
+    Kind {
+        slug: "cross-site",
+        status: StatusCode::FORBIDDEN,
+        title: "Request from another site",
+        meaning: "A browser sent this on behalf of another site. Requests that change something must come from the dashboard itself or carry a token.",
+    },
+    Kind {
+        slug: "illegal-transition",
+        status: StatusCode::CONFLICT,
+        title: "Not in this state",
+        meaning: "The thing is in a state that does not allow this action. `allowed_actions` of the resource lists what is allowed now.",
+    },
+    Kind {
+        slug: "conflict",
+        status: StatusCode::CONFLICT,
+        title: "Conflicts with what exists",
+        meaning: "Something of that name exists with other content. Versions never change their content: use another name.",
+    },
+    Kind {
+        slug: "stale-revision",
+        status: StatusCode::PRECONDITION_FAILED,
+        title: "Changed since you looked",
+        meaning: "The resource has changed since it was read (its ETag differs). Read it again and decide anew.",
+    },
+    Kind {
+        slug: "too-large",
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        title: "Body too large",
+        meaning: "The body has more bytes than this operation reads.",
+    },
+    Kind {
+        slug: "refused",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        title: "Refused",
+        meaning: "A signature, a digest or the trial run of a model was not right. Nothing was stored; the detail says which check failed.",
+    },
+    Kind {
+        slug: "media-type",
+        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        title: "Content type not read here",
+        meaning: "Send JSON as application/json, and files as application/octet-stream.",
+    },
+    Kind {
+        slug: "method",
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        title: "Method not allowed",
+        meaning: "This path takes other methods; the description at /api/openapi.json lists them.",
+    },
+    Kind {
+        slug: "range",
+        status: StatusCode::RANGE_NOT_SATISFIABLE,
+        title: "Range outside the file",
+        meaning: "Start again from the beginning, or ask for bytes that exist.",
+    },
+    Kind {
+        slug: "unavailable",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        title: "Not now",
+        meaning: "The controller cannot do this at the moment, for example because its disk is full. Nothing was lost; try again.",
+    },
+    Kind {
+        slug: "internal",
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        title: "Fault of the controller",
+        meaning: "The controller could not do what it should. Its log says more; please report it.",
+    },
 ];
 
 /// The body of an error.
@@ -142,7 +217,12 @@ impl Problem {
     /// The body that is sent.
     pub fn body(&self) -> ProblemBody {
         let kind = self.kind();
-        ProblemBody { kind: format!("/problems/{}", kind.slug), title: kind.title.to_owned(), status: kind.status.as_u16(), detail: self.to_string() }
+        ProblemBody {
+            kind: format!("/problems/{}", kind.slug),
+            title: kind.title.to_owned(),
+            status: kind.status.as_u16(),
+            detail: self.to_string(),
+        }
     }
 }
 

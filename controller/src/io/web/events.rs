@@ -34,7 +34,13 @@ pub(super) struct Asked {
 impl Asked {
     /// Parsed.
     pub(super) fn wanted(&self) -> Wanted {
-        Wanted { since: self.since, before: self.before, kind: self.kind.clone(), subject: self.subject.clone(), limit: self.limit.unwrap_or(LIMIT).clamp(1, MAX_LIMIT) }
+        Wanted {
+            since: self.since,
+            before: self.before,
+            kind: self.kind.clone(),
+            subject: self.subject.clone(),
+            limit: self.limit.unwrap_or(LIMIT).clamp(1, MAX_LIMIT),
+        }
     }
 
     /// The kind asked for.

@@ -23,16 +23,32 @@ impl From<BlobError> for Problem {
     }
 }
 
-/// A file of the image repository or the director, such as `2.root.json` or `director/1.root.json`. 404 means there is none.
-#[utoipa::path(get, path = "/tuf/{file}", tag = "devices", operation_id = "tufFile", params(("file" = String, Path, description = "TUF metadata file, `director/` included")),
+/// A file of the image repository, such as `2.root.json` or `timestamp.json`. 404 means there is none.
+#[utoipa::path(get, path = "/tuf/{file}", tag = "devices", operation_id = "tufFile", params(("file" = String, Path, description = "TUF metadata file")),
     responses((status = 200, description = "The exact signed bytes", content_type = "application/json"), (status = 404, body = super::error::ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn tuf(State(web): State<Web>, Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let bytes = web.controller().tuf_file(&file).ok_or_else(|| Problem::NotFound(format!("the repository has no file {:?}", file.chars().take(80).collect::<String>())))?;
+    metadata(&web, &file, &headers)
+}
+
+/// A root of the director, such as `1.root.json`. 404 means there is none.
+#[utoipa::path(get, path = "/tuf/director/{file}", tag = "devices", operation_id = "directorFile", params(("file" = String, Path, description = "TUF metadata file")),
+    responses((status = 200, description = "The exact signed bytes", content_type = "application/json"), (status = 404, body = super::error::ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn director(State(web): State<Web>, Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    metadata(&web, &format!("director/{file}"), &headers)
+}
+
+fn metadata(web: &Web, file: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let missing = || Problem::NotFound(format!("the repository has no file {:?}", file.chars().take(80).collect::<String>()));
+    let bytes = web.controller().tuf_file(file).ok_or_else(missing)?;
     let etag = format!("\"{}\"", Digest::of(&bytes));
-    if wanted(&headers, &etag, bytes.len() as u64) == Wanted::NotModified {
+    if wanted(headers, &etag, bytes.len() as u64) == Wanted::NotModified {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    Ok(([(header::CONTENT_TYPE, "application/json".to_owned()), (header::ETAG, etag), (header::CACHE_CONTROL, "no-cache".to_owned())], bytes).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json".to_owned()), (header::ETAG, etag), (header::CACHE_CONTROL, "no-cache".to_owned())],
+        bytes,
+    )
+        .into_response())
 }
 
 /// A model, a manifest or a dataset by the digest of its bytes. One range may be asked for; `If-Range` is honoured.
@@ -40,9 +56,11 @@ pub(super) async fn tuf(State(web): State<Web>, Path(file): Path<String>, header
     responses((status = 200, description = "The bytes", content_type = "application/octet-stream"), (status = 206, description = "A part of them", content_type = "application/octet-stream"),
         (status = 304, description = "The caller has them"), (status = 404, body = super::error::ProblemBody, content_type = "application/problem+json"), (status = 416, body = super::error::ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn blob(State(web): State<Web>, method: Method, Path(hex): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
-    let digest = Digest::from_hex(&hex).map_err(|_| Problem::BadRequest("a blob is named by the 64 lower-case hex digits of its SHA-256".to_owned()))?;
+    let digest = Digest::from_hex(&hex)
+        .map_err(|_| Problem::BadRequest("a blob is named by the 64 lower-case hex digits of its SHA-256".to_owned()))?;
     let blobs = web.controller().blobs().clone();
-    let content = blobs.content(digest).await?.ok_or_else(|| Problem::NotFound(format!("there is no blob {digest}: it was never uploaded here")))?;
+    let content =
+        blobs.content(digest).await?.ok_or_else(|| Problem::NotFound(format!("there is no blob {digest}: it was never uploaded here")))?;
     let (length, etag) = (content.length(), format!("\"{digest}\""));
     let range = wanted(&headers, &etag, length);
     let (status, first, size) = match range {

@@ -44,7 +44,12 @@ pub(super) async fn cohorts(State(web): State<Web>) -> Json<Vec<CohortRow>> {
 /// Create or change a cohort.
 #[utoipa::path(put, path = "/api/v1/cohorts/{cohort}", tag = "fleet", operation_id = "putCohort", params(("cohort" = String, Path, description = "Its name")), request_body = PutCohort,
     responses((status = 200, body = Vec<CohortRow>), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn put_cohort(State(web): State<Web>, Path(cohort): Path<String>, By(by): By, Body(put): Body<PutCohort>) -> Result<Json<Vec<CohortRow>>, Problem> {
+pub(super) async fn put_cohort(
+    State(web): State<Web>,
+    Path(cohort): Path<String>,
+    By(by): By,
+    Body(put): Body<PutCohort>,
+) -> Result<Json<Vec<CohortRow>>, Problem> {
     let doc = CohortDoc {
         name: name::<Cohort>(&cohort)?,
         line: name::<Line>(&put.line)?,

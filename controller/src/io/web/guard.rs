@@ -108,7 +108,8 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
     response
 }
 
-fn wants_page(path: &str) -> bool {
+/// Whether a person with a browser is answered here.
+pub(super) fn wants_page(path: &str) -> bool {
     !["/api/", "/tuf/", "/blobs/", "/metrics", "/livez", "/readyz", "/version"].iter().any(|p| path.starts_with(p))
 }
 

@@ -118,19 +118,33 @@ impl Web {
     /// Instruments with an alarm.
     fn broken_instruments(&self) -> Vec<Attention> {
         let alarms = self.instruments(None);
-        let about = |d: wire::DeviceDrift| Attention { level: Level::Warn, sentence: d.sentence, since: None, href: format!("/devices/{}", d.device), action: "Have the sensor looked at; its readings do not count as drift of the world.".to_owned() };
+        let about = |d: wire::DeviceDrift| Attention {
+            level: Level::Warn,
+            sentence: d.sentence,
+            since: None,
+            href: format!("/devices/{}", d.device),
+            action: "Its readings do not count as drift of the world until it was seen to.".to_owned(),
+        };
         alarms.into_iter().map(about).collect()
     }
 
     /// What is wrong with the controller itself.
     fn own_trouble(&self) -> Option<Attention> {
         let problem = self.controller().mqtt_problem()?;
-        Some(Attention { level: Level::Bad, sentence: problem, since: None, href: "/events".to_owned(), action: "Devices go on with the model they have; their reports wait on them.".to_owned() })
+        Some(Attention {
+            level: Level::Bad,
+            sentence: problem,
+            since: None,
+            href: "/events".to_owned(),
+            action: "Devices go on with the model they have; their reports wait on them.".to_owned(),
+        })
     }
 
     /// Every line.
     pub(super) fn models(&self) -> Vec<Model> {
-        self.facts(|facts| facts.models(|v| self.controller().manifest(v.manifest.digest).map(|m| models::signature(&m)).unwrap_or_default()))
+        self.facts(|facts| {
+            facts.models(|v| self.controller().manifest(v.manifest.digest).map(|m| models::signature(&m)).unwrap_or_default())
+        })
     }
 
     /// One line.
@@ -150,7 +164,9 @@ impl Web {
         let missing = || Problem::NotFound(format!("line {line} has no version {version}: `leeway model list` shows those that exist"));
         let blob = self.controller().snapshot().version(line, version).map(|v| v.manifest).ok_or_else(missing)?;
         let bytes = self.controller().blobs().bytes(blob.digest, leeway_protocol::manifest::MAX_MANIFEST_BYTES).await;
-        let bytes = bytes.map_err(|e| Problem::Unavailable(e.to_string()))?.ok_or_else(|| Problem::Unavailable(format!("the manifest of {line} {version} is not on the disk: publish it again")))?;
+        let bytes = bytes
+            .map_err(|e| Problem::Unavailable(e.to_string()))?
+            .ok_or_else(|| Problem::Unavailable(format!("the manifest of {line} {version} is not on the disk: publish it again")))?;
         Manifest::parse(&bytes).map_err(|e| Problem::Internal(e.to_string()))
     }
 
@@ -170,7 +186,13 @@ impl Web {
     pub(super) fn devices(&self, filter: &Filter) -> Page<DeviceSummary> {
         let limit = filter.limit.clamp(1, MAX_PAGE);
         self.facts(|facts| {
-            let mut found: Vec<_> = facts.snapshot.fleet.iter().filter(|d| filter.after.as_ref().is_none_or(|a| d.id.as_str() > a.as_str())).filter(|d| matches(&facts, filter, d)).collect();
+            let mut found: Vec<_> = facts
+                .snapshot
+                .fleet
+                .iter()
+                .filter(|d| filter.after.as_ref().is_none_or(|a| d.id.as_str() > a.as_str()))
+                .filter(|d| matches(&facts, filter, d))
+                .collect();
             found.sort_by(|a, b| a.id.cmp(&b.id));
             let more = found.len() > limit;
             found.truncate(limit);
@@ -213,7 +235,10 @@ impl Web {
         let found = snapshot.lines.get(line).ok_or_else(|| Problem::missing("model", line))?;
         let champion = found.champion().and_then(|v| snapshot.version(line, v));
         let newest = || snapshot.versions.values().filter(|v| v.line == *line).max_by_key(|v| v.seq);
-        champion.or_else(newest).cloned().ok_or_else(|| Problem::NotFound(format!("line {line} has no version yet: publish one with `leeway model publish`")))
+        champion
+            .or_else(newest)
+            .cloned()
+            .ok_or_else(|| Problem::NotFound(format!("line {line} has no version yet: publish one with `leeway model publish`")))
     }
 
     /// The cohorts of a line, or the one asked for.
@@ -264,9 +289,11 @@ impl Web {
         }
         let (_, asked) = self.cohorts_of(&snapshot, line, cohort)?;
         let champion = self.watched_version(&snapshot, line).ok().map(|v| v.manifest.digest);
-        let names: BTreeMap<Digest, String> = snapshot.versions.values().filter(|v| v.line == *line).map(|v| (v.manifest.digest, v.version.to_string())).collect();
+        let names: BTreeMap<Digest, String> =
+            snapshot.versions.values().filter(|v| v.line == *line).map(|v| (v.manifest.digest, v.version.to_string())).collect();
         Ok(self.controller().look(|ledger| {
-            let monitors: Vec<&crate::quality::Quality> = asked.iter().flat_map(|c| ledger.qualities(c)).filter(|q| names.contains_key(&q.manifest())).collect();
+            let monitors: Vec<&crate::quality::Quality> =
+                asked.iter().flat_map(|c| ledger.qualities(c)).filter(|q| names.contains_key(&q.manifest())).collect();
             quality::quality(&quality::Seen { line, cohort, monitors: &monitors, champion, names: &names, policy: &ledger.quality })
         }))
     }
@@ -277,7 +304,11 @@ impl Web {
         totals.reports = tally.accepted;
         totals.refused = tally.refused.values().sum();
         let snapshot = self.controller().snapshot();
-        let (right, labels) = snapshot.health.values().filter_map(|h| h.measured_accuracy).fold((0.0, 0.0), |(r, n), (share, labels)| (r + share * labels as f64, n + labels as f64));
+        let (right, labels) = snapshot
+            .health
+            .values()
+            .filter_map(|h| h.measured_accuracy)
+            .fold((0.0, 0.0), |(r, n), (share, labels)| (r + share * labels as f64, n + labels as f64));
         totals.accuracy = (labels > 0.0).then(|| right / labels);
         totals
     }

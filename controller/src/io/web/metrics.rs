@@ -103,7 +103,9 @@ fn own(web: &Web, registry: &mut Registry) -> Result<(), Problem> {
     total("desired_published", "Desired states published", view.published);
     total("store_errors", "Commits that failed", view.store_errors);
     let messages = Family::<Result_, Counter>::default();
-    for (result, n) in [("accepted", view.uplinks.accepted), ("duplicate", view.uplinks.duplicates), ("refused", view.uplinks.refused.values().sum())] {
+    for (result, n) in
+        [("accepted", view.uplinks.accepted), ("duplicate", view.uplinks.duplicates), ("refused", view.uplinks.refused.values().sum())]
+    {
         messages.get_or_create(&Result_ { result: result.to_owned() }).inc_by(n);
     }
     registry.register("telemetry_messages", "Uplink messages by what became of them", messages);
@@ -179,7 +181,9 @@ fn rollouts(web: &Web, registry: &mut Registry) {
                 let metric = rail.metric.as_str().to_owned();
                 for (bound, value) in [("estimate", verdict.estimate), ("lower", verdict.lower), ("upper", verdict.upper)] {
                     let Some(value) = value.filter(|v| v.is_finite()) else { continue };
-                    difference.get_or_create(&Difference { model: model.clone(), metric: metric.clone(), bound: bound.to_owned() }).set(value);
+                    difference
+                        .get_or_create(&Difference { model: model.clone(), metric: metric.clone(), bound: bound.to_owned() })
+                        .set(value);
                 }
                 threshold.get_or_create(&Limit { model: model.clone(), metric }).set(rail.limits.margin);
             }
@@ -213,7 +217,13 @@ fn drift(web: &Web, registry: &mut Registry) {
                 names.push(&f.name);
             }
             let feature = if names.contains(&f.name.as_str()) { f.name.clone() } else { "__other__".to_owned() };
-            let label = |method: &str| Feature { model: line.clone(), version: drift.version.clone(), cohort: cohort.clone(), feature: feature.clone(), method: method.to_owned() };
+            let label = |method: &str| Feature {
+                model: line.clone(),
+                version: drift.version.clone(),
+                cohort: cohort.clone(),
+                feature: feature.clone(),
+                method: method.to_owned(),
+            };
             for (method, value) in [("log_evidence", f.log_evidence), ("psi", f.psi)] {
                 if value.is_finite() {
                     score.get_or_create(&label(method)).set(value);
@@ -230,7 +240,14 @@ fn drift(web: &Web, registry: &mut Registry) {
         let Some(model) = snapshot.cohorts.get(cohort).map(|c| c.line.to_string()) else { continue };
         for (kind, value) in [("measured", health.measured_accuracy.map(|m| m.0)), ("proxy", health.estimated_accuracy)] {
             let Some(value) = value.filter(|v| v.is_finite()) else { continue };
-            quality.get_or_create(&Quality { model: model.clone(), cohort: cohort.to_string(), metric: "accuracy".to_owned(), kind: kind.to_owned() }).set(value);
+            quality
+                .get_or_create(&Quality {
+                    model: model.clone(),
+                    cohort: cohort.to_string(),
+                    metric: "accuracy".to_owned(),
+                    kind: kind.to_owned(),
+                })
+                .set(value);
         }
     }
     registry.register("drift_score", "How far and how surely a feature moved since training", score);

@@ -69,7 +69,12 @@ pub(super) async fn show(State(web): State<Web>, Path(line): Path<String>) -> Re
 /// Create a line, or change what it does unless told otherwise.
 #[utoipa::path(put, path = "/api/v1/models/{line}", tag = "models", operation_id = "putModel", params(("line" = String, Path, description = "The line")), request_body = PutModel,
     responses((status = 200, body = Model), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn put(State(web): State<Web>, Path(line): Path<String>, By(by): By, Body(put): Body<PutModel>) -> Result<Json<Model>, Problem> {
+pub(super) async fn put(
+    State(web): State<Web>,
+    Path(line): Path<String>,
+    By(by): By,
+    Body(put): Body<PutModel>,
+) -> Result<Json<Model>, Problem> {
     let line = name::<Line>(&line)?;
     web.controller().put_line(LinePolicies { line: line.clone(), task: put.task, rollout: put.rollout, retrain: put.retrain }, &by).await?;
     Ok(Json(web.model(&line)?))
@@ -78,7 +83,12 @@ pub(super) async fn put(State(web): State<Web>, Path(line): Path<String>, By(by)
 /// Ask for a better model.
 #[utoipa::path(post, path = "/api/v1/models/{line}/retrain", tag = "training", operation_id = "requestRetraining", params(("line" = String, Path, description = "The line")), request_body = ActionRequest,
     responses((status = 200, body = TrainingJob), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn retrain(State(web): State<Web>, Path(line): Path<String>, By(by): By, Body(why): Body<ActionRequest>) -> Result<Json<TrainingJob>, Problem> {
+pub(super) async fn retrain(
+    State(web): State<Web>,
+    Path(line): Path<String>,
+    By(by): By,
+    Body(why): Body<ActionRequest>,
+) -> Result<Json<TrainingJob>, Problem> {
     let job = web.controller().request_retraining(&name::<Line>(&line)?, &why.reason, &by).await?;
     Ok(Json(training_job(&job)))
 }
@@ -100,7 +110,12 @@ pub(super) async fn lineage(State(web): State<Web>, Path((line, version)): Path<
 /// Deprecate or yank a version, or take that back.
 #[utoipa::path(post, path = "/api/v1/models/{line}/versions/{version}/mark", tag = "models", operation_id = "markVersion", params(("line" = String, Path, description = "The line"), ("version" = String, Path, description = "The version")), request_body = MarkVersion,
     responses((status = 200, body = VersionDetail), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn mark(State(web): State<Web>, Path((line, version)): Path<(String, String)>, By(by): By, Body(mark): Body<MarkVersion>) -> Result<Json<VersionDetail>, Problem> {
+pub(super) async fn mark(
+    State(web): State<Web>,
+    Path((line, version)): Path<(String, String)>,
+    By(by): By,
+    Body(mark): Body<MarkVersion>,
+) -> Result<Json<VersionDetail>, Problem> {
     let (line, version) = (name::<Line>(&line)?, name::<Version>(&version)?);
     let reason = mark.reason;
     let status = match mark.status {

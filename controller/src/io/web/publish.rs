@@ -101,7 +101,12 @@ pub(super) async fn targets(State(web): State<Web>, By(by): By, body: Body) -> R
 /// Upload a new root of the image repository, or with `director` of the director.
 #[utoipa::path(post, path = "/api/v1/tuf/roots/{repository}", tag = "publish", operation_id = "publishRoot", params(("repository" = String, Path, description = "`image` or `director`")), request_body(content = Vec<u8>, content_type = "application/json"),
     responses((status = 204, description = "Taken in"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn root(State(web): State<Web>, Path(repository): Path<String>, By(by): By, body: Body) -> Result<axum::http::StatusCode, Problem> {
+pub(super) async fn root(
+    State(web): State<Web>,
+    Path(repository): Path<String>,
+    By(by): By,
+    body: Body,
+) -> Result<axum::http::StatusCode, Problem> {
     let bytes = read(body, MAX_ROLE).await?;
     match repository.as_str() {
         "image" => web.controller().upload_root(&bytes, &by).await?,

@@ -92,7 +92,11 @@ mod tests {
         assert_eq!(with(&[]), Wanted::Whole);
         assert_eq!(with(&[(header::RANGE, "bytes=4-"), (header::IF_RANGE, "\"sha256:a\"")]), Wanted::Part(4, 9));
         assert_eq!(with(&[(header::RANGE, "bytes=4-"), (header::IF_RANGE, "\"sha256:b\"")]), Wanted::Whole);
-        assert_eq!(with(&[(header::RANGE, "bytes=4-"), (header::IF_RANGE, "W/\"sha256:a\"")]), Wanted::Whole, "a weak tag never joins ranges");
+        assert_eq!(
+            with(&[(header::RANGE, "bytes=4-"), (header::IF_RANGE, "W/\"sha256:a\"")]),
+            Wanted::Whole,
+            "a weak tag never joins ranges"
+        );
         assert_eq!(with(&[(header::IF_NONE_MATCH, "\"x\", \"sha256:a\"")]), Wanted::NotModified);
     }
 }

@@ -41,7 +41,12 @@ pub(super) async fn show(State(web): State<Web>, Path(rollout): Path<String>) ->
 /// Bring a version out, or with `?dry_run=true` only say what that would mean.
 #[utoipa::path(post, path = "/api/v1/rollouts", tag = "rollouts", operation_id = "createRollout", params(Asked), request_body = CreateRollout,
     responses((status = 201, body = Rollout), (status = 200, description = "The plan of a dry run", body = RolloutPlan), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn create(State(web): State<Web>, By(by): By, Query(asked): Query<Asked>, Body(create): Body<CreateRollout>) -> Result<Response, Problem> {
+pub(super) async fn create(
+    State(web): State<Web>,
+    By(by): By,
+    Query(asked): Query<Asked>,
+    Body(create): Body<CreateRollout>,
+) -> Result<Response, Problem> {
     let new = parse(create)?;
     if asked.dry_run {
         return Ok(Json(web.plan(&new)?).into_response());
@@ -57,7 +62,13 @@ pub(super) async fn create(State(web): State<Web>, By(by): By, Query(asked): Que
 /// Pause, resume, promote, promote-all, approve, abort or retry. With `If-Match`, only if the rollout has not changed since.
 #[utoipa::path(post, path = "/api/v1/rollouts/{rollout}/{action}", tag = "rollouts", operation_id = "actOnRollout", params(("rollout" = String, Path, description = "The rollout"), ("action" = Action, Path, description = "One of its `allowed_actions`")), request_body = ActionRequest,
     responses((status = 200, body = Rollout), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn act(State(web): State<Web>, Path((rollout, action)): Path<(String, String)>, By(by): By, headers: HeaderMap, Body(why): Body<ActionRequest>) -> Result<Response, Problem> {
+pub(super) async fn act(
+    State(web): State<Web>,
+    Path((rollout, action)): Path<(String, String)>,
+    By(by): By,
+    headers: HeaderMap,
+    Body(why): Body<ActionRequest>,
+) -> Result<Response, Problem> {
     let id = web.act(&rollout, &action, &why.reason, &by, &headers).await?;
     Ok(answer(StatusCode::OK, web.rollout(&id)?))
 }
@@ -81,7 +92,8 @@ impl Web {
     pub(super) async fn act(&self, rollout: &str, action: &str, why: &str, by: &str, headers: &HeaderMap) -> Result<RolloutId, Problem> {
         let id = name::<RolloutId>(rollout)?;
         let action = action_of(action)?;
-        let revision = self.controller().snapshot().rollouts.get(&id).map(|r| r.revision).ok_or_else(|| Problem::missing("rollout", &id))?;
+        let revision =
+            self.controller().snapshot().rollouts.get(&id).map(|r| r.revision).ok_or_else(|| Problem::missing("rollout", &id))?;
         if_match(headers, revision)?;
         let bound = headers.contains_key(header::IF_MATCH).then_some(revision);
         let done = self.controller().act(&id, action, why, by, bound).await;
@@ -99,16 +111,33 @@ fn answer(status: StatusCode, rollout: Rollout) -> Response {
     (status, [(header::ETAG, etag)], Json(rollout)).into_response()
 }
 
-const ACTIONS: [Action; 7] = [Action::Approve, Action::Pause, Action::Resume, Action::Promote, Action::PromoteAll, Action::Abort, Action::Retry];
+const ACTIONS: [Action; 7] =
+    [Action::Approve, Action::Pause, Action::Resume, Action::Promote, Action::PromoteAll, Action::Abort, Action::Retry];
 
 fn action_of(text: &str) -> Result<Action, Problem> {
     let found = ACTIONS.into_iter().find(|a| a.as_str() == text);
-    found.ok_or_else(|| Problem::NotFound(format!("there is no action {:?}: use one of {}", text.chars().take(40).collect::<String>(), ACTIONS.map(Action::as_str).join(", "))))
+    found.ok_or_else(|| {
+        Problem::NotFound(format!(
+            "there is no action {:?}: use one of {}",
+            text.chars().take(40).collect::<String>(),
+            ACTIONS.map(Action::as_str).join(", ")
+        ))
+    })
 }
 
 fn parse(create: CreateRollout) -> Result<NewRollout, Problem> {
     let policy = create.policy.map(serde_json::from_value::<RolloutPolicy>).transpose();
     let policy = policy.map_err(|e| Problem::BadRequest(format!("the policy cannot be read: {e}")))?;
-    let reason = if create.reason.trim().is_empty() { format!("Version {} of {} was asked for.", create.version, create.line) } else { create.reason };
-    Ok(NewRollout { id: create.id.map(|id| name::<RolloutId>(&id)).transpose()?, line: name::<Line>(&create.line)?, version: name::<Version>(&create.version)?, policy, reason })
+    let reason = if create.reason.trim().is_empty() {
+        format!("Version {} of {} was asked for.", create.version, create.line)
+    } else {
+        create.reason
+    };
+    Ok(NewRollout {
+        id: create.id.map(|id| name::<RolloutId>(&id)).transpose()?,
+        line: name::<Line>(&create.line)?,
+        version: name::<Version>(&create.version)?,
+        policy,
+        reason,
+    })
 }

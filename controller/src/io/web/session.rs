@@ -36,7 +36,8 @@ pub(super) async fn show(State(web): State<Web>, Query(login): Query<Login>) -> 
 /// Sign in by form.
 pub(super) async fn submit(State(web): State<Web>, body: axum::body::Body) -> Result<Response, PageProblem> {
     let form = read(body, MAX_FORM).await?;
-    let login: Login = axum::extract::Query::try_from_uri(&form_uri(&form)?).map(|q| q.0).map_err(|e| Problem::BadRequest(e.to_string()))?;
+    let login: Login =
+        axum::extract::Query::try_from_uri(&form_uri(&form)?).map(|q| q.0).map_err(|e| Problem::BadRequest(e.to_string()))?;
     sign_in(&web, &login.token.unwrap_or_default())
 }
 

@@ -66,12 +66,20 @@ impl Drop for Present {
 /// Open the live stream.
 #[utoipa::path(get, path = "/api/v1/stream", tag = "events", operation_id = "stream", params(Asked),
     responses((status = 101, description = "WebSocket, subprotocol `leeway.v1`; one JSON frame per message", body = Frame), (status = "4XX", body = super::error::ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn stream(State(web): State<Web>, headers: HeaderMap, Query(asked): Query<Asked>, upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>) -> Response {
+pub(super) async fn stream(
+    State(web): State<Web>,
+    headers: HeaderMap,
+    Query(asked): Query<Asked>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
     if let Err(problem) = check_origin(&headers) {
         return problem.into_response();
     }
     let Ok(upgrade) = upgrade else {
-        return Problem::BadRequest("this is a WebSocket: connect with ws:// and the subprotocol leeway.v1, or read /api/v1/events".to_owned()).into_response();
+        return Problem::BadRequest(
+            "this is a WebSocket: connect with ws:// and the subprotocol leeway.v1, or read /api/v1/events".to_owned(),
+        )
+        .into_response();
     };
     if web.clients().now.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
         web.clients().now.fetch_sub(1, Ordering::Relaxed);
@@ -80,7 +88,9 @@ pub(super) async fn stream(State(web): State<Web>, headers: HeaderMap, Query(ask
     let present = Present(web.clone());
     upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
         let _present = present;
-        Listener { web, socket, at: 0, topics: asked.topics.map(|t| t.split(',').map(|s| s.trim().to_owned()).collect()) }.run(asked.since).await;
+        Listener { web, socket, at: 0, topics: asked.topics.map(|t| t.split(',').map(|s| s.trim().to_owned()).collect()) }
+            .run(asked.since)
+            .await;
     })
 }
 

@@ -62,15 +62,30 @@ pub(super) struct GiveUp {
 
 /// Every job, newest first.
 #[utoipa::path(get, path = "/api/v1/training/jobs", tag = "training", operation_id = "listTrainingJobs", responses((status = 200, body = Vec<TrainingJob>), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn list(State(web): State<Web>) -> Json<Vec<TrainingJob>> {
-    Json(web.facts(|facts| facts.jobs()))
+pub(super) async fn list(State(web): State<Web>) -> Result<Json<Vec<TrainingJob>>, Problem> {
+    let jobs = web.facts(|facts| facts.jobs());
+    Ok(Json(jobs.into_iter().map(|job| web.with_data(job)).collect::<Result<_, _>>()?))
+}
+
+impl Web {
+    /// A job with what it was made of and how it was judged, which the store has.
+    fn with_data(&self, mut job: TrainingJob) -> Result<TrainingJob, Problem> {
+        let data = self.controller().job_data(&job.id)?;
+        job.dataset = data.dataset.map(|dataset| dataset.train.digest.to_string());
+        if let Some(comparison) = data.comparison.filter(|_| job.version.is_some()) {
+            job.sentence = format!("{} {}", job.sentence, comparison.sentence);
+        }
+        Ok(job)
+    }
 }
 
 /// One job.
 #[utoipa::path(get, path = "/api/v1/training/jobs/{job}", tag = "training", operation_id = "getTrainingJob", params(("job" = String, Path, description = "The job")), responses((status = 200, body = TrainingJob), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn show(State(web): State<Web>, Path(job): Path<String>) -> Result<Json<TrainingJob>, Problem> {
     let found = web.facts(|facts| facts.snapshot.jobs.get(&job).map(|j| training_job(j)));
-    found.map(Json).ok_or_else(|| Problem::NotFound(format!("there is no training job {:?}", job.chars().take(80).collect::<String>())))
+    let found =
+        found.ok_or_else(|| Problem::NotFound(format!("there is no training job {:?}", job.chars().take(80).collect::<String>())))?;
+    Ok(Json(web.with_data(found)?))
 }
 
 /// Take the oldest waiting job. 204 when there is none.
@@ -87,7 +102,12 @@ pub(super) async fn claim(State(web): State<Web>, _by: By, Body(claim): Body<Cla
 /// Keep a job from being given to another worker.
 #[utoipa::path(post, path = "/api/v1/training/jobs/{job}/alive", tag = "training", operation_id = "keepTrainingJob", params(("job" = String, Path, description = "The job")), request_body = Alive,
     responses((status = 204, description = "Noted"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn alive(State(web): State<Web>, Path(job): Path<String>, _by: By, Body(alive): Body<Alive>) -> Result<StatusCode, Problem> {
+pub(super) async fn alive(
+    State(web): State<Web>,
+    Path(job): Path<String>,
+    _by: By,
+    Body(alive): Body<Alive>,
+) -> Result<StatusCode, Problem> {
     web.controller().keep_job(&job, &alive.worker).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -95,7 +115,12 @@ pub(super) async fn alive(State(web): State<Web>, Path(job): Path<String>, _by: 
 /// Bring a candidate; it is tried out and compared with the champion.
 #[utoipa::path(post, path = "/api/v1/training/jobs/{job}/candidate", tag = "training", operation_id = "submitCandidate", params(("job" = String, Path, description = "The job")), request_body = Submit,
     responses((status = 200, body = TrainingJob), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn candidate(State(web): State<Web>, Path(job): Path<String>, _by: By, Body(submit): Body<Submit>) -> Result<Json<TrainingJob>, Problem> {
+pub(super) async fn candidate(
+    State(web): State<Web>,
+    Path(job): Path<String>,
+    _by: By,
+    Body(submit): Body<Submit>,
+) -> Result<Json<TrainingJob>, Problem> {
     let manifest = Blob { digest: name::<Digest>(&submit.manifest)?, length: submit.manifest_length };
     let candidate = Candidate { model: name::<Digest>(&submit.model)?, manifest };
     Ok(Json(training_job(&*web.controller().submit_candidate(&job, &submit.worker, candidate).await?)))
@@ -104,7 +129,12 @@ pub(super) async fn candidate(State(web): State<Web>, Path(job): Path<String>, _
 /// Give a job up.
 #[utoipa::path(post, path = "/api/v1/training/jobs/{job}/fail", tag = "training", operation_id = "failTrainingJob", params(("job" = String, Path, description = "The job")), request_body = GiveUp,
     responses((status = 204, description = "Noted"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn fail(State(web): State<Web>, Path(job): Path<String>, _by: By, Body(give_up): Body<GiveUp>) -> Result<StatusCode, Problem> {
+pub(super) async fn fail(
+    State(web): State<Web>,
+    Path(job): Path<String>,
+    _by: By,
+    Body(give_up): Body<GiveUp>,
+) -> Result<StatusCode, Problem> {
     web.controller().fail_job(&job, &give_up.worker, &give_up.sentence).await?;
     Ok(StatusCode::NO_CONTENT)
 }

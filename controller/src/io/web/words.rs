@@ -76,16 +76,26 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// How long ago `at` was, in one unit; `now` for the last second and for clocks that run ahead.
+/// How long ago `at` was, in one unit; `now` for the last second and for clocks that run ahead. What is years away (application
+/// time often is) is a date.
 pub fn ago(now: Timestamp, at: Timestamp) -> String {
     let ms = u64::try_from(now.millis_since(at)).unwrap_or(0);
     match ms / 1000 {
+        s if s > FAR_SECS => date(at),
         0 => "now".to_owned(),
         s @ 1..60 => format!("{s}\u{202f}s ago"),
         s @ 60..3_600 => format!("{}\u{202f}m ago", s / 60),
         s @ 3_600..86_400 => format!("{}\u{202f}h ago", s / 3_600),
         s => format!("{}\u{202f}d ago", s / 86_400),
     }
+}
+
+/// Longer ago than this is said as a date.
+const FAR_SECS: u64 = 400 * 86_400;
+
+/// The day of a moment.
+pub fn date(at: Timestamp) -> String {
+    at.to_string().chars().take(10).collect()
 }
 
 /// The year of a moment, for axes over data time.
@@ -158,14 +168,19 @@ mod tests {
         assert_eq!((count(0).as_str(), count(999).as_str()), ("0", "999"));
         assert_eq!(percent(f64::NAN), UNKNOWN);
         assert_eq!(percent(0.8512).replace('\u{202f}', " "), "85.1 %");
-        let table = [(0, "0 s"), (7, "7 ms"), (59_000, "59 s"), (60_000, "1 m"), (200_000, "3 m 20 s"), (7_200_000, "2 h"), (900_000_000, "10 d")];
+        let table =
+            [(0, "0 s"), (7, "7 ms"), (59_000, "59 s"), (60_000, "1 m"), (200_000, "3 m 20 s"), (7_200_000, "2 h"), (900_000_000, "10 d")];
         for (ms, text) in table {
             assert_eq!(duration(ms).replace('\u{202f}', " "), text);
         }
         let now = Timestamp::from_secs(1_000_000);
         assert_eq!(ago(now, now.plus_secs(60)), "now");
+        assert_eq!(ago("2026-01-01T00:00:00Z".parse().unwrap(), "1957-01-24T00:00:00Z".parse().unwrap()), "1957-01-24");
         assert_eq!(ago(now, now.plus_secs(-90)).replace('\u{202f}', " "), "1 m ago");
-        assert_eq!((number(0.0).as_str(), number(-0.0421).as_str(), number(12.34).as_str(), number(1234.5).as_str()), ("0", "\u{2212}0.042", "12.3", "1234"));
+        assert_eq!(
+            (number(0.0).as_str(), number(-0.0421).as_str(), number(12.34).as_str(), number(1234.5).as_str()),
+            ("0", "\u{2212}0.042", "12.3", "1234")
+        );
         assert_eq!(spaced("TelemetryArriving"), "Telemetry arriving");
         let names: Vec<String> = ["a", "b", "c", "d", "e"].map(Into::into).to_vec();
         assert_eq!((list(&names[..2]).as_str(), list(&names).as_str()), ("a and b", "a, b, c and 2 others"));

@@ -39,7 +39,8 @@ pub(super) fn csv(columns: &[String], table: &Table) -> Outcome<String> {
     let mut text = columns.join(",");
     text.push('\n');
     for row in chosen(table.rows()) {
-        let cells: Vec<String> = data.iter().map(|column| column.get(row).copied().flatten().map_or_else(String::new, |v| v.to_string())).collect();
+        let cells: Vec<String> =
+            data.iter().map(|column| column.get(row).copied().flatten().map_or_else(String::new, |v| v.to_string())).collect();
         text.push_str(&cells.join(","));
         text.push('\n');
     }
@@ -50,7 +51,8 @@ pub(super) fn csv(columns: &[String], table: &Table) -> Outcome<String> {
 pub(super) fn parse(said: &[u8], manifest: &Manifest) -> Outcome<Answers> {
     let text = std::str::from_utf8(said).map_err(|_| Failure::new("the runner's answers are not text"))?;
     let mut rows = Vec::new();
-    let elements: usize = manifest.outputs.iter().filter(|o| !manifest.state.iter().any(|s| s.output == o.name)).filter_map(|o| o.elements()).sum();
+    let elements: usize =
+        manifest.outputs.iter().filter(|o| !manifest.state.iter().any(|s| s.output == o.name)).filter_map(|o| o.elements()).sum();
     let step = |at: usize, total: usize| chosen(total).nth(at);
     let lines: Vec<&str> = text.lines().skip(1).collect();
     let total = usize::try_from(manifest.reference.rows).unwrap_or(usize::MAX);
@@ -64,7 +66,8 @@ pub(super) fn parse(said: &[u8], manifest: &Manifest) -> Outcome<Answers> {
         rows.push(Answer { row, decision: *decision, confidence: *confidence, outputs: outputs.to_vec() });
     }
     if rows.is_empty() {
-        return Err(Failure::new("the model answered none of the reference's rows").help("rows with missing values cannot be answered; check that the columns are the model's inputs, in their order"));
+        return Err(Failure::new("the model answered none of the reference's rows")
+            .help("rows with missing values cannot be answered; check that the columns are the model's inputs, in their order"));
     }
     Ok(Answers { rows })
 }

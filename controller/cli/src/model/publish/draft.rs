@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use leeway_controller::reference;
 use leeway_controller::reference::table::Table;
 use leeway_protocol::digest::Digest;
-use leeway_protocol::manifest::{Blob, CONFIDENCE_BINS, Calibration, Dataset, Decision, Golden, GoldenVector, Limits, Lineage, Manifest, StateLink};
+use leeway_protocol::manifest::{
+    Blob, CONFIDENCE_BINS, Calibration, Dataset, Decision, Golden, GoldenVector, Limits, Lineage, Manifest, StateLink,
+};
 use leeway_protocol::profile::{Cuts, FeatureReference, Reference, SPECIALS, Source};
 use leeway_protocol::tensor::{DType, Tensor, TensorSpec};
 use leeway_protocol::time::Timestamp;
@@ -38,7 +40,10 @@ pub(super) struct Shape {
 impl Shape {
     /// Inputs that the application gives.
     fn free(&self) -> impl Iterator<Item = (usize, &TensorSpec)> {
-        self.inputs.iter().enumerate().filter(|(_, s)| !self.state.iter().any(|l| l.input == s.name) && !self.constants.iter().any(|c| c.name == s.name))
+        self.inputs
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| !self.state.iter().any(|l| l.input == s.name) && !self.constants.iter().any(|c| c.name == s.name))
     }
 }
 
@@ -54,7 +59,10 @@ pub(super) fn shape(args: &Publish, described: &Described) -> Outcome<Shape> {
     }
     let state = args.states.iter().map(|(input, output)| StateLink { input: input.clone(), output: output.clone() }).collect();
     let constant = |(name, values): &(String, Vec<f64>)| {
-        let spec = inputs.iter().find(|s| s.name == *name).ok_or_else(|| Failure::new(format!("--constant names {name:?}, which is no input")).code(2))?;
+        let spec = inputs
+            .iter()
+            .find(|s| s.name == *name)
+            .ok_or_else(|| Failure::new(format!("--constant names {name:?}, which is no input")).code(2))?;
         let count = spec.elements().unwrap_or(0);
         let all: Vec<f64> = if let [one] = values[..] { vec![one; count] } else { values.clone() };
         if all.len() != count {
@@ -76,8 +84,11 @@ pub(super) fn columns(args: &Publish, shape: &Shape, table: &Table) -> Outcome<V
     }
     let need: usize = shape.free().filter_map(|(_, s)| s.elements()).sum();
     if chosen.len() != need {
-        let problem = format!("the model takes {need} values a row, the reference has {} columns for them ({})", chosen.len(), chosen.join(", "));
-        return Err(Failure::new(problem).code(2).help("name the columns in the order of the inputs' elements with --features a,b,…, and the truth with --label-column"));
+        let problem =
+            format!("the model takes {need} values a row, the reference has {} columns for them ({})", chosen.len(), chosen.join(", "));
+        return Err(Failure::new(problem)
+            .code(2)
+            .help("name the columns in the order of the inputs' elements with --features a,b,…, and the truth with --label-column"));
     }
     Ok(chosen)
 }
@@ -102,13 +113,21 @@ fn reading(args: &Publish, shape: &Shape) -> Outcome<Decision> {
 pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &Table, model: &[u8], at: Timestamp) -> Outcome<Manifest> {
     let decision = reading(args, shape)?;
     let features = inputs(shape, columns, table)?;
-    let filled = (0..table.rows()).find(|&row| columns.iter().all(|c| table.column(c).ok().and_then(|d| d.get(row).copied().flatten()).is_some()));
+    let filled =
+        (0..table.rows()).find(|&row| columns.iter().all(|c| table.column(c).ok().and_then(|d| d.get(row).copied().flatten()).is_some()));
     let row = filled.ok_or_else(|| Failure::new("every row of the reference has a missing value, so the model cannot be tried on any"))?;
-    let vector = GoldenVector { inputs: row_tensors(shape, columns, table, row), outputs: shape.outputs.iter().map(|s| tensor(s, &vec![0.0; s.elements().unwrap_or(0)])).collect() };
+    let vector = GoldenVector {
+        inputs: row_tensors(shape, columns, table, row),
+        outputs: shape.outputs.iter().map(|s| tensor(s, &vec![0.0; s.elements().unwrap_or(0)])).collect(),
+    };
     let even = |i: usize| i as f64 / CONFIDENCE_BINS as f64;
     let calibration = match decision {
         Decision::None => Calibration::default(),
-        _ => Calibration { edges: (0..=CONFIDENCE_BINS).map(even).collect(), accuracy: vec![0.0; CONFIDENCE_BINS], rows: vec![0; CONFIDENCE_BINS] },
+        _ => Calibration {
+            edges: (0..=CONFIDENCE_BINS).map(even).collect(),
+            accuracy: vec![0.0; CONFIDENCE_BINS],
+            rows: vec![0; CONFIDENCE_BINS],
+        },
     };
     Ok(Manifest {
         v: 1,
@@ -131,8 +150,21 @@ pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &T
 }
 
 /// The manifest that is signed.
-pub(super) fn manifest(args: &Publish, first: Manifest, columns: &[String], table: &Table, answers: &Answers, golden: Option<Golden>, parent: Option<Digest>) -> Outcome<Manifest> {
-    let shape = Shape { inputs: first.inputs.clone(), outputs: first.outputs.clone(), state: first.state.clone(), constants: first.constants.clone() };
+pub(super) fn manifest(
+    args: &Publish,
+    first: Manifest,
+    columns: &[String],
+    table: &Table,
+    answers: &Answers,
+    golden: Option<Golden>,
+    parent: Option<Digest>,
+) -> Outcome<Manifest> {
+    let shape = Shape {
+        inputs: first.inputs.clone(),
+        outputs: first.outputs.clone(),
+        state: first.state.clone(),
+        constants: first.constants.clone(),
+    };
     let mut features = first.reference.features.clone();
     features.extend(outputs(&shape, answers));
     let decides = first.decision != Decision::None;
@@ -154,7 +186,15 @@ pub(super) fn manifest(args: &Publish, first: Manifest, columns: &[String], tabl
     let bytes = std::fs::read(&args.reference).unwrap_or_default();
     let name = args.reference.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let datasets = vec![Dataset { role: "reference".to_owned(), name, digest: Digest::of(&bytes), rows: table.rows() as u64 }];
-    let lineage = Lineage { code: args.code.clone(), code_revision: args.code_revision.clone(), datasets, parent, training_run: None, metrics, reason: args.reason.clone() };
+    let lineage = Lineage {
+        code: args.code.clone(),
+        code_revision: args.code_revision.clone(),
+        datasets,
+        parent,
+        training_run: None,
+        metrics,
+        reason: args.reason.clone(),
+    };
     Ok(Manifest { reference: Reference { rows: first.reference.rows, features }, calibration, golden, lineage, ..first })
 }
 
@@ -214,12 +254,15 @@ fn continuous(feature: FeatureReference) -> FeatureReference {
 /// Golden vectors from the runner's own answers.
 fn computed(shape: &Shape, columns: &[String], table: &Table, answers: &Answers) -> Outcome<Golden> {
     if !shape.state.is_empty() {
-        return Err(Failure::new("golden vectors of a model with state cannot be computed from single rows").code(2).help("give those of the training framework with --golden"));
+        return Err(Failure::new("golden vectors of a model with state cannot be computed from single rows")
+            .code(2)
+            .help("give those of the training framework with --golden"));
     }
     let step = (answers.rows.len() / GOLDEN).max(1);
     let vector = |answer: &Answer| {
         let mut values = answer.outputs.iter().copied();
-        let outputs = shape.outputs.iter().map(|s| tensor(s, &values.by_ref().take(s.elements().unwrap_or(0)).collect::<Vec<_>>())).collect();
+        let outputs =
+            shape.outputs.iter().map(|s| tensor(s, &values.by_ref().take(s.elements().unwrap_or(0)).collect::<Vec<_>>())).collect();
         GoldenVector { inputs: row_tensors(shape, columns, table, answer.row), outputs }
     };
     Ok(Golden { rtol: RTOL, atol: ATOL, vectors: answers.rows.iter().step_by(step).take(GOLDEN).map(vector).collect() })

@@ -186,7 +186,14 @@ fn timeline(now: Timestamp, spans: &[Span]) -> Markup {
             spans: spans
                 .iter()
                 .filter(|s| s.lane == name)
-                .map(|s| (s.from, s.to.unwrap_or(now), if name == "model" { version_colour(spans, &s.label) } else { level_class(s.level) }, format!("{}: {}", s.label, s.sentence)))
+                .map(|s| {
+                    (
+                        s.from,
+                        s.to.unwrap_or(now),
+                        if name == "model" { version_colour(spans, &s.label) } else { level_class(s.level) },
+                        format!("{}: {}", s.label, s.sentence),
+                    )
+                })
                 .collect(),
         })
         .collect();

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::charts::{LineChart, Series, histogram, line_chart};
 use super::layout::{Area, Frame, head, page};
-use super::parts::{badge, card, empty, flush, legend, tone, when};
+use super::parts::{badge, card, empty, flush, legend, sign, tone, when};
 use crate::io::web::resource::Level;
 use crate::io::web::resource::drift::{DeviceDrift, Drift, FeatureDrift, Quality};
 use crate::io::web::words;
@@ -21,7 +21,7 @@ pub fn drift_page(now: Timestamp, seq: u64, lines: &[String], drift: &Drift, qua
                     (card("Accuracy", accuracy_legend(), accuracy(quality)))
                     (flush("Features", html! { (legend(&[("c-reference", "", drift.reference.clone()), ("c-current", "line", drift.current.clone())])) }, html! {
                         @if drift.features.is_empty() { (empty("Nothing counted yet", "Devices send exact counts when a window closes; the first ones fill this table.", None)) }
-                        @else { div.features { @for f in &drift.features { (feature(now, f)) } } }
+                        @else { div.features { @for group in grouped(&drift.features) { (feature(now, drift, &group)) } } }
                     }))
                     (devices(now, &drift.devices))
                     (card("How it is judged", html! {}, html! { p.note { (drift.method) } }))
@@ -68,11 +68,27 @@ fn filters(lines: &[String], drift: &Drift) -> Markup {
     }
 }
 
-fn feature(now: Timestamp, f: &FeatureDrift) -> Markup {
+/// One entry per feature; the cohort in which it moved the most comes first.
+fn grouped(features: &[FeatureDrift]) -> Vec<Vec<&FeatureDrift>> {
+    let mut groups: Vec<Vec<&FeatureDrift>> = Vec::new();
+    for f in features {
+        match groups.iter_mut().find(|g| g.first().is_some_and(|first| first.name == f.name)) {
+            Some(group) => group.push(f),
+            None => groups.push(vec![f]),
+        }
+    }
+    groups
+}
+
+fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
+    let Some(f) = group.first() else { return html! {} };
     html! {
         div class={ "feature " (tone(f.level)) } {
             div {
-                div.title { h3 { (f.name) } @if let Some(cohort) = &f.cohort { span.tag { (cohort) } } (badge(f.level, if f.moved { "moved" } else { "as at training time" })) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
+                div.title { h3 { (words::capital(&f.name.replace('_', " "))) } (badge(f.level, if f.moved { "moved" } else { "as at training time" })) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
+                @if group.len() > 1 || drift.cohort.is_none() {
+                    div.places { @for g in group { @if let Some(cohort) = &g.cohort { a href={ "/drift?line=" (drift.line) "&cohort=" (cohort) } { (sign(g.level)) (cohort) } } } }
+                }
                 p.say { (f.sentence) }
                 div.keys {
                     span { "evidence " b { (words::number(f.log_evidence)) } " of " (words::number(f.threshold)) }
@@ -111,13 +127,20 @@ fn devices(now: Timestamp, devices: &[DeviceDrift]) -> Markup {
 }
 
 fn accuracy_legend() -> Markup {
-    legend(&[("c-current", "line", "measured with labels".to_owned()), ("c-reference", "dashed", "estimated from confidence, no labels".to_owned())])
+    legend(&[
+        ("c-current", "line", "measured with labels".to_owned()),
+        ("c-reference", "dashed", "estimated from confidence, no labels".to_owned()),
+    ])
 }
 
 /// Estimated and measured accuracy over time, with version changes marked.
 pub(super) fn accuracy(q: &Quality) -> Markup {
     let (Some(first), Some(last)) = (q.points.first(), q.points.last()) else {
-        return empty("No decision reported yet", "Estimated accuracy comes with the first windows; measured accuracy follows when labels arrive.", None);
+        return empty(
+            "No decision reported yet",
+            "Estimated accuracy comes with the first windows; measured accuracy follows when labels arrive.",
+            None,
+        );
     };
     let label = |at: Timestamp| if q.data_time { words::year(at) } else { words::clock(at) };
     let (low, high) = (first.at.as_millis() as f64, last.at.as_millis().max(first.at.as_millis() + 1) as f64);
@@ -131,7 +154,13 @@ pub(super) fn accuracy(q: &Quality) -> Markup {
         y,
         y_labels: (0..=4).rev().map(|i| words::whole_percent(y.0 + (y.1 - y.0) * f64::from(i) / 4.0)).collect(),
         series: vec![
-            Series { name: "estimated".to_owned(), class: "c-reference", dashed: true, points: q.points.iter().map(|p| (x(p.at), p.estimated)).collect(), band: Vec::new() },
+            Series {
+                name: "estimated".to_owned(),
+                class: "c-reference",
+                dashed: true,
+                points: q.points.iter().map(|p| (x(p.at), p.estimated)).collect(),
+                band: Vec::new(),
+            },
             Series {
                 name: "measured".to_owned(),
                 class: "c-current",
@@ -141,7 +170,22 @@ pub(super) fn accuracy(q: &Quality) -> Markup {
             },
         ],
         markers: q.markers.iter().map(|m| (x(m.at), m.label.clone())).collect(),
-        hover: q.points.iter().map(|p| (x(p.at), format!("{}: measured {} with {} labels, estimated {}", label(p.at), words::or_unknown(p.measured, words::percent), p.labels, words::or_unknown(p.estimated, words::percent)))).collect(),
+        hover: q
+            .points
+            .iter()
+            .map(|p| {
+                (
+                    x(p.at),
+                    format!(
+                        "{}: measured {} with {} labels, estimated {}",
+                        label(p.at),
+                        words::or_unknown(p.measured, words::percent),
+                        p.labels,
+                        words::or_unknown(p.estimated, words::percent)
+                    ),
+                )
+            })
+            .collect(),
     };
     html! {
         figure {
@@ -168,7 +212,7 @@ fn table(q: &Quality, label: impl Fn(Timestamp) -> String) -> Markup {
 
 /// The axis: room around what is shown, on multiples of five points, never more than 0 to 1.
 fn y_range(q: &Quality) -> (f64, f64) {
-    let values = q.points.iter().flat_map(|p| [p.estimated, p.measured]).flatten().filter(|v| v.is_finite());
+    let values = q.points.iter().flat_map(|p| [p.estimated, p.measured, p.lower, p.upper]).flatten().filter(|v| v.is_finite());
     let (low, high) = values.fold((1.0_f64, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
     if low > high {
         return (0.0, 1.0);

@@ -23,7 +23,7 @@ pub fn fleet_page(now: Timestamp, seq: u64, fleet: &Fleet) -> Markup {
                     @if !fleet.rollouts.is_empty() { (flush("Active rollouts", html! {}, rollout_rows(now, &fleet.rollouts))) }
                     div.wide {
                         (flush("Cohorts and versions", html! {}, cohorts(&fleet.cohorts)))
-                        (flush("Recent events", html! { a href="/events" { "All events" } }, recent(now, fleet)))
+                        (flush("Recent events", html! { a href="/events" { "All events" } }, html! { div.brief { (recent(now, fleet)) } }))
                     }
                 }
             }
@@ -41,7 +41,11 @@ fn welcome() -> Markup {
 
 fn recent(now: Timestamp, fleet: &Fleet) -> Markup {
     if fleet.events.is_empty() {
-        return empty("Nothing has happened yet", "Every decision of the controller appears here with its reason.", Some("leeway events -f"));
+        return empty(
+            "Nothing has happened yet",
+            "Every decision of the controller appears here with its reason.",
+            Some("leeway events -f"),
+        );
     }
     events(now, &fleet.events)
 }
@@ -82,7 +86,11 @@ fn tiles(fleet: &Fleet) -> Markup {
 
 fn cohorts(rows: &[CohortRow]) -> Markup {
     if rows.is_empty() {
-        return empty("No cohort has a device yet", "Cohorts select devices by their labels; they are named in the controller's configuration.", Some("leeway device list"));
+        return empty(
+            "No cohort has a device yet",
+            "Cohorts select devices by their labels; they are named in the controller's configuration.",
+            Some("leeway device list"),
+        );
     }
     html! {
         table {

@@ -36,7 +36,12 @@ const NAV: [(Area, &str, &str, &str); 6] = [
     (Area::Models, "/models", "Models", "M8 1.8 13.6 5v6L8 14.2 2.4 11V5zM2.4 5 8 8.2 13.6 5M8 8.2v6"),
     (Area::Rollouts, "/rollouts", "Rollouts", "M2 13.5h3.6V10H2zM6.2 13.5h3.6V6.4H6.2zM10.4 13.5H14V2.5h-3.6z"),
     (Area::Drift, "/drift", "Drift", "M1.8 11c2 0 2.2-6.5 4.4-6.5S8.4 11 10.4 11s2-4 3.8-4"),
-    (Area::Devices, "/devices", "Devices", "M4.2 4.2h7.6v7.6H4.2zM6.5 1.8v2.4M9.5 1.8v2.4M6.5 11.8v2.4M9.5 11.8v2.4M1.8 6.5h2.4M1.8 9.5h2.4M11.8 6.5h2.4M11.8 9.5h2.4"),
+    (
+        Area::Devices,
+        "/devices",
+        "Devices",
+        "M4.2 4.2h7.6v7.6H4.2zM6.5 1.8v2.4M9.5 1.8v2.4M6.5 11.8v2.4M9.5 11.8v2.4M1.8 6.5h2.4M1.8 9.5h2.4M11.8 6.5h2.4M11.8 9.5h2.4",
+    ),
     (Area::Events, "/events", "Audit", "M3 3.5h10M3 8h10M3 12.5h6"),
 ];
 

@@ -8,13 +8,18 @@ use super::parts::{badge, card, command, digest, empty, flush, tile, when};
 use super::rollout::rollout_rows;
 use crate::io::web::resource::Level;
 use crate::io::web::resource::model::{CalibrationBin, Model, VersionDetail, VersionSummary};
+use crate::io::web::resource::training::TrainingJob;
 use crate::io::web::words;
 
 /// All lines.
-pub fn models_page(now: Timestamp, seq: u64, models: &[Model]) -> Markup {
+pub fn models_page(now: Timestamp, seq: u64, models: &[Model], jobs: &[TrainingJob]) -> Markup {
     let sentence = match models.len() {
         0 => "No model has been published yet.".to_owned(),
-        _ => format!("{} with {}.", words::plural(models.len() as u64, "model line"), words::plural(models.iter().map(|m| m.versions.len() as u64).sum(), "version")),
+        _ => format!(
+            "{} with {}.",
+            words::plural(models.len() as u64, "model line"),
+            words::plural(models.iter().map(|m| m.versions.len() as u64).sum(), "version")
+        ),
     };
     page(
         Frame { area: Area::Models, title: "Models", seq },
@@ -26,6 +31,7 @@ pub fn models_page(now: Timestamp, seq: u64, models: &[Model]) -> Markup {
                         section.card { (empty("Publish the first model", "The release key signs on your machine; the controller checks the model in a throw-away runner and never sees the key.", Some("leeway model publish model.onnx --line rain --version 1.0.0 --key release.key --reference train.csv"))) }
                     }
                     @for model in models { (line_card(now, model)) }
+                    @if !models.is_empty() { (jobs_card(now, jobs)) }
                 }
             }
         },
@@ -33,7 +39,7 @@ pub fn models_page(now: Timestamp, seq: u64, models: &[Model]) -> Markup {
 }
 
 /// One line.
-pub fn model_page(now: Timestamp, seq: u64, model: &Model) -> Markup {
+pub fn model_page(now: Timestamp, seq: u64, model: &Model, jobs: &[TrainingJob]) -> Markup {
     let next = model.versions.first().map_or("1.0.0", |v| v.version.as_str());
     page(
         Frame { area: Area::Models, title: &model.line, seq },
@@ -42,6 +48,7 @@ pub fn model_page(now: Timestamp, seq: u64, model: &Model) -> Markup {
                 (head(&[("/models", "Models")], &model.line, html! { @for (alias, version) in &model.aliases { span.tag { (alias) " → " (version) } } }, html! { (model.sentence) }))
                 div.stack {
                     (line_card(now, model))
+                    (jobs_card(now, jobs))
                     (card("Roll a version out", html! {}, html! { (command(&format!("leeway rollout create --line {} --version {next}", model.line))) }))
                 }
             }
@@ -56,7 +63,7 @@ fn line_card(now: Timestamp, model: &Model) -> Markup {
         html! { code { (model.signature) } },
         html! {
             table {
-                thead { tr { th { "Version" } th { "State" } th { "Signed by" } @for name in &metrics { th.num { (name.replace('_', " ")) } } th.num { "Devices" } th.num { "Size" } th.num { "Registered" } } }
+                thead { tr { th { "Version" } th { "State" } th { "Signed by" } @for name in &metrics { th.num { (words::capital(&name.replace('_', " "))) } } th.num { "Devices" } th.num { "Size" } th.num { "Registered" } } }
                 tbody {
                     @for v in &model.versions {
                         tr {
@@ -64,7 +71,7 @@ fn line_card(now: Timestamp, model: &Model) -> Markup {
                                 i class={ "swatch " (version_class(v.seq)) } {} " "
                                 a href={ "/models/" (v.line) "/versions/" (v.version) } { (v.version) }
                                 @for alias in &v.aliases { " " span.tag { (alias) } }
-                                span.sub { (v.reason) }
+                                span.sub { (words::capital(&v.reason)) }
                             }
                             td { (badge(v.level, &v.state)) }
                             td { (v.signer) }
@@ -74,6 +81,30 @@ fn line_card(now: Timestamp, model: &Model) -> Markup {
                             td.num { (when(now, v.registered_at)) }
                         }
                     }
+                }
+            }
+        },
+    )
+}
+
+/// Training jobs shown on a page.
+const MAX_JOBS: usize = 10;
+
+fn jobs_card(now: Timestamp, jobs: &[TrainingJob]) -> Markup {
+    flush(
+        "Training",
+        html! { @if jobs.len() > MAX_JOBS { "the newest " (MAX_JOBS) " of " (jobs.len()) } },
+        html! {
+            @if jobs.is_empty() {
+                (empty("No better model was asked for yet", "The controller asks when drift comes with a loss of accuracy; the trainer worker does the work with its own key.", Some("leeway trainer work --key trainer.key --root 1.root.json")))
+            } @else {
+                table {
+                    thead { tr { th { "Job" } th { "State" } th.num { "Changed" } } }
+                    tbody { @for j in jobs.iter().take(MAX_JOBS) { tr {
+                        td { (j.sentence) span.sub { "Asked " (when(now, j.created_at)) ": " (j.reason) } }
+                        td { (badge(j.level, &j.state)) }
+                        td.num { (when(now, j.updated_at)) }
+                    } } }
                 }
             }
         },
@@ -101,7 +132,7 @@ pub fn version_page(now: Timestamp, seq: u64, detail: &VersionDetail) -> Markup 
         Frame { area: Area::Models, title: &format!("{} {}", v.line, v.version), seq },
         html! {
             div #version data-live {
-                (head(&[("/models", "Models"), (&up, &v.line)], &v.version, html! { (badge(v.level, &v.state)) @for alias in &v.aliases { span.tag { (alias) } } }, html! { (v.reason) }))
+                (head(&[("/models", "Models"), (&up, &v.line)], &v.version, html! { (badge(v.level, &v.state)) @for alias in &v.aliases { span.tag { (alias) } } }, html! { (words::capital(&v.reason)) }))
                 div.stack {
                     div.tiles {
                         (tile("Devices running it", html! { (words::count(v.devices)) }, html! {}))

@@ -27,7 +27,7 @@ pub(super) fn level_word(level: Level) -> &'static str {
         Level::Ok => "Healthy",
         Level::Busy => "Under way",
         Level::Warn => "Attention",
-        Level::Bad => "Failing",
+        Level::Bad => "Action needed",
     }
 }
 

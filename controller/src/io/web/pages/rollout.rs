@@ -37,13 +37,13 @@ pub(super) fn rollout_rows(now: Timestamp, rollouts: &[RolloutSummary]) -> Marku
             tbody {
                 @for r in rollouts {
                     tr {
-                        td { a href={ "/rollouts/" (r.id) } { (r.id) } span.sub { (r.sentence) } }
+                        td.roomy { a href={ "/rollouts/" (r.id) } { (r.id) } span.sub { (r.sentence) } }
                         td { (badge(r.level, &r.phase)) }
                         td.nowrap { (r.line) " " (r.from_version.as_deref().unwrap_or("none")) " → " (r.to_version) }
                         td.num { (r.stage) " / " (r.stages) }
-                        td {
+                        td.barred {
                             (share_bar(&r.id, &[("c-ok", r.actual_devices, "run it".to_owned()), ("c-busy", r.target_devices.saturating_sub(r.actual_devices), "on the way".to_owned()), ("c-idle", r.fleet_devices.saturating_sub(r.target_devices.max(r.actual_devices)), "not asked".to_owned())]))
-                            span.sub.nowrap { (r.actual_devices) " of " (r.target_devices) " asked · " (r.fleet_devices) " in all" }
+                            span.sub.nowrap { (r.actual_devices) " run it, " (r.target_devices) " should, " (r.fleet_devices) " in all" }
                         }
                         td.num { (words::count(r.exposed)) }
                         td.num { (when(now, r.updated_at)) }

@@ -22,9 +22,9 @@ fn pages() -> Vec<(&'static str, Markup)> {
     vec![
         ("fleet", fleet_page(now, 42, &fleet())),
         ("fleet-empty", fleet_page(now, 0, &empty_fleet())),
-        ("models", models_page(now, 42, &models)),
-        ("models-empty", models_page(now, 0, &[])),
-        ("model", model_page(now, 42, &model())),
+        ("models", models_page(now, 42, &models, &jobs())),
+        ("models-empty", models_page(now, 0, &[], &[])),
+        ("model", model_page(now, 42, &model(), &[])),
         ("version", version_page(now, 42, &version())),
         ("rollouts", rollouts_page(now, 42, &[summary("rain-1.1.0", "paused"), summary("rain-1.0.0", "completed")])),
         ("rollouts-empty", rollouts_page(now, 0, &[])),

@@ -150,7 +150,14 @@ fn timeline(device: &crate::fleet::Device) -> Vec<Span> {
     });
     let presence = device.presence.changed_at.map(|at| {
         let (label, level) = if device.presence.online { ("online", Level::Ok) } else { ("offline", Level::Warn) };
-        Span { from: at, to: None, lane: "connection".to_owned(), label: label.to_owned(), level, sentence: format!("{} since then.", capital(label)) }
+        Span {
+            from: at,
+            to: None,
+            lane: "connection".to_owned(),
+            label: label.to_owned(),
+            level,
+            sentence: format!("{} since then.", capital(label)),
+        }
     });
     runs.chain(presence).collect()
 }

@@ -79,7 +79,12 @@ fn feature(v: &Verdict, reference: &Reference) -> FeatureDrift {
     let bins: Vec<BinShare> = labels
         .into_iter()
         .enumerate()
-        .map(|(i, (label, special))| BinShare { label, special, reference: v.expected.get(i).copied().unwrap_or(0.0), current: share(v.observed.get(i)) })
+        .map(|(i, (label, special))| BinShare {
+            label,
+            special,
+            reference: v.expected.get(i).copied().unwrap_or(0.0),
+            current: share(v.observed.get(i)),
+        })
         .collect();
     let special = |from: usize, to: usize| bins.iter().take(to).skip(from).map(|b| b.current).sum::<f64>();
     FeatureDrift {

@@ -29,6 +29,7 @@ fn level(row: &audit::Event) -> Level {
         _ => {}
     }
     match () {
+        () if has(&["ended", "over", "restored"]) => Level::Ok,
         () if has(&["fail", "refus", "revert", "regress", "poison", "lost", "broken", "invalid"]) => Level::Bad,
         () if has(&["pause", "drift", "offline", "retrain", "yank", "abort", "alarm"]) => Level::Warn,
         () if has(&["publish", "complete", "restored", "committed", "approved", "enrol", "registered", "won"]) => Level::Ok,

@@ -9,6 +9,7 @@ use crate::io::web::resource::fleet::{Attention, CohortRow, Fleet, Totals, Versi
 use crate::io::web::words;
 use crate::retraining::job::JobState;
 use crate::rollout::RolloutState;
+use crate::snapshot::CohortHealth;
 use leeway_protocol::reported::Phase;
 
 /// Entries of the attention list: more than ten are not looked at, and the first are the worst.
@@ -39,14 +40,25 @@ impl Facts<'_> {
         let running = self.snapshot.rollouts.values().filter(|r| r.state.is_active()).count() as u64;
         let moved: usize = self.snapshot.health.values().map(|h| h.moved.len()).sum();
         let offline = totals.devices.saturating_sub(totals.online);
-        let mut parts = vec![if offline == 0 { format!("All {} are connected", words::plural(totals.devices, "device")) } else { format!("{} of {} are offline", words::count(offline), words::plural(totals.devices, "device")) }];
+        let mut parts = vec![if offline == 0 {
+            format!("All {} are connected", words::plural(totals.devices, "device"))
+        } else {
+            format!("{} of {} are offline", words::count(offline), words::plural(totals.devices, "device"))
+        }];
         if running > 0 {
             parts.push(format!("{} under way", words::plural(running, "rollout")));
         }
         if moved > 0 {
             parts.push(format!("{} moved since training", words::plural(moved as u64, "feature")));
         }
-        let tail = if attention.is_empty() { "nothing needs attention".to_owned() } else { format!("{} attention", if attention.len() == 1 { "1 thing needs".to_owned() } else { format!("{} things need", attention.len()) }) };
+        let tail = if attention.is_empty() {
+            "nothing needs attention".to_owned()
+        } else {
+            format!(
+                "{} attention",
+                if attention.len() == 1 { "1 thing needs".to_owned() } else { format!("{} things need", attention.len()) }
+            )
+        };
         parts.push(tail);
         format!("{}.", parts.join(", "))
     }
@@ -63,24 +75,36 @@ impl Facts<'_> {
             };
             let summary = self.summary(rollout);
             let sentence = format!("Rollout {}: {}", rollout.id, summary.sentence);
-            out.push(Attention { level, sentence, since: Some(since), href: format!("/rollouts/{}", rollout.id), action: action.to_owned() });
+            out.push(Attention {
+                level,
+                sentence,
+                since: Some(since),
+                href: format!("/rollouts/{}", rollout.id),
+                action: action.to_owned(),
+            });
         }
     }
 
     /// A feature that moved in several cohorts is one line.
     fn about_cohorts(&self, out: &mut Vec<Attention>) {
         let mut moved: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut worse: BTreeMap<&str, Vec<(String, &CohortHealth)>> = BTreeMap::new();
         for (cohort, health) in self.snapshot.health.iter() {
             let Some(doc) = self.snapshot.cohorts.get(cohort) else { continue };
             if !health.moved.is_empty() {
                 moved.entry(doc.line.as_str()).or_default().push(cohort.to_string());
             }
-            self.about_quality(doc, health, out);
+            if self.suffers(doc, health) {
+                worse.entry(doc.line.as_str()).or_default().push((cohort.to_string(), health));
+            }
+        }
+        for (line, cohorts) in worse {
+            out.push(quality(line, &cohorts));
         }
         for (line, cohorts) in moved {
             let health = self.snapshot.health.iter().filter(|(name, _)| cohorts.iter().any(|c| c == name.as_str()));
             let features: std::collections::BTreeSet<&String> = health.flat_map(|(_, h)| h.moved.keys()).collect();
-            let names: Vec<String> = features.into_iter().cloned().collect();
+            let names: Vec<String> = features.into_iter().map(|f| f.replace('_', " ")).collect();
             let (verb, where_) = (if names.len() == 1 { "has" } else { "have" }, words::list(&cohorts));
             let job = self.snapshot.jobs.values().find(|j| j.request.line.as_str() == line && j.state.is_open());
             out.push(Attention {
@@ -88,28 +112,24 @@ impl Facts<'_> {
                 sentence: format!("{} of {line} {verb} moved since training in {where_}.", words::capital(&words::list(&names))),
                 since: None,
                 href: format!("/drift?line={line}"),
-                action: job.map_or_else(|| "See whether accuracy suffers.".to_owned(), |j| format!("Training job {} is {}.", j.request.id, j.state.as_str())),
+                action: job.map_or_else(
+                    || "See whether accuracy suffers.".to_owned(),
+                    |j| format!("Training job {} is {}.", j.request.id, j.state.as_str()),
+                ),
             });
         }
     }
 
-    fn about_quality(&self, doc: &CohortDoc, health: &crate::snapshot::CohortHealth, out: &mut Vec<Attention>) {
-        let (Some(expected), Some((measured, labels))) = (health.expected_accuracy, health.measured_accuracy) else { return };
-        let Some(policy) = self.snapshot.lines.get(&doc.line).map(|l| &l.retrain) else { return };
-        if labels < policy.min_labels || expected - measured <= policy.max_accuracy_loss {
-            return;
-        }
-        out.push(Attention {
-            level: Level::Bad,
-            sentence: format!("Measured accuracy in {} is {} ({} labels); {} was expected.", doc.name, words::percent(measured), words::count(labels), words::percent(expected)),
-            since: None,
-            href: format!("/drift?line={}&cohort={}", doc.line, doc.name),
-            action: "A better model is asked for when drift explains it; otherwise look at the data.".to_owned(),
-        });
+    /// Whether labels say that a cohort's accuracy is below what was expected by more than is tolerated.
+    fn suffers(&self, doc: &CohortDoc, health: &CohortHealth) -> bool {
+        let (Some(expected), Some((measured, labels))) = (health.expected_accuracy, health.measured_accuracy) else { return false };
+        let policy = self.snapshot.lines.get(&doc.line).map(|l| &l.retrain);
+        policy.is_some_and(|p| labels >= p.min_labels && expected - measured > p.max_accuracy_loss)
     }
 
     fn about_devices(&self, out: &mut Vec<Attention>) {
-        let offline: Vec<&Device> = self.snapshot.fleet.iter().map(AsRef::as_ref).filter(|d| d.reported.is_some() && !d.presence.online).collect();
+        let offline: Vec<&Device> =
+            self.snapshot.fleet.iter().map(AsRef::as_ref).filter(|d| d.reported.is_some() && !d.presence.online).collect();
         let phase_in = |d: &Device, phases: [Phase; 2]| d.reported.as_ref().is_some_and(|r| phases.contains(&r.phase));
         let failing = self.snapshot.fleet.iter().filter(|d| phase_in(d, [Phase::Reverted, Phase::Refused])).count() as u64;
         if !offline.is_empty() {
@@ -124,7 +144,15 @@ impl Facts<'_> {
         if failing > 0 {
             out.push(Attention {
                 level: Level::Bad,
-                sentence: format!("{} or went back on {} own.", if failing == 1 { "1 device refused its release".to_owned() } else { format!("{} devices refused their release", words::count(failing)) }, if failing == 1 { "its" } else { "their" }),
+                sentence: format!(
+                    "{} or went back on {} own.",
+                    if failing == 1 {
+                        "1 device refused its release".to_owned()
+                    } else {
+                        format!("{} devices refused their release", words::count(failing))
+                    },
+                    if failing == 1 { "its" } else { "their" }
+                ),
                 since: None,
                 href: "/devices?state=failing".to_owned(),
                 action: "Each device says why.".to_owned(),
@@ -139,7 +167,13 @@ impl Facts<'_> {
                 continue;
             }
             let shown = super::training::training_job(job);
-            out.push(Attention { level: Level::Warn, sentence: format!("Training job {}: {}", shown.id, shown.sentence), since: Some(job.updated_at), href: format!("/models/{}", shown.line), action: "The next alarm asks again.".to_owned() });
+            out.push(Attention {
+                level: Level::Warn,
+                sentence: format!("Training job {}: {}", shown.id, shown.sentence),
+                since: Some(job.updated_at),
+                href: format!("/models/{}", shown.line),
+                action: "The next alarm asks again.".to_owned(),
+            });
         }
     }
 
@@ -153,10 +187,13 @@ impl Facts<'_> {
             let row = rows.entry(self.cohort_name(device)).or_default();
             row.0 += 1;
             row.1 += u64::from(device.presence.online);
-            let key = device.active().map_or_else(|| (String::new(), 0, String::new()), |r| {
-                let seq = self.snapshot.version(&r.line, &r.version).map_or(0, |v| v.seq);
-                (r.line.to_string(), seq, r.version.to_string())
-            });
+            let key = device.active().map_or_else(
+                || (String::new(), 0, String::new()),
+                |r| {
+                    let seq = self.snapshot.version(&r.line, &r.version).map_or(0, |v| v.seq);
+                    (r.line.to_string(), seq, r.version.to_string())
+                },
+            );
             *row.2.entry(key).or_default() += 1;
         }
         rows.into_iter().map(|(cohort, (devices, online, versions))| self.cohort_row(cohort, devices, online, versions)).collect()
@@ -175,6 +212,30 @@ impl Facts<'_> {
             devices,
             online,
         }
+    }
+}
+
+/// Cohorts of one line whose accuracy fell, as one entry.
+fn quality(line: &str, cohorts: &[(String, &CohortHealth)]) -> Attention {
+    let (right, labels) = cohorts
+        .iter()
+        .filter_map(|(_, h)| h.measured_accuracy)
+        .fold((0.0, 0), |(r, n), (share, labels)| (r + share * labels as f64, n + labels));
+    let expected = cohorts.iter().filter_map(|(_, h)| h.expected_accuracy).fold(0.0, f64::max);
+    let names: Vec<String> = cohorts.iter().map(|(name, _)| name.clone()).collect();
+    let one = if let [(name, _)] = cohorts { format!("&cohort={name}") } else { String::new() };
+    Attention {
+        level: Level::Bad,
+        sentence: format!(
+            "Measured accuracy of {line} in {} is {} ({} labels); {} was expected.",
+            words::list(&names),
+            words::percent(right / labels.max(1) as f64),
+            words::count(labels),
+            words::percent(expected)
+        ),
+        since: None,
+        href: format!("/drift?line={line}{one}"),
+        action: "A better model is asked for when drift explains it; otherwise look at the data.".to_owned(),
     }
 }
 

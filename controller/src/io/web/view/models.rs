@@ -7,7 +7,9 @@ use leeway_protocol::tensor::TensorSpec;
 
 use super::Facts;
 use crate::io::web::resource::Level;
-use crate::io::web::resource::model::{CalibrationBin, Lineage, LineageEdge, LineageNode, Model, TensorInfo, VersionDetail, VersionSummary};
+use crate::io::web::resource::model::{
+    CalibrationBin, Lineage, LineageEdge, LineageNode, Model, TensorInfo, VersionDetail, VersionSummary,
+};
 use crate::io::web::words;
 use crate::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus, lineage};
 
@@ -25,14 +27,18 @@ impl Facts<'_> {
         Model {
             line: line.line.to_string(),
             sentence: self.line_sentence(line, &shown),
-            aliases: [Alias::Champion, Alias::Challenger].into_iter().filter_map(|a| Some((a.as_str().to_owned(), line.aliases.current(a)?.to_string()))).collect(),
+            aliases: [Alias::Champion, Alias::Challenger]
+                .into_iter()
+                .filter_map(|a| Some((a.as_str().to_owned(), line.aliases.current(a)?.to_string())))
+                .collect(),
             signature: versions.first().map(|v| signature(v)).unwrap_or_default(),
             versions: shown,
         }
     }
 
     fn line_sentence(&self, line: &ModelLine, versions: &[VersionSummary]) -> String {
-        let serving: Vec<String> = versions.iter().filter(|v| v.devices > 0).map(|v| format!("{} on {}", v.version, words::plural(v.devices, "device"))).collect();
+        let serving: Vec<String> =
+            versions.iter().filter(|v| v.devices > 0).map(|v| format!("{} on {}", v.version, words::plural(v.devices, "device"))).collect();
         let runs = if serving.is_empty() { "No device runs it yet.".to_owned() } else { format!("Running: {}.", words::list(&serving)) };
         let why = self.report.lines.get(&line.line).and_then(|r| r.why.first()).map(|w| format!(" {w}")).unwrap_or_default();
         let task = if line.task.is_empty() { String::new() } else { format!("{} ", line.task) };
@@ -82,8 +88,17 @@ impl Facts<'_> {
             decision: decision(manifest),
             reference_rows: manifest.reference.rows,
             features: manifest.reference.features.iter().map(|f| f.name.clone()).collect(),
-            golden: format!("{}, within {} relative and {} absolute", words::plural(manifest.golden.vectors.len() as u64, "vector"), manifest.golden.rtol, manifest.golden.atol),
-            limits: format!("at most {} and {} (p99) on a device", words::bytes(manifest.limits.rss_bytes), words::micros(manifest.limits.p99_us as f64)),
+            golden: format!(
+                "{}, within {} relative and {} absolute",
+                words::plural(manifest.golden.vectors.len() as u64, "vector"),
+                manifest.golden.rtol,
+                manifest.golden.atol
+            ),
+            limits: format!(
+                "at most {} and {} (p99) on a device",
+                words::bytes(manifest.limits.rss_bytes),
+                words::micros(manifest.limits.p99_us as f64)
+            ),
             calibration: calibration(manifest),
             created_at: manifest.created_at,
             lineage: self.lineage(v),
@@ -130,7 +145,13 @@ fn node(n: &lineage::LineageNode, version: Option<&ModelVersion>) -> LineageNode
         None if n.id.starts_with("sha256:") => n.id.chars().skip(7).take(12).collect(),
         None => String::new(),
     };
-    LineageNode { id: n.id.clone(), kind: n.kind.clone(), label: n.title.clone(), detail, href: version.map(|v| format!("/models/{}/versions/{}", v.line, v.version)) }
+    LineageNode {
+        id: n.id.clone(),
+        kind: n.kind.clone(),
+        label: n.title.clone(),
+        detail,
+        href: version.map(|v| format!("/models/{}/versions/{}", v.line, v.version)),
+    }
 }
 
 fn tensor(spec: &TensorSpec, manifest: &Manifest) -> TensorInfo {
@@ -148,7 +169,9 @@ fn dtype(spec: &TensorSpec) -> String {
 
 /// `x: f32[1,8] → p: f32[1,1]`.
 pub(in crate::io::web) fn signature(manifest: &Manifest) -> String {
-    let one = |spec: &TensorSpec| format!("{}: {}[{}]", spec.name, dtype(spec), spec.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(","));
+    let one = |spec: &TensorSpec| {
+        format!("{}: {}[{}]", spec.name, dtype(spec), spec.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(","))
+    };
     let inputs: Vec<String> = manifest.free_inputs().map(|(_, spec)| one(spec)).collect();
     let outputs: Vec<String> = manifest.outputs.iter().map(one).collect();
     format!("{} → {}", inputs.join(", "), outputs.join(", "))
@@ -157,7 +180,9 @@ pub(in crate::io::web) fn signature(manifest: &Manifest) -> String {
 fn decision(manifest: &Manifest) -> String {
     let name = |output: usize| manifest.outputs.get(output).map_or("?", |o| o.name.as_str());
     match &manifest.decision {
-        Decision::Binary { output, index, threshold } => format!("class 1 from a probability of {threshold} up (output {}, element {index})", name(*output)),
+        Decision::Binary { output, index, threshold } => {
+            format!("class 1 from a probability of {threshold} up (output {}, element {index})", name(*output))
+        }
         Decision::Classes { output } => format!("the class with the highest probability (output {})", name(*output)),
         Decision::None => "no decision: a regression or an embedding".to_owned(),
     }
@@ -166,5 +191,8 @@ fn decision(manifest: &Manifest) -> String {
 fn calibration(manifest: &Manifest) -> Vec<CalibrationBin> {
     let c = &manifest.calibration;
     let edges = c.edges.iter().zip(c.edges.iter().skip(1));
-    edges.zip(c.accuracy.iter().zip(&c.rows)).map(|((from, to), (accuracy, rows))| CalibrationBin { from: *from, to: *to, accuracy: *accuracy, rows: *rows }).collect()
+    edges
+        .zip(c.accuracy.iter().zip(&c.rows))
+        .map(|((from, to), (accuracy, rows))| CalibrationBin { from: *from, to: *to, accuracy: *accuracy, rows: *rows })
+        .collect()
 }

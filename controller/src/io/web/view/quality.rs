@@ -75,7 +75,10 @@ fn markers(seen: &Seen<'_>) -> Vec<Marker> {
         let known = first.entry(monitor.manifest()).or_insert(began);
         *known = (*known).min(began);
     }
-    let mut marks: Vec<Marker> = first.iter().filter_map(|(digest, at)| Some(Marker { at: *at, label: format!("{} first serves", seen.names.get(digest)?) })).collect();
+    let mut marks: Vec<Marker> = first
+        .iter()
+        .filter_map(|(digest, at)| Some(Marker { at: *at, label: format!("{} first serves", seen.names.get(digest)?) }))
+        .collect();
     marks.sort_by_key(|m| m.at);
     marks.drain(..usize::from(!marks.is_empty()));
     marks
@@ -91,8 +94,24 @@ fn sentence(seen: &Seen<'_>) -> String {
     let (labels, correct) = recent.iter().fold((0, 0), |(l, c), b| (l + b.labels, c + b.correct));
     let (sum, confident) = recent.iter().fold((0.0, 0), |(s, n), b| (s + b.estimated_sum, n + b.confident));
     let version = seen.champion.and_then(|c| seen.names.get(&c)).map_or_else(String::new, |v| format!(" of {v}"));
-    let measured = if labels > 0 { format!("Measured accuracy{version} is {} of {} labels lately", words::percent(correct as f64 / labels as f64), words::count(labels)) } else { format!("No labels{version} have arrived lately") };
-    let estimated = if confident > 0 { format!(", estimated {} from confidence (assumes no concept drift)", words::percent(sum / confident as f64)) } else { String::new() };
-    let expected = now.first().and_then(|q| q.expected()).map(|e| format!("; {} was measured when it was trained", words::percent(e))).unwrap_or_default();
+    let measured = if labels > 0 {
+        format!(
+            "Measured accuracy{version} is {} of {} labels lately",
+            words::percent(correct as f64 / labels as f64),
+            words::count(labels)
+        )
+    } else {
+        format!("No labels{version} have arrived lately")
+    };
+    let estimated = if confident > 0 {
+        format!(", estimated {} from confidence (assumes no concept drift)", words::percent(sum / confident as f64))
+    } else {
+        String::new()
+    };
+    let expected = now
+        .first()
+        .and_then(|q| q.expected())
+        .map(|e| format!("; {} was measured when it was trained", words::percent(e)))
+        .unwrap_or_default();
     format!("{measured}{estimated}{expected}.")
 }

@@ -7,7 +7,9 @@ use leeway_protocol::reported::Phase;
 use super::Facts;
 use crate::fleet::{Arm, Device, Part};
 use crate::io::web::resource::event::Event;
-use crate::io::web::resource::rollout::{Check, Consequence, FailingDevice, Guardrail, PlannedStage, Progress, Rollout, RolloutPlan, RolloutSummary, Stage};
+use crate::io::web::resource::rollout::{
+    Check, Consequence, FailingDevice, Guardrail, PlannedStage, Progress, Rollout, RolloutPlan, RolloutSummary, Stage,
+};
 use crate::io::web::resource::{Condition, Level};
 use crate::io::web::words;
 use crate::planner::RolloutReport;
@@ -200,7 +202,11 @@ impl<'a> Look<'a> {
             return ("passed", Level::Ok);
         }
         if index > now {
-            return if matches!(self.rollout.state, RolloutState::Completed { .. }) { ("passed", Level::Ok) } else { ("pending", Level::Idle) };
+            return if matches!(self.rollout.state, RolloutState::Completed { .. }) {
+                ("passed", Level::Ok)
+            } else {
+                ("pending", Level::Idle)
+            };
         }
         match &self.rollout.state {
             RolloutState::Planned => ("pending", Level::Idle),
@@ -238,7 +244,9 @@ impl<'a> Look<'a> {
             .map(|rail| {
                 let arms = found.arms.get(&rail.metric).copied().unwrap_or_default();
                 let check = checks.iter().find(|c| c.name == rail.metric.as_str());
-                let verdict = check.and_then(|c| c.verdict.clone()).unwrap_or_else(|| evidence::compare(rail.metric, &arms.canary, &arms.control, &rail.limits));
+                let verdict = check
+                    .and_then(|c| c.verdict.clone())
+                    .unwrap_or_else(|| evidence::compare(rail.metric, &arms.canary, &arms.control, &rail.limits));
                 let outcome = check.map_or(verdict.outcome, |c| c.outcome);
                 let seen = verdict.estimate.is_some();
                 let (word, level) = if seen { outcome_word(outcome) } else { ("waiting", Level::Idle) };
@@ -281,11 +289,31 @@ impl<'a> Look<'a> {
         let aborted = self.report.map(|r| r.if_aborted.join(" ")).unwrap_or_default();
         let failing = self.members.iter().filter(|(_, p)| p.failure.is_some()).count();
         vec![
-            say("abort", if aborted.is_empty() { "No further device is told, and every device that has the version goes back.".to_owned() } else { aborted }),
+            say(
+                "abort",
+                if aborted.is_empty() {
+                    "No further device is told, and every device that has the version goes back.".to_owned()
+                } else {
+                    aborted
+                },
+            ),
             say("pause", "No further device is told; devices that run the version go on with it, and the gate keeps judging.".to_owned()),
             say("resume", "The stage goes on and its soak begins anew.".to_owned()),
-            say("promote", format!("The next stage begins without waiting for the gate: {} get {version} instead of {}.", words::plural(next, "device"), words::count(target))),
-            say("promote-all", format!("Every device of the line gets {version} without waiting for the gate: {}.", words::plural(self.scope(None) as u64, "device"))),
+            say(
+                "promote",
+                format!(
+                    "The next stage begins without waiting for the gate: {} get {version} instead of {}.",
+                    words::plural(next, "device"),
+                    words::count(target)
+                ),
+            ),
+            say(
+                "promote-all",
+                format!(
+                    "Every device of the line gets {version} without waiting for the gate: {}.",
+                    words::plural(self.scope(None) as u64, "device")
+                ),
+            ),
             say("approve", "The next stage may begin once its gate has passed. Somebody other than the author must approve.".to_owned()),
             say("retry", format!("{} told to try again.", words::plural(failing as u64, "failed device"))),
         ]
@@ -293,7 +321,20 @@ impl<'a> Look<'a> {
 }
 
 fn empty_stage() -> Stage {
-    Stage { name: String::new(), target: String::new(), state: "pending".to_owned(), level: Level::Idle, sentence: String::new(), share: 0.0, target_devices: 0, actual: Progress::default(), soak_ms: 0, soak_left_ms: None, opened_at: None, closed_at: None }
+    Stage {
+        name: String::new(),
+        target: String::new(),
+        state: "pending".to_owned(),
+        level: Level::Idle,
+        sentence: String::new(),
+        share: 0.0,
+        target_devices: 0,
+        actual: Progress::default(),
+        soak_ms: 0,
+        soak_left_ms: None,
+        opened_at: None,
+        closed_at: None,
+    }
 }
 
 /// The stage it is in; for one that is over, the stage it ended in, from its moves.
@@ -318,7 +359,11 @@ fn ended_in(rollout: &crate::rollout::Rollout) -> Option<usize> {
 }
 
 fn target_words(spec: &StageSpec) -> String {
-    let whom = if spec.cohorts.is_empty() { "every cohort".to_owned() } else { words::list(&spec.cohorts.iter().map(ToString::to_string).collect::<Vec<_>>()) };
+    let whom = if spec.cohorts.is_empty() {
+        "every cohort".to_owned()
+    } else {
+        words::list(&spec.cohorts.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
     let with = spec.selector.to_string();
     let with = if with.is_empty() { String::new() } else { format!(" with {with}") };
     if spec.share >= 1.0 { format!("all of {whom}{with}") } else { format!("{} of {whom}{with}", words::whole_percent(spec.share)) }
@@ -367,9 +412,15 @@ impl Facts<'_> {
     pub(in crate::io::web) fn plan(&self, new: &crate::io::control::NewRollout) -> Result<RolloutPlan, Refusal> {
         let line = self.snapshot.lines.get(&new.line).ok_or_else(|| Refusal::Missing(format!("there is no model line {}", new.line)))?;
         let version = self.snapshot.version(&new.line, &new.version);
-        let version = version.ok_or_else(|| Refusal::Missing(format!("line {} has no version {}: publish it first", new.line, new.version)))?;
+        let version =
+            version.ok_or_else(|| Refusal::Missing(format!("line {} has no version {}: publish it first", new.line, new.version)))?;
         if !version.is_assignable() {
-            return Err(Refusal::Invalid(format!("version {} is {}: {}", new.version, version.status.as_str(), version.status.reason().unwrap_or_default())));
+            return Err(Refusal::Invalid(format!(
+                "version {} is {}: {}",
+                new.version,
+                version.status.as_str(),
+                version.status.reason().unwrap_or_default()
+            )));
         }
         let policy = new.policy.as_ref().unwrap_or(&line.rollout);
         policy.check().map_err(|e| Refusal::Invalid(e.to_string()))?;
@@ -396,7 +447,18 @@ impl Facts<'_> {
         }
         let bytes = reach * (version.model.length + version.manifest.length);
         let stages_word = words::plural(stages.len() as u64, "stage");
-        Ok(RolloutPlan { sentence: format!("{} {} would reach {} in {stages_word}, moving at most {}.", new.line, new.version, words::plural(reach, "device"), words::bytes(bytes)), stages, left_out, bytes })
+        Ok(RolloutPlan {
+            sentence: format!(
+                "{} {} would reach {} in {stages_word}, moving at most {}.",
+                new.line,
+                new.version,
+                words::plural(reach, "device"),
+                words::bytes(bytes)
+            ),
+            stages,
+            left_out,
+            bytes,
+        })
     }
 }
 

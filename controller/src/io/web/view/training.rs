@@ -18,8 +18,12 @@ pub(in crate::io::web) fn training_job(job: &crate::retraining::job::TrainingJob
     let (level, sentence, version) = match &job.state {
         JobState::Queued => (Level::Busy, "Waits for data and a worker: `leeway trainer work` takes it.".to_owned(), None),
         JobState::Running { worker, .. } => (Level::Busy, format!("Worker {worker} trains."), None),
-        JobState::Evaluating { .. } => (Level::Busy, "The candidate is tried and compared with the champion on held-out labels.".to_owned(), None),
-        JobState::Approved { sentence, .. } => (Level::Busy, format!("The candidate won and waits for the trainer's signature. {sentence}"), None),
+        JobState::Evaluating { .. } => {
+            (Level::Busy, "The candidate is tried and compared with the champion on held-out labels.".to_owned(), None)
+        }
+        JobState::Approved { sentence, .. } => {
+            (Level::Busy, format!("The candidate won and waits for the trainer's signature. {sentence}"), None)
+        }
         JobState::Published { version } => (Level::Ok, format!("The candidate won and is version {version}."), Some(version.to_string())),
         JobState::Lost { sentence } => (Level::Idle, format!("The champion stays. {sentence}"), None),
         JobState::Undecided { sentence } => (Level::Warn, format!("Too few labels to say. {sentence}"), None),

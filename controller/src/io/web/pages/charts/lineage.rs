@@ -18,7 +18,7 @@ pub(crate) fn lineage(graph: &Lineage, own: &str) -> Markup {
     let height = places.values().map(|(_, y)| y + NODE.1).fold(0.0, f64::max) + 2.0;
     html! {
         div.lineage data-scroll {
-            svg viewBox={ "-1 -1 " (width) " " (height) } role="img" aria-label="Lineage" {
+            svg viewBox={ "-1 -1 " (width) " " (height) } width=(width) height=(height) role="img" aria-label="Lineage" {
                 title { "Lineage" }
                 @for edge in &graph.edges {
                     @if let (Some(a), Some(b)) = (places.get(edge.from.as_str()), places.get(edge.to.as_str())) {

@@ -29,15 +29,43 @@ fn labels(region: &str) -> BTreeMap<String, String> {
 }
 
 pub(super) fn event(seq: u64, level: Level, kind: &str, subject: &str, sentence: &str) -> Event {
-    Event { seq, at: ago(2 * (42 - seq as i64) + 3), actor: "controller".into(), kind: kind.into(), level, subject: subject.into(), sentence: sentence.into(), data: json!({}), hash: digest('7') }
+    Event {
+        seq,
+        at: ago(2 * (42 - seq as i64) + 3),
+        actor: "controller".into(),
+        kind: kind.into(),
+        level,
+        subject: subject.into(),
+        sentence: sentence.into(),
+        data: json!({}),
+        hash: digest('7'),
+    }
 }
 
 pub(super) fn events() -> Vec<Event> {
     vec![
-        event(42, Level::Bad, "rollout.regressed", "rollouts/rain-1.1.0", "Roll back stage canary: measured accuracy 61.2 % on the canary against 83.9 % on the control, difference −22.7 points [−29.8, −15.1], allowed −5.0."),
-        event(41, Level::Warn, "device.failed", "devices/bellevue-07", "bellevue-07 went back to rain 1.0.0: the model gave other outputs than the signed golden vectors."),
+        event(
+            42,
+            Level::Bad,
+            "rollout.regressed",
+            "rollouts/rain-1.1.0",
+            "Roll back stage canary: measured accuracy 61.2 % on the canary against 83.9 % on the control, difference −22.7 points [−29.8, −15.1], allowed −5.0.",
+        ),
+        event(
+            41,
+            Level::Warn,
+            "device.failed",
+            "devices/bellevue-07",
+            "bellevue-07 went back to rain 1.0.0: the model gave other outputs than the signed golden vectors.",
+        ),
         event(40, Level::Busy, "rollout.started", "rollouts/rain-1.1.0", "Start stage canary with 3 of 60 devices."),
-        event(39, Level::Ok, "model.published", "models/rain", "Version 1.1.0 of rain was published by the release key and passed its trial run."),
+        event(
+            39,
+            Level::Ok,
+            "model.published",
+            "models/rain",
+            "Version 1.1.0 of rain was published by the release key and passed its trial run.",
+        ),
     ]
 }
 
@@ -50,7 +78,11 @@ pub(super) fn summary(id: &str, phase: &str) -> RolloutSummary {
         to_version: id.trim_start_matches("rain-").into(),
         phase: phase.into(),
         level: if paused { Level::Warn } else { Level::Ok },
-        sentence: if paused { "Paused at stage 2 of 3: measured accuracy has 96 of the 200 labels it needs, and the deadline has passed.".into() } else { "Every device runs rain 1.0.0.".into() },
+        sentence: if paused {
+            "Paused at stage 2 of 3: measured accuracy has 96 of the 200 labels it needs, and the deadline has passed.".into()
+        } else {
+            "Every device runs rain 1.0.0.".into()
+        },
         stage: if paused { 2 } else { 3 },
         stages: 3,
         target_devices: if paused { 15 } else { 60 },
@@ -79,9 +111,34 @@ fn stage(name: &str, state: &str, level: Level, share: f64, actual: Progress, se
     }
 }
 
-fn guard(metric: &str, title: &str, verdict: &str, level: Level, unit: &str, values: [Option<f64>; 6], n: (u64, u64), sentence: &str) -> Guardrail {
+fn guard(
+    metric: &str,
+    title: &str,
+    verdict: &str,
+    level: Level,
+    unit: &str,
+    values: [Option<f64>; 6],
+    n: (u64, u64),
+    sentence: &str,
+) -> Guardrail {
     let [canary, control, difference, lower, upper, threshold] = values;
-    Guardrail { metric: metric.into(), title: title.into(), verdict: verdict.into(), level, unit: unit.into(), canary, canary_n: n.0, control, control_n: n.1, difference, lower, upper, threshold, higher_is_worse: threshold.is_some_and(|t| t > 0.0), sentence: sentence.into() }
+    Guardrail {
+        metric: metric.into(),
+        title: title.into(),
+        verdict: verdict.into(),
+        level,
+        unit: unit.into(),
+        canary,
+        canary_n: n.0,
+        control,
+        control_n: n.1,
+        difference,
+        lower,
+        upper,
+        threshold,
+        higher_is_worse: threshold.is_some_and(|t| t > 0.0),
+        sentence: sentence.into(),
+    }
 }
 
 pub(super) fn rollout() -> Rollout {
@@ -90,8 +147,18 @@ pub(super) fn rollout() -> Rollout {
         summary: summary("rain-1.1.0", "paused"),
         revision: 9,
         checks: vec![
-            Check { name: "failed_devices".into(), verdict: "pass".into(), level: Level::Ok, sentence: "1 of 14 devices that tried the version failed with it; allowed are fewer than 2 devices and 10 %.".into() },
-            Check { name: "inferences".into(), verdict: "pass".into(), level: Level::Ok, sentence: "48120 inferences were reported with the version; 100 are needed.".into() },
+            Check {
+                name: "failed_devices".into(),
+                verdict: "pass".into(),
+                level: Level::Ok,
+                sentence: "1 of 14 devices that tried the version failed with it; allowed are fewer than 2 devices and 10 %.".into(),
+            },
+            Check {
+                name: "inferences".into(),
+                verdict: "pass".into(),
+                level: Level::Ok,
+                sentence: "48120 inferences were reported with the version; 100 are needed.".into(),
+            },
         ],
         allowed_actions: ["resume", "promote", "abort"].map(Into::into).to_vec(),
         next: "Waits for a person: promote it to go on without the missing labels, or roll it back.".into(),
@@ -101,20 +168,80 @@ pub(super) fn rollout() -> Rollout {
             stage("all", "pending", Level::Idle, 1.0, Progress { pending: 60, ..Progress::default() }, ""),
         ],
         guardrails: vec![
-            guard("error_ratio", "Error ratio", "pass", Level::Ok, "%", [Some(0.0002), Some(0.0004), Some(-0.0002), Some(-0.002), Some(0.0016), Some(0.01)], (48_120, 31_330), "0.0 % against 0.0 %, difference −0.02 points [−0.2, +0.2], allowed +1.0."),
-            guard("labelled_accuracy", "Measured accuracy", "fail", Level::Bad, "%", [Some(0.612), Some(0.839), Some(-0.227), Some(-0.298), Some(-0.151), Some(-0.05)], (312, 240), "61.2 % against 83.9 %, difference −22.7 points [−29.8, −15.1], allowed −5.0."),
-            guard("estimated_accuracy", "Estimated accuracy", "inconclusive", Level::Warn, "%", [Some(0.801), Some(0.829), Some(-0.028), Some(-0.081), Some(0.025), Some(-0.05)], (48_120, 31_330), "80.1 % against 82.9 %, difference −2.8 points [−8.1, +2.5], allowed −5.0."),
-            guard("slow_ratio", "Share of slow inferences", "waiting", Level::Idle, "%", [Some(0.001), None, None, None, None, Some(0.05)], (48_120, 0), "Waiting: the control group has not reported yet."),
+            guard(
+                "error_ratio",
+                "Error ratio",
+                "pass",
+                Level::Ok,
+                "%",
+                [Some(0.0002), Some(0.0004), Some(-0.0002), Some(-0.002), Some(0.0016), Some(0.01)],
+                (48_120, 31_330),
+                "0.0 % against 0.0 %, difference −0.02 points [−0.2, +0.2], allowed +1.0.",
+            ),
+            guard(
+                "labelled_accuracy",
+                "Measured accuracy",
+                "fail",
+                Level::Bad,
+                "%",
+                [Some(0.612), Some(0.839), Some(-0.227), Some(-0.298), Some(-0.151), Some(-0.05)],
+                (312, 240),
+                "61.2 % against 83.9 %, difference −22.7 points [−29.8, −15.1], allowed −5.0.",
+            ),
+            guard(
+                "estimated_accuracy",
+                "Estimated accuracy",
+                "inconclusive",
+                Level::Warn,
+                "%",
+                [Some(0.801), Some(0.829), Some(-0.028), Some(-0.081), Some(0.025), Some(-0.05)],
+                (48_120, 31_330),
+                "80.1 % against 82.9 %, difference −2.8 points [−8.1, +2.5], allowed −5.0.",
+            ),
+            guard(
+                "slow_ratio",
+                "Share of slow inferences",
+                "waiting",
+                Level::Idle,
+                "%",
+                [Some(0.001), None, None, None, None, Some(0.05)],
+                (48_120, 0),
+                "Waiting: the control group has not reported yet.",
+            ),
         ],
         conditions: vec![
-            Condition { kind: "TelemetryArriving".into(), holds: Some(true), message: "All 60 devices reported within the last minute.".into() },
-            Condition { kind: "ControlHeld".into(), holds: Some(true), message: "12 devices are held back on 1.0.0, 4 in each cohort.".into() },
-            Condition { kind: "LabelsArriving".into(), holds: Some(false), message: "Only 96 of 200 labels have arrived for the canary.".into() },
+            Condition {
+                kind: "TelemetryArriving".into(),
+                holds: Some(true),
+                message: "All 60 devices reported within the last minute.".into(),
+            },
+            Condition {
+                kind: "ControlHeld".into(),
+                holds: Some(true),
+                message: "12 devices are held back on 1.0.0, 4 in each cohort.".into(),
+            },
+            Condition {
+                kind: "LabelsArriving".into(),
+                holds: Some(false),
+                message: "Only 96 of 200 labels have arrived for the canary.".into(),
+            },
         ],
-        failing: vec![FailingDevice { device: "bellevue-07".into(), cohort: "coast".into(), phase: "reverted".into(), code: "golden-mismatch".into(), sentence: "The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)".into(), at: Some(ago(40)) }],
+        failing: vec![FailingDevice {
+            device: "bellevue-07".into(),
+            cohort: "coast".into(),
+            phase: "reverted".into(),
+            code: "golden-mismatch".into(),
+            sentence:
+                "The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)"
+                    .into(),
+            at: Some(ago(40)),
+        }],
         failing_total: 1,
         consequences: vec![
-            Consequence { action: "abort".into(), sentence: "13 devices go back to 1.0.0, 45 will not start, 1 that is installing goes back too.".into() },
+            Consequence {
+                action: "abort".into(),
+                sentence: "13 devices go back to 1.0.0, 45 will not start, 1 that is installing goes back too.".into(),
+            },
             Consequence { action: "promote".into(), sentence: "45 more devices get 1.1.0 without waiting for the gate.".into() },
         ],
         events: events(),
@@ -128,7 +255,10 @@ pub(super) fn fleet() -> Fleet {
         selector: format!("region={cohort}"),
         devices,
         online,
-        versions: versions.iter().map(|(v, seq, n)| VersionCount { line: "rain".into(), version: (*v).into(), seq: *seq, devices: *n }).collect(),
+        versions: versions
+            .iter()
+            .map(|(v, seq, n)| VersionCount { line: "rain".into(), version: (*v).into(), seq: *seq, devices: *n })
+            .collect(),
         level: Level::Ok,
         sentence: String::new(),
     };
@@ -148,7 +278,15 @@ pub(super) fn fleet() -> Fleet {
 }
 
 pub(super) fn empty_fleet() -> Fleet {
-    Fleet { level: Level::Idle, sentence: "No device is enrolled yet.".into(), attention: vec![], totals: Totals::default(), cohorts: vec![], rollouts: vec![], events: vec![] }
+    Fleet {
+        level: Level::Idle,
+        sentence: "No device is enrolled yet.".into(),
+        attention: vec![],
+        totals: Totals::default(),
+        cohorts: vec![],
+        rollouts: vec![],
+        events: vec![],
+    }
 }
 
 fn version_summary(version: &str, seq: u64, state: &str, level: Level, devices: u64) -> VersionSummary {
@@ -181,12 +319,38 @@ pub(super) fn model() -> Model {
         sentence: "rain auto-2 serves 47 devices; 1.1.0 is on its way to 13.".into(),
         aliases: BTreeMap::from([("champion".into(), "auto-2".into()), ("challenger".into(), "1.1.0".into())]),
         signature: "x: f32[1,8] → p: f32[1,1]".into(),
-        versions: vec![version_summary("1.1.0", 3, "serving", Level::Ok, 13), version_summary("auto-2", 2, "serving", Level::Ok, 47), version_summary("1.0.0", 1, "available", Level::Idle, 0)],
+        versions: vec![
+            version_summary("1.1.0", 3, "serving", Level::Ok, 13),
+            version_summary("auto-2", 2, "serving", Level::Ok, 47),
+            version_summary("1.0.0", 1, "available", Level::Idle, 0),
+        ],
     }
 }
 
+pub(super) fn jobs() -> Vec<crate::io::web::resource::training::TrainingJob> {
+    vec![crate::io::web::resource::training::TrainingJob {
+        id: "rain-17".into(),
+        line: "rain".into(),
+        state: "published".into(),
+        level: Level::Ok,
+        sentence: "The candidate won and is version auto-2.".into(),
+        reason: "Temperature and dew point moved, and it hurts: measured accuracy fell by 4.9 points.".into(),
+        created_at: ago(7400),
+        updated_at: ago(7300),
+        dataset: None,
+        version: Some("auto-2".into()),
+        spec: None,
+    }]
+}
+
 pub(super) fn version() -> VersionDetail {
-    let node = |id: &str, kind: &str, label: &str, detail: &str| LineageNode { id: id.into(), kind: kind.into(), label: label.into(), detail: detail.into(), href: None };
+    let node = |id: &str, kind: &str, label: &str, detail: &str| LineageNode {
+        id: id.into(),
+        kind: kind.into(),
+        label: label.into(),
+        detail: detail.into(),
+        href: None,
+    };
     let edge = |from: &str, to: &str, kind: &str| LineageEdge { from: from.into(), to: to.into(), kind: kind.into() };
     let summary = version_summary("auto-2", 2, "serving", Level::Ok, 47);
     let own = summary.manifest.clone();
@@ -197,10 +361,19 @@ pub(super) fn version() -> VersionDetail {
         io: digest('f'),
         decision: "class 1 from a probability of 0.5 up (output p, element 0)".into(),
         reference_rows: 3_652,
-        features: ["temperature", "dew point", "pressure", "visibility", "wind", "gust", "max temperature", "min temperature"].map(Into::into).to_vec(),
+        features: ["temperature", "dew point", "pressure", "visibility", "wind", "gust", "max temperature", "min temperature"]
+            .map(Into::into)
+            .to_vec(),
         golden: "16 vectors, within 0.0001 relative and 0.00001 absolute".into(),
         limits: "at most 64.0 MB and 1.0 ms (p99) on a device".into(),
-        calibration: (0..10).map(|i| CalibrationBin { from: 0.5 + 0.05 * f64::from(i), to: 0.55 + 0.05 * f64::from(i), accuracy: 0.52 + 0.047 * f64::from(i), rows: 40 + 20 * i as u64 }).collect(),
+        calibration: (0..10)
+            .map(|i| CalibrationBin {
+                from: 0.5 + 0.05 * f64::from(i),
+                to: 0.55 + 0.05 * f64::from(i),
+                accuracy: 0.52 + 0.047 * f64::from(i),
+                rows: 40 + 20 * i as u64,
+            })
+            .collect(),
         created_at: ago(7300),
         lineage: Lineage {
             nodes: vec![
@@ -211,7 +384,13 @@ pub(super) fn version() -> VersionDetail {
                 node(&own, "version", "rain auto-2", "champion"),
                 node("v3", "version", "rain 1.1.0", "sequence 3"),
             ],
-            edges: vec![edge("train", &own, "train"), edge("holdout", &own, "holdout"), edge("run", &own, "run"), edge("v1", &own, "parent"), edge(&own, "v3", "parent")],
+            edges: vec![
+                edge("train", &own, "train"),
+                edge("holdout", &own, "holdout"),
+                edge("run", &own, "run"),
+                edge("v1", &own, "parent"),
+                edge(&own, "v3", "parent"),
+            ],
         },
         rollouts: vec![super::fixture::summary("rain-auto-2", "completed")],
     }
@@ -241,7 +420,13 @@ fn feature(name: &str, moved: bool, shift: f64) -> FeatureDrift {
         missing: 0.002,
         outside: if moved { 0.04 } else { 0.0 },
         since: moved.then(|| ago(620)),
-        sentence: if moved { format!("{name} moved: values are higher than at training time, and the evidence of 41.7 passes the 13.8 that one false alarm a year allows.") } else { format!("{name} looks as it did at training time.") },
+        sentence: if moved {
+            format!(
+                "{name} moved: values are higher than at training time, and the evidence of 41.7 passes the 13.8 that one false alarm a year allows."
+            )
+        } else {
+            format!("{name} looks as it did at training time.")
+        },
         bins,
     }
 }
@@ -313,26 +498,63 @@ pub(super) fn devices() -> Vec<DeviceSummary> {
 }
 
 pub(super) fn device() -> Device {
-    let span = |from: i64, to: Option<i64>, lane: &str, label: &str, level: Level, sentence: &str| Span { from: ago(from), to: to.map(ago), lane: lane.into(), label: label.into(), level, sentence: sentence.into() };
+    let span = |from: i64, to: Option<i64>, lane: &str, label: &str, level: Level, sentence: &str| Span {
+        from: ago(from),
+        to: to.map(ago),
+        lane: lane.into(),
+        label: label.into(),
+        level,
+        sentence: sentence.into(),
+    };
     Device {
         summary: devices().remove(2),
         enrolled_at: ago(10_000),
         public_key: "d".repeat(64),
         agent: "0.1.0".into(),
-        running: Some(RunningInfo { line: "rain".into(), version: "1.0.0".into(), manifest: digest('b'), model: digest('c'), since: ago(9000), inferences: 20_114, golden: Some(digest('e')) }),
-        desired: Some(DesiredInfo { generation: 7, intent: "install".into(), version: Some("1.1.0".into()), rollout: Some("rain-1.1.0".into()), reason: "Stage quarter of rollout rain-1.1.0.".into(), at: Some(ago(90)) }),
+        running: Some(RunningInfo {
+            line: "rain".into(),
+            version: "1.0.0".into(),
+            manifest: digest('b'),
+            model: digest('c'),
+            since: ago(9000),
+            inferences: 20_114,
+            golden: Some(digest('e')),
+        }),
+        desired: Some(DesiredInfo {
+            generation: 7,
+            intent: "install".into(),
+            version: Some("1.1.0".into()),
+            rollout: Some("rain-1.1.0".into()),
+            reason: "Stage quarter of rollout rain-1.1.0.".into(),
+            at: Some(ago(90)),
+        }),
         generation: 7,
         last_known_good: Some(digest('b')),
-        reason: Some("The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)".into()),
+        reason: Some(
+            "The model gave other outputs than the signed golden vectors on this device, so it was not activated. (output 0 off by 0.9)"
+                .into(),
+        ),
         conditions: vec![
-            Condition { kind: "ModelVerified".into(), holds: Some(true), message: "The running model's signatures and golden outputs were verified at start.".into() },
+            Condition {
+                kind: "ModelVerified".into(),
+                holds: Some(true),
+                message: "The running model's signatures and golden outputs were verified at start.".into(),
+            },
             Condition { kind: "InferenceHealthy".into(), holds: Some(true), message: "No inference failed in the last window.".into() },
             Condition { kind: "ClockSane".into(), holds: Some(false), message: "The device's clock runs 41 s ahead.".into() },
         ],
         outbox: 0,
         dropped: 0,
         clock_skew_ms: Some(41_000),
-        drift: vec![DeviceDrift { device: "bellevue-07".into(), cohort: "coast".into(), feature: "wind".into(), log_evidence: 20.0, threshold: 18.4, since: Some(ago(300)), sentence: "wind reads lower than the cohort's.".into() }],
+        drift: vec![DeviceDrift {
+            device: "bellevue-07".into(),
+            cohort: "coast".into(),
+            feature: "wind".into(),
+            log_evidence: 20.0,
+            threshold: 18.4,
+            since: Some(ago(300)),
+            sentence: "wind reads lower than the cohort's.".into(),
+        }],
         timeline: vec![
             span(9000, Some(3000), "model", "rain 1.0.0", Level::Ok, "First model."),
             span(3000, Some(1200), "model", "rain auto-2", Level::Ok, "Retrained."),
@@ -346,5 +568,15 @@ pub(super) fn device() -> Device {
 }
 
 pub(super) fn event_list() -> EventList {
-    EventList { items: events(), oldest_seq: 1, newest_seq: 42, chain: Chain { verified: true, seq: 42, head: digest('7'), sentence: "42 entries, each chained to the one before; all of them were checked.".into() } }
+    EventList {
+        items: events(),
+        oldest_seq: 1,
+        newest_seq: 42,
+        chain: Chain {
+            verified: true,
+            seq: 42,
+            head: digest('7'),
+            sentence: "42 entries, each chained to the one before; all of them were checked.".into(),
+        },
+    }
 }
