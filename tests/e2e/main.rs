@@ -1,3 +1,6 @@
 //! Stories over real sockets with the release programs: one file per story.
+mod any_trainer;
 mod killed_anywhere;
+mod same_numbers;
+mod stream_resumes;
 mod two_binaries;

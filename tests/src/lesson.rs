@@ -30,6 +30,15 @@ pub struct Lesson {
 
 /// Teach a model for `line` what `days` were like.
 pub fn teach(line: &str, version: &str, days: Range<usize>, reason: &str) -> Lesson {
+    learn(line, version, days, reason, false)
+}
+
+/// Teach a model the opposite of what `days` were like.
+pub fn teach_wrongly(line: &str, version: &str, days: Range<usize>) -> Lesson {
+    learn(line, version, days, "somebody swapped the labels", true)
+}
+
+fn learn(line: &str, version: &str, days: Range<usize>, reason: &str, swapped: bool) -> Lesson {
     let (mut learn, mut held, mut csv) = (Rows::default(), Rows::default(), format!("{},rain\n", FEATURES.join(",")));
     let weather = Weather::bellevue().expect("the series is in the binary");
     for station in 0..STATIONS {
@@ -38,7 +47,7 @@ pub fn teach(line: &str, version: &str, days: Range<usize>, reason: &str) -> Les
             let Some(reading) = sensor.read(&weather, day) else { break };
             let rows = if day % HELD_OUT == 0 { &mut held } else { &mut learn };
             rows.inputs.push(reading.features.to_vec());
-            rows.labels.push(reading.rain);
+            rows.labels.push(reading.rain != swapped);
             rows.weights.push(1.0);
             let values: Vec<String> = reading.features.iter().map(ToString::to_string).collect();
             let _ = writeln!(csv, "{},{}", values.join(","), u8::from(reading.rain));

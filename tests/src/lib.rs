@@ -8,3 +8,4 @@ pub mod mosquitto;
 pub mod python;
 pub mod release;
 pub mod site;
+pub mod stations;

@@ -31,7 +31,8 @@ pub fn environment(name: &str, requirements: &Path) -> PathBuf {
     python
 }
 
-fn target() -> PathBuf {
+/// Where built and fetched things are kept between runs.
+pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
