@@ -1,3 +1,4 @@
+//! One uplink at a time: who is let in, what is refused and why, and what duplicates and late ones change.
 use leeway_protocol::capture::CapturedRow;
 use leeway_protocol::ids::{Generation, WindowId};
 use leeway_protocol::manifest::{Blob, CONFIDENCE_BINS, Calibration, Golden, GoldenVector, Limits, Lineage};
@@ -195,7 +196,8 @@ fn state_must_rise_and_a_late_will_is_too_late() {
 #[test]
 fn reports_count_only_for_their_own_model_and_shape() {
     let desk = desk();
-    let table: [(fn(&mut WindowReport), Why); 4] = [
+    type Spoil = fn(&mut WindowReport);
+    let table: [(Spoil, Why); 4] = [
         (|w| w.manifest = Digest::of(b"unheard of"), Why::UnknownManifest),
         (|w| w.model = Digest::of(b"other model"), Why::Shape),
         (|w| w.features[0] = Counts(vec![0; 5]), Why::Shape),

@@ -203,9 +203,8 @@ impl Link {
         let uplinks = Channel::ALL.into_iter().filter(|channel| channel.is_uplink());
         let filters = uplinks.map(|channel| Filter::new(Topic::all(&self.tenant, channel), QoS::AtLeastOnce));
         let here = serde_json::json!({ "v": 1, "online": true, "controller": env!("CARGO_PKG_VERSION") }).to_string();
-        let sent = self.client.try_subscribe_many(filters);
-        let sent = sent.and_then(|()| self.client.try_publish(status_topic(&self.tenant), QoS::AtLeastOnce, true, here));
-        if sent.is_err() {
+        let subscribed = self.client.try_subscribe_many(filters).is_ok();
+        if !subscribed || self.client.try_publish(status_topic(&self.tenant), QoS::AtLeastOnce, true, here).is_err() {
             // A queue full of publishes from before: the next connection tries again.
             tracing::error!("the MQTT client's queue is full, so the controller could not subscribe");
             let _ = self.client.try_disconnect();

@@ -75,8 +75,7 @@ impl Repository {
 
     /// The newest root of the director.
     pub fn director_root(&self) -> Option<Bytes> {
-        let newest = (1..).map_while(|n| self.file(&format!("{DIRECTOR}{n}.root.json"))).last();
-        newest
+        (1..).map_while(|n| self.file(&format!("{DIRECTOR}{n}.root.json"))).last()
     }
 
     /// Serve what was written down.
