@@ -1,3 +1,4 @@
+//! The store as it is used: batches, restarts, logs, damage, and what must never be lost.
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

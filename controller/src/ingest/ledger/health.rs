@@ -1,0 +1,122 @@
+//! What the counts say about each cohort: verdicts, alarms that begin and end, and the health the planner decides on.
+//!
+//! Derived from the monitors alone, so it can be made again at any time. What stays true: an alarm is announced once when it
+//! begins and once when it ends.
+use super::*;
+
+/// The name under which an alarm of the labels' own detector stands beside the features'.
+const CONCEPT: &str = "labels";
+
+impl Ledger {
+    pub(super) fn setting<'a>(&'a self, manifest: &'a Manifest) -> Setting<'a> {
+        let (devices, cohorts) = (self.snapshot.fleet.len().max(1) as u64, self.monitors.len().max(1) as u64);
+        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts }
+    }
+
+    /// The manifest that a cohort's champion has.
+    pub fn champion_of(&self, cohort: &Cohort) -> Option<Digest> {
+        let line = &self.snapshot.cohorts.get(cohort)?.line;
+        let version = self.snapshot.lines.get(line)?.champion()?;
+        self.snapshot.version(line, version).map(|v| v.manifest.digest)
+    }
+
+    /// What is known about the world of one cohort under one manifest: a verdict per feature, the most harmful first.
+    pub fn world(&self, cohort: &Cohort, manifest: Digest) -> Vec<Verdict> {
+        self.verdicts(cohort, manifest, Monitor::world)
+    }
+
+    /// Instruments under alarm in one cohort under one manifest, the surest first.
+    pub fn instruments(&self, cohort: &Cohort, manifest: Digest) -> Vec<Verdict> {
+        self.monitors.get(&(cohort.clone(), manifest)).map(Monitor::instruments).unwrap_or_default()
+    }
+
+    fn verdicts(&self, cohort: &Cohort, manifest: Digest, of: impl Fn(&Monitor, &Setting<'_>) -> Vec<Verdict>) -> Vec<Verdict> {
+        let monitor = self.monitors.get(&(cohort.clone(), manifest));
+        let Some((monitor, content)) = monitor.zip(self.manifests.get(&manifest)) else { return Vec::new() };
+        of(monitor, &self.setting(content))
+    }
+
+    /// Quality of every manifest that served a cohort, for charts and verdicts.
+    pub fn qualities(&self, cohort: &Cohort) -> impl Iterator<Item = &Quality> {
+        let of = cohort.clone();
+        let first = (cohort.clone(), Digest::from_bytes([0; 32]));
+        self.qualities.range(first..).take_while(move |((c, _), _)| *c == of).map(|(_, quality)| quality)
+    }
+
+    /// A technician has seen to a device: it learns a new base, and its alarms end.
+    pub fn repaired(&mut self, device: &DeviceId) {
+        for (key, monitor) in &mut self.monitors {
+            monitor.repaired(device);
+            self.dirty.monitors.insert(key.clone());
+            self.unjudged.insert(key.0.clone());
+        }
+    }
+
+    /// Judge every cohort that counted something since the last time; what to write into the event log about alarms that began
+    /// or ended.
+    pub fn refresh_health(&mut self, at: Timestamp) -> Vec<Draft> {
+        let cohorts = std::mem::take(&mut self.unjudged);
+        let mut events = Vec::new();
+        for cohort in cohorts {
+            let Some(manifest) = self.champion_of(&cohort) else { continue };
+            let (world, instruments) = (self.world(&cohort, manifest), self.instruments(&cohort, manifest));
+            let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
+            let mut standing = BTreeMap::new();
+            for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
+                if verdict.device.is_none() {
+                    health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
+                    if verdict.kind != Kind::Input {
+                        health.outputs.insert(verdict.feature.clone());
+                    }
+                }
+                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), verdict.sentence.clone());
+            }
+            self.judge_quality(&cohort, manifest, &mut health, &mut standing);
+            events.extend(self.announce(&cohort, standing, at));
+            let known = self.snapshot.health.get(&cohort).map(AsRef::as_ref);
+            if known != Some(&health) {
+                Arc::make_mut(&mut self.snapshot.health).insert(cohort, Arc::new(health));
+                self.snapshot.revision += 1;
+            }
+        }
+        events
+    }
+
+    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, String>) {
+        health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
+        let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
+        let verdict = quality.verdict(&self.quality, self.qualities.len().max(1) as u64);
+        health.expected_accuracy = verdict.expected;
+        health.estimated_accuracy = verdict.estimated;
+        health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));
+        if verdict.concept_drift {
+            // The labels changed their meaning: an alarm of its own, though no input moved.
+            health.concept_drift = true;
+            health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
+            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), verdict.sentence);
+        }
+    }
+
+    /// Alarms of one cohort that began or ended.
+    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, String>, at: Timestamp) -> Vec<Draft> {
+        let event = |kind: &str, alarm: &Alarm, sentence: String| {
+            let (cohort, feature, device) = alarm;
+            let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
+            let data = json!({ "cohort": cohort, "feature": feature, "device": device });
+            Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
+        };
+        let mut events = Vec::new();
+        for (alarm, sentence) in &standing {
+            if !self.alarms.contains_key(alarm) {
+                let kind = if alarm.2.is_some() { "drift.instrument" } else { "drift.world" };
+                events.push(event(kind, alarm, sentence.clone()));
+            }
+        }
+        for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
+            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0)));
+        }
+        self.alarms.retain(|alarm, _| alarm.0 != *cohort);
+        self.alarms.extend(standing);
+        events
+    }
+}
