@@ -119,7 +119,8 @@ impl Agent {
         let waiting = stored.files.keys().filter(|path| path.as_outbox().is_some()).count();
         let mut lines = vec![
             format!("assignment   {}: {phase}", state.generation),
-            format!("answers with {}", state.slots.active.map_or("no model".to_owned(), name)),
+            format!("answers with {}", state.slots.serving().map_or("no model".to_owned(), name)),
+            format!("falls back to {}", state.slots.last_known_good(None).map_or("nothing, or the factory's release".to_owned(), name)),
             format!("starts       {}", state.boot.0),
             format!("outbox       {waiting} messages wait, {} were given up since enrolment", state.dropped),
         ];

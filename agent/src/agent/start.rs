@@ -23,10 +23,10 @@ impl Agent {
                 "a copy of the state was damaged and is not used; the other copy and the broker fill the gap".to_owned(),
             );
         }
-        self.state.boot.0 = self.state.boot.0.saturating_add(1);
         if let Some(at) = self.state.trusted_at {
             self.clock.accept(at);
         }
+        self.count_start(stored);
         self.load_files(stored);
         self.load_factory(stored);
         self.load_trust(stored);
@@ -46,6 +46,17 @@ impl Agent {
         self.resume();
         self.collect_garbage();
         self.link.report_due = true;
+    }
+
+    /// The number of this start, higher than every earlier one. A device that has lived before and lost both copies of its state
+    /// cannot know how often it started; the seconds since 1970 are more than that, and go on rising.
+    fn count_start(&mut self, stored: &Stored) {
+        let lived = stored.files.keys().any(|path| !matches!(path.dir(), Dir::Roots | Dir::Factory));
+        if self.state.boot.0 == 0 && lived {
+            self.state.boot.0 = (self.clock.trusted().as_millis() / 1000).unsigned_abs();
+            self.log(Level::Warn, format!("the number of starts was lost; it goes on from {}", self.state.boot.0));
+        }
+        self.state.boot.0 = self.state.boot.0.saturating_add(1);
     }
 
     fn start_what_answers(&mut self) {

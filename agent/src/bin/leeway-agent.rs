@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use leeway_agent::config::Config;
 use leeway_agent::io::{Enrolment, enrol, run, status};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 const USAGE: &str = "\
 usage: leeway-agent run    [--config FILE] [--dir DIR]
        leeway-agent enrol  --url http://CONTROLLER --dir DIR [--device NAME] [--token TOKEN] [--label KEY=VALUE]...
-                           [--image-root FILE] [--director-root FILE]
+                           [--image-root FILE] [--director-root FILE] [--broker-secret FILE]
        leeway-agent status --dir DIR
        leeway-agent check  --config FILE
        leeway-agent --version | --help";
@@ -99,17 +99,23 @@ fn read_config(options: &Options) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// stderr, so that a service manager's journal has it; `RUST_LOG` wins over the configuration.
+/// stderr, so that a service manager's journal has it; `RUST_LOG` wins over the configuration. Targets with levels only: the
+/// richer filters would bring a regular-expression engine onto the device.
 fn start_log(filter: &str) -> anyhow::Result<()> {
-    let configured = EnvFilter::try_new(filter).map_err(|error| Usage(format!("log = {filter:?} is no filter: {error}")))?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or(configured);
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let configured: Targets = filter
+        .parse()
+        .map_err(|error| Usage(format!("log = {filter:?} is no filter: {error}; write it like info or leeway_agent=debug")))?;
+    let filter = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(configured);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(ansi).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     Ok(())
 }
 
 fn enrol_device(args: &[String]) -> anyhow::Result<()> {
-    let known = ["--url", "--dir", "--device", "--token", "--label", "--image-root", "--director-root"];
+    let known = ["--url", "--dir", "--device", "--token", "--label", "--image-root", "--director-root", "--broker-secret"];
     let options = Options::parse(args, &known)?;
     let mut labels = BTreeMap::new();
     for label in options.all("--label") {
@@ -125,6 +131,7 @@ fn enrol_device(args: &[String]) -> anyhow::Result<()> {
         labels,
         image_root: options.one("--image-root").map(PathBuf::from),
         director_root: options.one("--director-root").map(PathBuf::from),
+        broker_secret: options.one("--broker-secret").map(PathBuf::from),
     })?;
     println!("enrolled as {} of {}; start it with: leeway-agent run --dir {}", identity.device, identity.tenant, options.needed("--dir")?);
     Ok(())

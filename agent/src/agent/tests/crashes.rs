@@ -203,10 +203,14 @@ fn rotten_documents_cost_nothing_that_matters() {
         world.desire(world.repo.install(2, "2.0.0"));
         world.run_until(60, |w| w.version() == "2.0.0" && w.phase() == Phase::Committed);
     }
-    // Both copies of the state: the numbers start again from what is signed, and what answers is asked for again.
+    // Both copies of the state: the assignment is followed again from its signature, and no number is used twice.
     let mut world = World::settled(repo());
+    let boot = world.state().boot;
     world.disk.rot(&DiskPath::state());
     world.disk.rot(&DiskPath::counters());
     world.power_cycle();
     assert!(world.logged("a copy of the state was damaged"));
+    assert!(world.state().boot.0 > boot.0 + 1_000_000);
+    world.run_until(60, |w| w.version() == "1.0.0" && w.phase() == Phase::Committed);
+    assert_eq!(world.state().generation.0, 1);
 }
