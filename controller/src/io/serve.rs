@@ -24,7 +24,7 @@ use super::control::{ControlError, Controller, Inner};
 use super::mqtt::{Mqtt, MqttConfig};
 use super::preflight::Runner;
 use super::repository::{OpenError, Repository};
-use super::store::{Batch, Kind, Log, Store, StoreConfig, StoreError};
+use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::training::TrainingPolicy;
 use super::{checkpoint, clock, execute, intake, reconcile, training};
 use crate::drift::DriftPolicy;
@@ -98,6 +98,8 @@ pub struct ServeConfig {
     pub lifetimes: Lifetimes,
     /// How the store behaves.
     pub store: StoreConfig,
+    /// What the store lies on; `None` for `store.redb` in `data`. Tests give a disk that runs full.
+    pub medium: Option<Medium>,
     /// Windows older than this are dropped, milliseconds.
     pub keep_windows_ms: i64,
     /// Captured rows likewise.
@@ -130,6 +132,7 @@ impl ServeConfig {
             training: TrainingPolicy::default(),
             lifetimes: Lifetimes::default(),
             store: StoreConfig::default(),
+            medium: None,
             keep_windows_ms: 90 * DAY_MS,
             keep_captures_ms: 365 * DAY_MS,
         }
@@ -223,7 +226,8 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let home = Home::open(&config.data, config.keys.as_deref())?;
     let signer = home.signer(config.lifetimes)?;
     let admin_token = home.admin_token(|| secret().map_err(ServeError::from))?;
-    let store = Store::open(&config.data.join("store.redb"), config.store.clone())?;
+    let medium = config.medium.clone().unwrap_or_else(|| Medium::file(&config.data.join("store.redb")));
+    let store = Store::open_on(medium, config.store.clone())?;
     let repository = match Repository::load(&store, &signer)? {
         Some(repository) => repository,
         None => begin_repository(&store, &home, &signer).await?,

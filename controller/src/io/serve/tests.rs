@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use leeway_protocol::assignment::Assignment;
 use leeway_protocol::ids::{BootId, DeviceId, Generation, Line, WindowId};
@@ -23,6 +24,7 @@ use super::*;
 use crate::ingest::tests::{manifest, window};
 use crate::io::broker::MAX_PACKET_BYTES;
 use crate::io::control::{EnrolRequest, Enrolled, NewRollout, enrolment_proof};
+use crate::io::store::tests::small_disk;
 use crate::rollout::{RolloutPolicy, Stage};
 
 /// No message should take longer; only a failing test waits so long.
@@ -401,6 +403,37 @@ async fn garbage_from_a_device_is_counted_and_harms_nobody() {
     assert!(kinds.contains(&"uplink.refused") && kinds.contains(&"device.reverted"), "{kinds:?}");
     let view = controller.uplink(&device.access.device);
     assert!(view.tally.last_refusal.unwrap().1.contains("not registered"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_gives_no_receipt_and_loses_nothing() {
+    let place = Place::new();
+    let (room, opened) = (Arc::new(AtomicU64::new(u64::MAX)), Arc::new(AtomicU64::new(0)));
+    let medium = small_disk(&place.dir.path().join("store.redb"), &room, &opened);
+    let handle = place.try_start(ServeConfig { medium: Some(medium), ..place.config() }).await.unwrap();
+    let controller = &handle.controller;
+    cohort(controller).await;
+    let first = place.publish(controller, "1", 1).await;
+    let (key, access) = Device::enrol(controller, 1).await;
+    let mut device = Device::connect(key, access, 0).await;
+    let report = leeway_protocol::report::WindowReport { manifest: first.blob().digest, model: first.model.digest, ..window(1) };
+    room.store(0, Ordering::SeqCst);
+    device.say(Channel::Window, &report.to_bytes());
+    while controller.metrics().store_errors == 0 {
+        tokio::select! {
+            packet = device.next() => assert!(!matches!(packet, Packet::Publish(_)), "no receipt for what is not stored"),
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+    }
+    let refused = controller.create_token("late", 1, 1000, "ann").await.unwrap_err().to_string();
+    assert!(refused.contains("disk") && refused.contains("full"), "{refused}");
+    assert_eq!(controller.snapshot().fleet.len(), 1, "reading goes on");
+    assert_eq!(controller.uplink(&device.access.device).recent.len(), 0, "what is not stored does not count");
+    room.store(u64::MAX, Ordering::SeqCst);
+    let again = device.say(Channel::Window, &report.to_bytes());
+    device.receipted(again).await;
+    assert_eq!(controller.uplink(&device.access.device).recent.len(), 1);
+    crate::audit::verify(crate::audit::Head::default(), &controller.events(0, 1000).unwrap()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

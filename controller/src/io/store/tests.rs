@@ -1,5 +1,4 @@
 //! The store as it is used: batches, restarts, logs, damage, and what must never be lost.
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::StorageBackend;
@@ -182,7 +181,18 @@ fn an_unreadable_document_is_named() {
     assert!(error.contains("rain-2") && error.contains("damaged"), "{error}");
 }
 
-/// A disk with so many bytes.
+/// A file on a disk with so many bytes, and how often it was opened.
+pub(crate) fn small_disk(path: &Path, room: &Arc<AtomicU64>, opened: &Arc<AtomicU64>) -> Medium {
+    let (at, room, opened) = (path.to_owned(), Arc::clone(room), Arc::clone(opened));
+    let backend = move || -> std::io::Result<Box<dyn StorageBackend>> {
+        opened.fetch_add(1, Ordering::SeqCst);
+        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&at)?;
+        let file = FileBackend::new(file).map_err(std::io::Error::other)?;
+        Ok(Box::new(SmallDisk { file, room: Arc::clone(&room) }))
+    };
+    Medium::other(path, Arc::new(backend))
+}
+
 #[derive(Debug)]
 struct SmallDisk {
     file: FileBackend,
@@ -218,17 +228,8 @@ async fn a_full_disk_loses_nothing_that_was_confirmed_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.redb");
     let room = Arc::new(AtomicU64::new(2 << 20));
-    let opened = Arc::new(Mutex::new(0));
-    let backend = {
-        let (path, room, opened) = (path.clone(), Arc::clone(&room), Arc::clone(&opened));
-        move || -> std::io::Result<Box<dyn StorageBackend>> {
-            *opened.lock().unwrap() += 1;
-            let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            let file = FileBackend::new(file).map_err(std::io::Error::other)?;
-            Ok(Box::new(SmallDisk { file, room: Arc::clone(&room) }))
-        }
-    };
-    let store = Store::open_on(Medium::other(&path, Arc::new(backend)), StoreConfig::default()).unwrap();
+    let opened = Arc::new(AtomicU64::new(0));
+    let store = Store::open_on(small_disk(&path, &room, &opened), StoreConfig::default()).unwrap();
     let mut confirmed = 0;
     let error = loop {
         let one = Batch { events: vec![happening(confirmed)], ..batch(1, vec![append(Log::Windows, &vec![7; 100_000])]) };
@@ -246,5 +247,5 @@ async fn a_full_disk_loses_nothing_that_was_confirmed_and_reading_goes_on() {
     assert_eq!(store.commit(one).await.unwrap().windows.start, confirmed as u64);
     let events = store.events(0, 1000).unwrap();
     assert_eq!(audit::verify(audit::Head::default(), &events).unwrap().seq, confirmed as u64 + 1);
-    assert!(*opened.lock().unwrap() > 1, "the file was opened anew");
+    assert!(opened.load(Ordering::SeqCst) > 1, "the file was opened anew");
 }
