@@ -114,7 +114,7 @@ tick_ms = 200
 [drift]
 block_ms = 2_592_000_000     # 30 days
 season_ms = 31_557_600_000   # a year
-base_blocks = 12
+base_blocks = 24
 
 [drift.budget]
 false_alarms = 1.0
