@@ -12,6 +12,7 @@ use crate::drift::DriftPolicy;
 use crate::fleet::DeviceSettings;
 use crate::quality::QualityPolicy;
 use crate::registry::RetrainPolicy;
+use crate::retraining::TrainingPolicy;
 use crate::rollout::RolloutPolicy;
 
 /// The longest configuration that is read.
@@ -39,12 +40,14 @@ pub struct Config {
     pub rollout: RolloutPolicy,
     /// When a new line's models are retrained.
     pub retrain: RetrainPolicy,
+    /// From what data, and when a challenger wins.
+    pub training: TrainingPolicy,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let (http, mqtt, store, planner, drift, quality, rollout, retrain) = Default::default();
-        Self { tenant: default_tenant(), http, mqtt, store, planner, drift, quality, rollout, retrain }
+        let (http, mqtt, store, planner, drift, quality, rollout, retrain, training) = Default::default();
+        Self { tenant: default_tenant(), http, mqtt, store, planner, drift, quality, rollout, retrain, training }
     }
 }
 
