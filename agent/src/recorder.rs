@@ -11,12 +11,13 @@ use leeway_protocol::assignment::{CapturePolicy, Windows};
 use leeway_protocol::capture::CaptureBatch;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::WindowId;
-use leeway_protocol::manifest::{CONFIDENCE_BINS, Decision, Manifest};
+use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration, Decision, Manifest};
 use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled, MAX_CLASSES, WindowReport, latency_bucket};
 use leeway_protocol::time::Timestamp;
 
 mod budget;
 mod cells;
+mod channels;
 mod memory;
 pub mod row;
 mod sample;
@@ -50,7 +51,7 @@ pub struct Inference<'a> {
     pub data_time: Option<Timestamp>,
     /// Inputs and outputs.
     pub row: Row<'a>,
-    /// [`row::decide`] of the outputs.
+    /// [`row::Decider::decide`] of the outputs.
     pub decided: Option<Decided>,
 }
 
@@ -73,7 +74,7 @@ pub struct Recorder {
     manifest: Digest,
     model: Digest,
     windows: Windows,
-    calibration: leeway_protocol::manifest::Calibration,
+    confidence: Edges,
     has_decision: bool,
     cells: Cells,
     budget: Budget,
@@ -81,6 +82,24 @@ pub struct Recorder {
     sample: Sample,
     next_window: u64,
     open: Open,
+}
+
+/// The inner edges of the confidence bins, in place: [`Calibration::bin`] without a way to other memory.
+#[derive(Debug, Clone, Copy)]
+struct Edges([f64; CONFIDENCE_BINS - 1]);
+
+impl Edges {
+    fn new(calibration: &Calibration) -> Self {
+        let mut edges = [f64::INFINITY; CONFIDENCE_BINS - 1];
+        let inner = calibration.edges.get(1..CONFIDENCE_BINS).unwrap_or(&[]);
+        edges.iter_mut().zip(inner).for_each(|(place, edge)| *place = *edge);
+        Self(edges)
+    }
+
+    #[inline]
+    fn bin(&self, confidence: f64) -> usize {
+        self.0.iter().map(|&edge| usize::from(confidence >= edge)).sum()
+    }
 }
 
 /// What the open window holds besides the profile.
@@ -91,7 +110,7 @@ struct Open {
     inferences: u64,
     recorded: u64,
     errors: Errors,
-    latency: Vec<u32>,
+    latency: [u32; LATENCY_BUCKETS],
     confidence: [u32; CONFIDENCE_BINS],
     classes: Vec<u32>,
     labelled: [Labelled; CONFIDENCE_BINS],
@@ -105,7 +124,7 @@ impl Open {
             inferences: 0,
             recorded: 0,
             errors: Errors::default(),
-            latency: vec![0; LATENCY_BUCKETS],
+            latency: [0; LATENCY_BUCKETS],
             confidence: [0; CONFIDENCE_BINS],
             classes: vec![0; classes],
             labelled: [Labelled::default(); CONFIDENCE_BINS],
@@ -129,7 +148,7 @@ impl Recorder {
             manifest: digest,
             model: manifest.model.digest,
             windows,
-            calibration: manifest.calibration.clone(),
+            confidence: Edges::new(&manifest.calibration),
             has_decision: manifest.decision != Decision::None,
             cells: Cells::new(manifest),
             budget: Budget::new(GUESS_NANOS * manifest.reference.features.len().max(1) as f64),
@@ -160,7 +179,7 @@ impl Recorder {
             open.data_time = Some((first.min(at), last.max(at)));
         }
         if let Some(decided) = inference.decided {
-            if let Some(count) = open.confidence.get_mut(self.calibration.bin(decided.confidence)) {
+            if let Some(count) = open.confidence.get_mut(self.confidence.bin(decided.confidence)) {
                 *count = count.wrapping_add(1);
             }
             if let Some(count) = open.classes.get_mut(decided.class) {
@@ -208,22 +227,22 @@ impl Recorder {
         }
         let Some(decided) = self.memory.recall(request) else { return completed };
         self.open.touch(now);
-        if let Some(bin) = self.open.labelled.get_mut(self.calibration.bin(f64::from(decided.confidence))) {
+        if let Some(bin) = self.open.labelled.get_mut(self.confidence.bin(f64::from(decided.confidence))) {
             bin.rows += 1;
             bin.correct += u64::from((f64::from(label) - f64::from(decided.class)).abs() < 0.5);
         }
         true
     }
 
-    /// Whether the caller should time the next [`Self::answered`] and tell [`Self::measured`].
+    /// Whether the caller should tell [`Self::measured`] about the inference it has just reported.
     #[inline]
     pub fn wants_timing(&self) -> bool {
         self.budget.wants_timing()
     }
 
-    /// What a recorded `answered` took, nanoseconds.
-    pub fn measured(&mut self, nanos: u64) {
-        self.budget.measured(nanos);
+    /// What was spent on it since the engine's answer, nanoseconds, and what [`Self::answered`] returned.
+    pub fn measured(&mut self, nanos: u64, recorded: bool) {
+        self.budget.measured(nanos, recorded);
     }
 
     /// The present estimate of one recording's cost, nanoseconds.
@@ -258,7 +277,7 @@ impl Recorder {
             inferences: open.inferences,
             recorded: open.recorded,
             errors: open.errors,
-            latency: open.latency,
+            latency: open.latency.to_vec(),
             features,
             rho_percent,
             confidence: open.confidence,

@@ -1,18 +1,21 @@
-//! The counting core: one cell per feature of the reference, all counts in one flat array.
+//! The counting core: all bins of all features in one flat array.
 //!
-//! A float feature is cut with float edges chosen so that `x >= edge` gives the same answer as the manifest's double edge
-//! (the smallest float not below it), padded to whole vectors with infinity: no branch per edge, one load per vector. All
-//! other values go through [`Cuts::bin`], which is the definition; the test below holds both to it.
+//! Nearly every feature is a float element with some ten edges. Such a feature is a [`Fast`] cell: its edges are floats chosen
+//! so that `x >= edge` gives the same answer as the manifest's double edge (the smallest float not below it), padded to
+//! sixteen with infinity, and found by four comparisons without a loop. Everything else, and every row with nulls, goes
+//! through [`Cuts::bin`], which is the definition; the test below holds both to it.
 //!
 //! Autocorrelation costs one more counter: how often a bin followed itself. That gives the exact lag-1 autocorrelation of
 //! every bin's indicator when the window closes, which is what tempers the evidence; no running moments of values are kept.
 use leeway_protocol::manifest::Manifest;
-use leeway_protocol::profile::{Counts, Cuts, FeatureReference, SPECIALS, Source, Special, Stat};
+use leeway_protocol::profile::{Counts, Cuts, FeatureReference, SPECIALS, Source, Special};
+use leeway_protocol::tensor::DType;
 
+use crate::recorder::channels::Channels;
 use crate::recorder::row::{Elements, Row};
 
-/// Floats compared at once; edges are padded to a multiple of it.
-const LANES: usize = 8;
+/// Edges a fast cell has room for; one place must stay infinite for the search to end in.
+const ROOM: usize = 16;
 
 /// Observations after which the autocorrelation's history is halved: precise enough, and it follows a changing world.
 const HISTORY: u64 = 8_192;
@@ -20,61 +23,67 @@ const HISTORY: u64 = 8_192;
 /// A bin takes part in the autocorrelation if it was entered and left about this often; below, its estimate is noise.
 const MIN_VARIANCE: f64 = 5.0;
 
-/// Where a feature's value is found in a row.
+/// A bin's counter.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    count: u32,
+    /// How often it followed itself.
+    stays: u32,
+}
+
+/// A float element with few edges.
+#[derive(Debug, Clone)]
+struct Fast {
+    edges: [f32; ROOM],
+    /// Which element of the group's tensor.
+    index: usize,
+    /// First of the feature's bins.
+    base: usize,
+    /// The last regular bin.
+    top: usize,
+    /// The largest float not above the last edge.
+    high: f32,
+    /// The bin counted last.
+    last: usize,
+}
+
+/// Fast cells of one tensor.
+#[derive(Debug, Clone)]
+struct Group {
+    is_output: bool,
+    tensor: usize,
+    cells: Vec<Fast>,
+}
+
+/// Any other feature.
+#[derive(Debug, Clone)]
+struct Slow {
+    place: Place,
+    cuts: Cuts,
+    base: usize,
+    last: usize,
+}
+
+/// Where a slow feature's value is found in a row.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Input(usize, usize),
     Output(usize, usize),
-    /// Index into the summaries, and which figure of it.
-    Summary(usize, Stat),
+    /// Which figure of the channels' summaries.
+    Summary(usize),
     Confidence,
-}
-
-#[derive(Debug, Clone)]
-struct Cell {
-    place: Place,
-    /// First of the feature's bins in the flat arrays.
-    base: usize,
-    /// Padded float edges as a range of `Cells::edges`; empty for categories.
-    edges: std::ops::Range<usize>,
-    /// Number of real edges.
-    count: usize,
-    /// The largest float not above the last edge.
-    high: f32,
-    cuts: Cuts,
-}
-
-/// One channel of a large input, summarised at most once per row.
-#[derive(Debug, Clone, Copy)]
-struct Channel {
-    tensor: usize,
-    channel: usize,
-    channels: usize,
-    /// Elements of the channel that lie together.
-    run: usize,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Summary {
-    mean: f64,
-    std: f64,
-    min: f64,
-    max: f64,
 }
 
 /// Bins of all features and what was counted into them.
 #[derive(Debug)]
 pub(crate) struct Cells {
-    cells: Vec<Cell>,
-    edges: Vec<f32>,
-    channels: Vec<Channel>,
-    summaries: Vec<Option<Summary>>,
-    counts: Vec<u32>,
-    /// How often a bin followed itself in this window.
-    stays: Vec<u32>,
-    /// The flat index counted last, per feature.
-    last: Vec<usize>,
-    /// Counts and stays of earlier windows, per flat index, for the autocorrelation.
+    groups: Vec<Group>,
+    slow: Vec<Slow>,
+    channels: Channels,
+    tallies: Vec<Tally>,
+    /// Each feature's bins, in the reference's order.
+    features: Vec<std::ops::Range<usize>>,
+    /// Counts and stays of earlier windows, per bin, for the autocorrelation.
     past: Vec<(u64, u64)>,
 }
 
@@ -83,231 +92,141 @@ impl Cells {
         let features = &manifest.reference.features;
         let bins: usize = features.iter().map(FeatureReference::bins).sum();
         let mut all = Self {
-            cells: Vec::with_capacity(features.len()),
-            edges: Vec::new(),
-            channels: Vec::new(),
-            summaries: Vec::new(),
-            counts: vec![0; bins],
-            stays: vec![0; bins],
-            last: vec![usize::MAX; features.len()],
+            groups: Vec::new(),
+            slow: Vec::new(),
+            channels: Channels::default(),
+            tallies: vec![Tally::default(); bins],
+            features: Vec::with_capacity(features.len()),
             past: vec![(0, 0); bins],
         };
         let mut base = 0;
         for feature in features {
-            let cell = all.cell(manifest, feature, base);
+            all.add(manifest, feature, base);
+            all.features.push(base..base + feature.bins());
             base += feature.bins();
-            all.cells.push(cell);
         }
-        all.summaries = vec![None; all.channels.len()];
         all
     }
 
-    fn cell(&mut self, manifest: &Manifest, feature: &FeatureReference, base: usize) -> Cell {
-        let place = match feature.source {
-            Source::Input { tensor, index } => Place::Input(tensor, index),
-            Source::Output { tensor, index } => Place::Output(tensor, index),
-            Source::Confidence => Place::Confidence,
-            Source::Channel { tensor, channel, stat } => Place::Summary(self.channel(manifest, tensor, channel), stat),
+    fn add(&mut self, manifest: &Manifest, feature: &FeatureReference, base: usize) {
+        let (is_output, tensor, index) = match feature.source {
+            Source::Input { tensor, index } => (false, tensor, index),
+            Source::Output { tensor, index } => (true, tensor, index),
+            Source::Channel { tensor, channel, stat } => {
+                let place = Place::Summary(self.channels.add(manifest, tensor, channel, stat));
+                return self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+            }
+            Source::Confidence => {
+                return self.slow.push(Slow { place: Place::Confidence, cuts: feature.cuts.clone(), base, last: usize::MAX });
+            }
         };
-        let start = self.edges.len();
-        let mut high = f32::INFINITY;
-        let mut count = 0;
-        if let Cuts::Numeric { edges } = &feature.cuts {
-            count = edges.len();
-            self.edges.extend(edges.iter().map(|&edge| at_or_above(edge)));
-            self.edges.resize(start + count.next_multiple_of(LANES), f32::INFINITY);
-            high = edges.last().map_or(high, |&edge| at_or_below(edge));
+        let specs = if is_output { &manifest.outputs } else { &manifest.inputs };
+        let is_float = specs.get(tensor).is_some_and(|spec| spec.dtype == DType::F32);
+        match Fast::new(&feature.cuts, index, base).filter(|_| is_float) {
+            Some(fast) => match self.groups.iter_mut().find(|g| g.is_output == is_output && g.tensor == tensor) {
+                Some(group) => group.cells.push(fast),
+                None => self.groups.push(Group { is_output, tensor, cells: vec![fast] }),
+            },
+            None => {
+                let place = if is_output { Place::Output(tensor, index) } else { Place::Input(tensor, index) };
+                self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+            }
         }
-        Cell { place, base, edges: start..self.edges.len(), count, high, cuts: feature.cuts.clone() }
-    }
-
-    /// The index of a channel's summary. Channels lie on axis 1; a tensor of fewer than three axes is one channel.
-    fn channel(&mut self, manifest: &Manifest, tensor: usize, channel: usize) -> usize {
-        if let Some(at) = self.channels.iter().position(|c| c.tensor == tensor && c.channel == channel) {
-            return at;
-        }
-        let shape = manifest.inputs.get(tensor).map_or(&[][..], |spec| &spec.shape);
-        let size = |axes: &[u64]| axes.iter().product::<u64>() as usize;
-        let (channels, run) = match shape {
-            [_, channels, rest @ ..] if !rest.is_empty() => (*channels as usize, size(rest)),
-            all => (1, size(all)),
-        };
-        self.channels.push(Channel { tensor, channel, channels, run });
-        self.channels.len() - 1
     }
 
     /// Count one row.
     #[inline]
     pub(crate) fn fold(&mut self, row: &Row<'_>, confidence: Option<f64>) {
-        for (summary, channel) in self.summaries.iter_mut().zip(&self.channels) {
-            *summary = row.inputs.get(channel.tensor).and_then(|elements| channel.summarise(elements));
-        }
-        for (cell, last) in self.cells.iter().zip(&mut self.last) {
-            let at = cell.base + cell.bin(&self.edges, &self.summaries, row, confidence);
-            if let (Some(count), Some(stays)) = (self.counts.get_mut(at), self.stays.get_mut(at)) {
-                *count = count.wrapping_add(1);
-                *stays = stays.wrapping_add(u32::from(*last == at));
+        for group in &mut self.groups {
+            let tensors = if group.is_output { row.outputs } else { row.inputs };
+            match tensors.get(group.tensor) {
+                Some(Elements::F32(values)) if group.is_output || row.nulls.is_empty() => {
+                    for cell in &mut group.cells {
+                        let bin = values.get(cell.index).map_or(Special::Null as usize, |&x| cell.bin(x));
+                        count(&mut self.tallies, &mut cell.last, cell.base + bin);
+                    }
+                }
+                other => {
+                    for cell in &mut group.cells {
+                        let is_null = !group.is_output && row.nulls.contains(&(group.tensor, cell.index));
+                        let value = other.filter(|_| !is_null).and_then(|e| e.at(cell.index));
+                        let bin = value.map_or(Special::Null as usize, |x| cell.bin(x as f32));
+                        count(&mut self.tallies, &mut cell.last, cell.base + bin);
+                    }
+                }
             }
-            *last = at;
+        }
+        if self.slow.is_empty() {
+            return;
+        }
+        self.channels.summarise(row);
+        for cell in &mut self.slow {
+            let value = match cell.place {
+                Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
+                Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
+                Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
+                Place::Summary(at) => self.channels.figure(at),
+                Place::Confidence => confidence,
+            };
+            count(&mut self.tallies, &mut cell.last, cell.base + cell.cuts.bin(value));
         }
     }
 
     /// The window's counts and autocorrelations in the reference's order; everything is zero afterwards.
     pub(crate) fn take(&mut self) -> (Vec<Counts>, Vec<u8>) {
-        for ((past, count), stay) in self.past.iter_mut().zip(&self.counts).zip(&self.stays) {
-            past.0 += u64::from(*count);
-            past.1 += u64::from(*stay);
+        for (past, tally) in self.past.iter_mut().zip(&self.tallies) {
+            past.0 += u64::from(tally.count);
+            past.1 += u64::from(tally.stays);
         }
-        let mut features = Vec::with_capacity(self.cells.len());
-        let mut rho = Vec::with_capacity(self.cells.len());
-        for cell in &self.cells {
-            let bins = cell.base..cell.base + SPECIALS + cell.cuts.bins();
-            features.push(Counts(self.counts.get(bins.clone()).unwrap_or(&[]).to_vec()));
-            rho.push(self.past.get_mut(bins).map_or(0, rho_percent));
+        let mut features = Vec::with_capacity(self.features.len());
+        let mut rho = Vec::with_capacity(self.features.len());
+        for bins in &self.features {
+            let tallies = self.tallies.get(bins.clone()).unwrap_or(&[]);
+            features.push(Counts(tallies.iter().map(|t| t.count).collect()));
+            rho.push(self.past.get_mut(bins.clone()).map_or(0, rho_percent));
         }
-        self.counts.fill(0);
-        self.stays.fill(0);
+        self.tallies.fill(Tally::default());
         (features, rho)
     }
 }
 
-impl Cell {
+#[inline]
+fn count(tallies: &mut [Tally], last: &mut usize, at: usize) {
+    if let Some(tally) = tallies.get_mut(at) {
+        // A window closes long before a count could wrap.
+        tally.count = tally.count.wrapping_add(1);
+        tally.stays = tally.stays.wrapping_add(u32::from(*last == at));
+    }
+    *last = at;
+}
+
+impl Fast {
+    /// A fast cell, if the cuts are numeric and few enough.
+    fn new(cuts: &Cuts, index: usize, base: usize) -> Option<Self> {
+        let Cuts::Numeric { edges: doubles } = cuts else { return None };
+        let (&last, top) = (doubles.last()?, doubles.len().checked_sub(2)?);
+        let mut edges = [f32::INFINITY; ROOM];
+        let places = edges.get_mut(..doubles.len()).filter(|places| places.len() < ROOM)?;
+        places.iter_mut().zip(doubles).for_each(|(place, &edge)| *place = at_or_above(edge));
+        Some(Self { edges, index, base, top, high: at_or_below(last), last: usize::MAX })
+    }
+
+    /// The same answer as [`Cuts::bin`] for a float.
     #[inline]
-    fn bin(&self, edges: &[f32], summaries: &[Option<Summary>], row: &Row<'_>, confidence: Option<f64>) -> usize {
-        let value = match self.place {
-            Place::Input(tensor, index) => {
-                if !row.nulls.is_empty() && row.nulls.contains(&(tensor, index)) {
-                    return Special::Null as usize;
-                }
-                if let Some(Elements::F32(values)) = row.inputs.get(tensor)
-                    && let Some(&x) = values.get(index)
-                    && self.count > 0
-                {
-                    return self.float_bin(edges, x);
-                }
-                row.inputs.get(tensor).and_then(|e| e.at(index))
-            }
-            Place::Output(tensor, index) => {
-                if let Some(Elements::F32(values)) = row.outputs.get(tensor)
-                    && let Some(&x) = values.get(index)
-                    && self.count > 0
-                {
-                    return self.float_bin(edges, x);
-                }
-                row.outputs.get(tensor).and_then(|e| e.at(index))
-            }
-            Place::Summary(at, stat) => summaries.get(at).copied().flatten().map(|s| s.figure(stat)),
-            Place::Confidence => confidence,
-        };
-        self.cuts.bin(value)
-    }
-
-    /// The same answer as [`Cuts::bin`] for a float and numeric cuts.
-    #[inline]
-    fn float_bin(&self, edges: &[f32], x: f32) -> usize {
-        let edges = edges.get(self.edges.clone()).unwrap_or(&[]);
-        let mut lanes = [0u32; LANES];
-        for part in edges.as_chunks::<LANES>().0 {
-            for (lane, &edge) in lanes.iter_mut().zip(part) {
-                *lane += u32::from(x >= edge);
+    fn bin(&self, x: f32) -> usize {
+        // How many edges are at or below x, by halves. The padding is never reached except by an infinite x.
+        let mut rank = 0;
+        for half in [8, 4, 2, 1] {
+            // `rank` stays below 16, the mask only says so to the compiler.
+            if x >= self.edges[(rank + half - 1) % ROOM] {
+                rank += half;
             }
         }
-        // Infinite padding is counted for an infinite x only, which is not a regular value anyway.
-        let at_or_below = lanes.iter().sum::<u32>() as usize;
-        if at_or_below == 0 {
-            return if x.is_finite() { Special::Below as usize } else { Special::NotFinite as usize };
+        if rank == 0 || x > self.high {
+            let special = if rank == 0 { Special::Below } else { Special::Above };
+            return if x.is_finite() { special as usize } else { Special::NotFinite as usize };
         }
-        if x > self.high {
-            return if x.is_finite() { Special::Above as usize } else { Special::NotFinite as usize };
-        }
-        SPECIALS + (at_or_below - 1).min(self.count.saturating_sub(2))
-    }
-}
-
-impl Channel {
-    fn summarise(&self, elements: &Elements<'_>) -> Option<Summary> {
-        let stride = self.channels.checked_mul(self.run).filter(|&n| n > 0)?;
-        let rows = elements.len() / stride;
-        let mut sums = Sums::default();
-        for batch in 0..rows {
-            let start = batch * stride + self.channel * self.run;
-            match elements {
-                Elements::F32(v) => sums.floats(v.get(start..start + self.run)?),
-                other => (start..start + self.run).filter_map(|i| other.at(i)).for_each(|x| sums.add(x)),
-            }
-        }
-        sums.summary()
-    }
-}
-
-struct Sums {
-    n: f64,
-    sum: f64,
-    squares: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Default for Sums {
-    fn default() -> Self {
-        Self { n: 0.0, sum: 0.0, squares: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
-    }
-}
-
-impl Sums {
-    #[inline]
-    fn add(&mut self, x: f64) {
-        self.n += 1.0;
-        self.sum += x;
-        self.squares += x * x;
-        self.min = self.min.min(x);
-        self.max = self.max.max(x);
-    }
-
-    /// Lane-wise in floats over short runs, so that it vectorises and stays exact enough; joined in doubles.
-    fn floats(&mut self, values: &[f32]) {
-        for part in values.chunks(256) {
-            let (whole, rest) = part.as_chunks::<LANES>();
-            let (mut sum, mut squares) = ([0f32; LANES], [0f32; LANES]);
-            let (mut min, mut max) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-            for lanes in whole {
-                for i in 0..LANES {
-                    let x = lanes[i];
-                    sum[i] += x;
-                    squares[i] += x * x;
-                    min[i] = if x < min[i] { x } else { min[i] };
-                    max[i] = if x > max[i] { x } else { max[i] };
-                }
-            }
-            self.n += (whole.len() * LANES) as f64;
-            self.sum += sum.iter().map(|&x| f64::from(x)).sum::<f64>();
-            self.squares += squares.iter().map(|&x| f64::from(x)).sum::<f64>();
-            self.min = min.iter().fold(self.min, |m, &x| m.min(f64::from(x)));
-            self.max = max.iter().fold(self.max, |m, &x| m.max(f64::from(x)));
-            rest.iter().for_each(|&x| self.add(f64::from(x)));
-        }
-    }
-
-    fn summary(&self) -> Option<Summary> {
-        if self.n == 0.0 {
-            return None;
-        }
-        let mean = self.sum / self.n;
-        let std = (self.squares / self.n - mean * mean).max(0.0).sqrt();
-        // One NaN makes the sums NaN, while minimum and maximum would pass over it; a channel that holds one is not a number.
-        let broken = |x: f64| if self.sum.is_finite() { x } else { f64::NAN };
-        Some(Summary { mean, std: broken(std), min: broken(self.min), max: broken(self.max) })
-    }
-}
-
-impl Summary {
-    fn figure(&self, stat: Stat) -> f64 {
-        match stat {
-            Stat::Mean => self.mean,
-            Stat::Std => self.std,
-            Stat::Min => self.min,
-            Stat::Max => self.max,
-        }
+        SPECIALS + (rank - 1).min(self.top)
     }
 }
 
@@ -355,32 +274,43 @@ mod tests {
         let edges = [-1.5, 0.1, 0.2, 0.3, 1.0 / 3.0, 0.7, 1.0, 16_777_217.0, 1e30, 3.5e38];
         for take in 2..=edges.len() {
             let cuts = Cuts::Numeric { edges: edges[..take].to_vec() };
-            let manifest = manifest_with(vec![(Source::Input { tensor: 0, index: 0 }, cuts.clone())]);
-            let cells = Cells::new(&manifest);
+            let cell = Fast::new(&cuts, 0, 0).unwrap();
             let mut values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN];
             for edge in edges {
                 let near = edge as f32;
                 values.extend([near, near.next_up(), near.next_down()]);
             }
             for x in values {
-                assert_eq!(cells.cells[0].float_bin(&cells.edges, x), cuts.bin(Some(f64::from(x))), "{x} of {take} edges");
+                assert_eq!(cell.bin(x), cuts.bin(Some(f64::from(x))), "{x} of {take} edges");
             }
         }
     }
 
     #[test]
-    fn channels_are_summarised_and_broken_ones_are_not_numbers() {
-        let channel = Channel { tensor: 0, channel: 1, channels: 2, run: 300 };
-        let mut pixels: Vec<f32> = (0..600).map(|i| if i < 300 { 9.0 } else { (i % 3) as f32 }).collect();
-        let s = channel.summarise(&Elements::F32(&pixels)).unwrap();
-        assert!((s.mean - 1.0).abs() < 1e-6 && (s.std - (2.0f64 / 3.0).sqrt()).abs() < 1e-6, "{s:?}");
-        assert_eq!((s.min, s.max), (0.0, 2.0));
-        let bytes: Vec<u8> = pixels.iter().map(|&x| x as u8).collect();
-        let b = channel.summarise(&Elements::U8(&bytes)).unwrap();
-        assert!((b.std - s.std).abs() < 1e-6);
-        pixels[400] = f32::NAN;
-        assert!(channel.summarise(&Elements::F32(&pixels)).unwrap().max.is_nan());
-        assert!(channel.summarise(&Elements::F32(&pixels[..10])).is_none());
+    fn fast_and_slow_features_count_the_same_rows_alike() {
+        let many = Cuts::Numeric { edges: (0..=60).map(|i| f64::from(i) / 10.0 - 3.0).collect() };
+        let few = Cuts::Numeric { edges: (0..=14).map(|i| f64::from(i) / 3.0 - 2.0).collect() };
+        assert!(Fast::new(&many, 0, 0).is_none() && Fast::new(&few, 0, 0).is_some());
+        let feature = |index, cuts: &Cuts| (Source::Input { tensor: 0, index }, cuts.clone());
+        let manifest = manifest_with(vec![
+            feature(0, &many),
+            feature(1, &few),
+            feature(0, &few),
+            (Source::Output { tensor: 0, index: 0 }, few.clone()),
+        ]);
+        let mut cells = Cells::new(&manifest);
+        let mut want: Vec<Vec<u32>> = manifest.reference.features.iter().map(|f| vec![0; f.bins()]).collect();
+        for i in 0..500 {
+            let x = [(i % 71) as f32 / 10.0 - 3.5, if i % 50 == 0 { f32::NAN } else { (i % 13) as f32 / 2.0 - 3.0 }];
+            let p = [x[0] / 2.0];
+            let nulls: &[(usize, usize)] = if i % 7 == 0 { &[(0, 1)] } else { &[] };
+            cells.fold(&Row { inputs: &[Elements::F32(&x)], outputs: &[Elements::F32(&p)], nulls }, None);
+            let second = if i % 7 == 0 { None } else { Some(f64::from(x[1])) };
+            let bins = [many.bin(Some(f64::from(x[0]))), few.bin(second), few.bin(Some(f64::from(x[0]))), few.bin(Some(f64::from(p[0])))];
+            bins.into_iter().zip(&mut want).for_each(|(bin, counts)| counts[bin] += 1);
+        }
+        let got: Vec<Vec<u32>> = cells.take().0.into_iter().map(|c| c.0).collect();
+        assert_eq!(got, want);
     }
 
     #[test]

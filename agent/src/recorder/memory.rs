@@ -2,12 +2,15 @@
 //!
 //! Sets of four places chosen by the request's hash, the oldest of a set gives way: a label finds its decision with near
 //! certainty among the last few thousand requests and with falling luck up to [`REMEMBERED`]. A map and a queue would keep
-//! exactly the last N, at several times the cost on the path of every inference.
+//! exactly the last N, at several times the cost on the path of every inference. The newest few are kept apart and moved to
+//! their sets together: one visit to cold memory in so many inferences, with the misses overlapping, instead of one in each.
 use crate::recorder::row::Decided;
 
 /// Decisions remembered per model: at one a second more than four hours, in some 400 KB.
 pub const REMEMBERED: usize = 16_384;
 const WAYS: usize = 4;
+/// Decisions moved to their sets at once.
+const RECENT: usize = 64;
 
 /// What was decided for a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,32 +25,48 @@ pub(crate) struct Remembered {
 #[derive(Debug)]
 pub(crate) struct Memory {
     sets: Vec<[Remembered; WAYS]>,
+    recent: Vec<Remembered>,
     turn: u32,
 }
 
 impl Memory {
     pub(crate) fn new() -> Self {
         let empty = Remembered { request: 0, turn: 0, class: 0, confidence: 0.0 };
-        Self { sets: vec![[empty; WAYS]; REMEMBERED / WAYS], turn: 0 }
+        Self { sets: vec![[empty; WAYS]; REMEMBERED / WAYS], recent: Vec::with_capacity(RECENT), turn: 0 }
     }
 
     #[inline]
     pub(crate) fn remember(&mut self, request: u64, decided: Decided) {
         // Wraps after four thousand million decisions; then a few old places live a little longer than they should.
         self.turn = self.turn.wrapping_add(1).max(1);
-        let turn = self.turn;
-        let place = self.set(request).iter_mut().min_by_key(|p| if p.request == request { 0 } else { p.turn });
-        if let Some(place) = place {
-            *place = Remembered { request, turn, class: decided.class as u32, confidence: decided.confidence as f32 };
+        let (class, confidence) = (decided.class as u32, decided.confidence as f32);
+        self.recent.push(Remembered { request, turn: self.turn, class, confidence });
+        if self.recent.len() >= RECENT {
+            self.settle();
         }
+    }
+
+    fn settle(&mut self) {
+        let mut recent = std::mem::take(&mut self.recent);
+        for new in recent.drain(..) {
+            let place = self.set(new.request).iter_mut().min_by_key(|p| if p.request == new.request { 0 } else { p.turn });
+            if let Some(place) = place {
+                *place = new;
+            }
+        }
+        self.recent = recent;
     }
 
     /// The decision, once: a second label for the same request finds nothing.
     pub(crate) fn recall(&mut self, request: u64) -> Option<Remembered> {
-        let place = self.set(request).iter_mut().find(|p| p.turn > 0 && p.request == request)?;
-        let found = *place;
-        place.turn = 0;
-        Some(found)
+        let settled = self.set(request).iter_mut().find(|p| p.turn > 0 && p.request == request).map(|place| {
+            let found = *place;
+            place.turn = 0;
+            found
+        });
+        let latest = self.recent.iter().rev().find(|p| p.request == request).copied();
+        self.recent.retain(|p| p.request != request);
+        latest.or(settled)
     }
 
     #[inline]

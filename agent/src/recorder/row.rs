@@ -1,6 +1,5 @@
 //! What one inference looked like, borrowed from whoever ran it: the recorder neither knows the engine nor copies a tensor.
-use leeway_protocol::manifest::Decision;
-use leeway_protocol::tensor::TensorSpec;
+use leeway_protocol::manifest::{Decision, Manifest};
 
 /// The elements of one tensor, row-major.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,9 +56,10 @@ impl Elements<'_> {
     /// Whether every element is a finite number; integers always are.
     #[inline]
     pub fn all_finite(&self) -> bool {
-        // A sum of x·0 is NaN as soon as one x is NaN or infinite, and vectorises where a short-circuit does not.
+        // Bits or-ed together vectorise where a sum, which has an order, and a short-circuit do not.
+        const EXPONENT: u32 = 0x7f80_0000;
         match self {
-            Self::F32(v) => !v.chunks(4096).any(|part| part.iter().map(|x| x * 0.0).sum::<f32>().is_nan()),
+            Self::F32(v) => v.iter().map(|x| u32::from(x.to_bits() & EXPONENT == EXPONENT)).fold(0, |any, one| any | one) == 0,
             _ => true,
         }
     }
@@ -85,24 +85,68 @@ pub struct Decided {
     pub confidence: f64,
 }
 
-/// Read the decision from the outputs; `None` for models without one and for probabilities that are not numbers.
-/// Of several rows in a batch the first one is read: devices serve one row at a time.
-pub fn decide(decision: &Decision, specs: &[TensorSpec], outputs: &[Elements<'_>]) -> Option<Decided> {
-    match decision {
-        Decision::None => None,
-        Decision::Binary { output, index, threshold } => {
-            let p = outputs.get(*output)?.at(*index).filter(|p| p.is_finite())?;
-            let class = usize::from(p >= *threshold);
-            Some(Decided { class, confidence: if class == 1 { p } else { 1.0 - p } })
+/// Reads decisions as a manifest says, without looking at the manifest again: what follows every inference must touch little
+/// memory, since a model of some size has just pushed everything out of the caches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Decider {
+    /// The model decides nothing.
+    None,
+    /// Probability of class 1 in one element.
+    Binary {
+        /// Which output.
+        output: usize,
+        /// Which element.
+        index: usize,
+        /// From here up it is class 1.
+        threshold: f64,
+    },
+    /// Probabilities of so many classes in the first row of an output.
+    Classes {
+        /// Which output.
+        output: usize,
+        /// How many.
+        classes: usize,
+    },
+}
+
+impl Decider {
+    /// For a manifest.
+    pub fn new(manifest: &Manifest) -> Self {
+        match &manifest.decision {
+            Decision::None => Self::None,
+            Decision::Binary { output, index, threshold } => Self::Binary { output: *output, index: *index, threshold: *threshold },
+            Decision::Classes { output } => {
+                let last = manifest.outputs.get(*output).and_then(|spec| spec.shape.last()).copied().unwrap_or(0);
+                Self::Classes { output: *output, classes: usize::try_from(last).unwrap_or(0) }
+            }
         }
-        Decision::Classes { output } => {
-            let classes = specs.get(*output).and_then(|s| s.shape.last()).and_then(|&n| usize::try_from(n).ok())?;
-            largest(outputs.get(*output)?, classes)
+    }
+
+    /// The decision in these outputs; `None` for models without one and for probabilities that are not numbers. Of several
+    /// rows in a batch the first one is read: devices serve one row at a time.
+    #[inline]
+    pub fn decide(&self, outputs: &[Elements<'_>]) -> Option<Decided> {
+        match *self {
+            Self::None => None,
+            Self::Binary { output, index, threshold } => {
+                let p = outputs.get(output)?.at(index).filter(|p| p.is_finite())?;
+                let class = usize::from(p >= threshold);
+                Some(Decided { class, confidence: if class == 1 { p } else { 1.0 - p } })
+            }
+            Self::Classes { output, classes } => largest(outputs.get(output)?, classes),
         }
     }
 }
 
 fn largest(scores: &Elements<'_>, classes: usize) -> Option<Decided> {
+    if let Elements::F32(scores) = scores {
+        let scores = scores.get(..classes).filter(|s| Elements::F32(s).all_finite())?;
+        let (mut class, mut most) = (0, f32::NEG_INFINITY);
+        for (at, &p) in scores.iter().enumerate() {
+            (class, most) = if p > most { (at, p) } else { (class, most) };
+        }
+        return Some(Decided { class, confidence: f64::from(most) }).filter(|_| classes > 0);
+    }
     let mut best = Decided { class: 0, confidence: f64::NEG_INFINITY };
     for class in 0..classes {
         let p = scores.at(class)?;
@@ -118,25 +162,29 @@ fn largest(scores: &Elements<'_>, classes: usize) -> Option<Decided> {
 
 #[cfg(test)]
 mod tests {
-    use leeway_protocol::tensor::DType;
-
     use super::*;
+    use crate::recorder::tests::manifest_with;
 
     #[test]
     fn decisions_follow_the_manifest() {
-        let spec = |shape: Vec<u64>| vec![TensorSpec { name: "p".into(), dtype: DType::F32, shape }];
-        let binary = Decision::Binary { output: 0, index: 1, threshold: 0.3 };
+        let decider = |decision: Decision, shape: Vec<u64>| {
+            let mut manifest = manifest_with(vec![]);
+            manifest.decision = decision;
+            manifest.outputs[0].shape = shape;
+            Decider::new(&manifest)
+        };
+        let binary = decider(Decision::Binary { output: 0, index: 1, threshold: 0.3 }, vec![1, 2]);
         let table: [(&[f32], Option<(usize, f64)>); 3] =
             [(&[0.5, 0.5], Some((1, 0.5))), (&[0.75, 0.25], Some((0, 0.75))), (&[0.0, f32::NAN], None)];
         for (p, want) in table {
-            let got = decide(&binary, &spec(vec![1, 2]), &[Elements::F32(p)]);
-            assert_eq!(got.map(|d| (d.class, d.confidence)), want, "{p:?}");
+            assert_eq!(binary.decide(&[Elements::F32(p)]).map(|d| (d.class, d.confidence)), want, "{p:?}");
         }
-        let classes = Decision::Classes { output: 0 };
-        let got = decide(&classes, &spec(vec![1, 3]), &[Elements::F32(&[0.125, 0.5, 0.375])]);
-        assert_eq!(got, Some(Decided { class: 1, confidence: 0.5 }));
-        assert_eq!(decide(&classes, &spec(vec![1, 3]), &[Elements::F32(&[0.1])]), None);
-        assert_eq!(decide(&Decision::None, &spec(vec![1]), &[Elements::F32(&[0.1])]), None);
+        let classes = decider(Decision::Classes { output: 0 }, vec![1, 3]);
+        assert_eq!(classes.decide(&[Elements::F32(&[0.125, 0.5, 0.375])]), Some(Decided { class: 1, confidence: 0.5 }));
+        assert_eq!(classes.decide(&[Elements::I8(&[1, 3, 2])]), Some(Decided { class: 1, confidence: 3.0 }));
+        assert_eq!(classes.decide(&[Elements::F32(&[0.1])]), None);
+        assert_eq!(classes.decide(&[Elements::F32(&[0.1, f32::NAN, 0.2])]), None);
+        assert_eq!(decider(Decision::None, vec![1]).decide(&[Elements::F32(&[0.1])]), None);
     }
 
     #[test]

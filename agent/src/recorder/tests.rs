@@ -7,7 +7,7 @@ use leeway_protocol::report::WindowReport;
 use leeway_protocol::tensor::{DType, TensorSpec};
 use leeway_protocol::time::Timestamp;
 
-use super::row::{Elements, decide};
+use super::row::{Decider, Elements};
 use super::*;
 
 /// A manifest with two float inputs in one tensor, a probability, and the given features.
@@ -60,7 +60,7 @@ struct Request<'a> {
 fn serve(recorder: &mut Recorder, manifest: &Manifest, now: i64, request: Request<'_>) -> bool {
     let (inputs, outputs) = ([Elements::F32(&request.x)], [request.p]);
     let outputs = [Elements::F32(&outputs)];
-    let decided = decide(&manifest.decision, &manifest.outputs, &outputs);
+    let decided = Decider::new(manifest).decide(&outputs);
     let row = Row { inputs: &inputs, outputs: &outputs, nulls: request.nulls };
     let at = Timestamp::from_secs(500 + request.id as i64);
     let inference = Inference { request: request.id, nanos: 1_000_000, data_time: Some(at), row, decided };
@@ -198,10 +198,10 @@ fn a_fast_model_is_sampled_and_says_so() {
     for id in 0..10_000 {
         let x = [0.5, 0.0];
         let row = Row { inputs: &[Elements::F32(&x)], outputs: &[], nulls: &[] };
-        recorder.answered(Timestamp::from_millis(1), &Inference { request: id, nanos: 100, data_time: None, row, decided: None });
+        recorder.answered(Timestamp::from_millis(1), &Inference { request: id, nanos: 1_000, data_time: None, row, decided: None });
     }
     let report = recorder.close(Timestamp::from_millis(2)).unwrap();
     assert_eq!(report.inferences, 10_000);
-    assert!((500..1_000).contains(&report.recorded), "{}: 2 ns a inference pay a recording of 24 ns", report.recorded);
+    assert!((500..1_000).contains(&report.recorded), "{}: 2 ns an inference pay a recording of 24 ns", report.recorded);
     assert_eq!(report.features[0].total(), report.recorded);
 }

@@ -16,6 +16,7 @@ use leeway_protocol::time::Timestamp;
 
 use super::release::{Files, Organs, Release};
 use crate::control::{Proof, Role, RunnerCommand, RunnerNotice, Slot};
+use crate::recorder::row::Decider;
 use crate::recorder::{Failure, Recorder};
 
 mod compare;
@@ -36,6 +37,7 @@ const PROGRESS_NANOS: u64 = 400_000_000;
 #[derive(Debug)]
 struct Seat {
     release: Release,
+    decider: Decider,
     recorder: Recorder,
     /// Since it became active.
     inferences: u64,
@@ -112,7 +114,8 @@ impl Host {
         if role != Role::Candidate {
             self.vacate(now, slot);
             let recorder = Recorder::new(&release.manifest, proof.manifest, self.windows, self.capture);
-            self.seats.insert(slot, Seat { release, recorder, inferences: 0, errors: Errors::default() });
+            let decider = Decider::new(&release.manifest);
+            self.seats.insert(slot, Seat { release, decider, recorder, inferences: 0, errors: Errors::default() });
         }
         self.tell(RunnerNotice::Loaded { slot, role, proof });
         match role {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use leeway_protocol::manifest::Manifest;
 use leeway_protocol::tensor::{DType, Tensor, TensorSpec};
-use tract_onnx::prelude::{Datum as _, IntoRunnable as _, IntoTValue as _, TValue, TVec, TypedSimplePlan};
+use tract_onnx::prelude::{Datum as _, DatumType, IntoRunnable as _, IntoTValue as _, TValue, TVec, TypedSimplePlan};
 use tract_onnx::tract_core::internal::TypedSimpleState;
 
 use super::prescan::Scanned;
@@ -88,9 +88,15 @@ impl Plan {
     /// A new stream of inferences, its recurrent state at zero.
     pub fn spawn(self: &Arc<Self>) -> Result<Session, InferError> {
         let state = self.plan.spawn().map_err(|e| InferError::Engine(chain(&e)))?;
-        let mut session = Session { plan: Arc::clone(self), engine: Some(state), state: Vec::new() };
+        let expected = self.outputs.iter().map(|spec| (tensors::datum_type(spec.dtype), tensors::sizes(&spec.shape))).collect();
+        let mut session = Session { plan: Arc::clone(self), engine: state, expected, is_spoiled: false, state: Vec::new() };
         session.reset();
         Ok(session)
+    }
+
+    /// The engine's own plan, for whoever wants to compare with the engine alone.
+    pub fn engine(&self) -> &Arc<TypedSimplePlan> {
+        &self.plan
     }
 
     /// Inputs in the manifest's order.
@@ -116,8 +122,12 @@ impl Plan {
 #[derive(Debug)]
 pub struct Session {
     plan: Arc<Plan>,
-    /// Absent only between a failure and the next inference.
-    engine: Option<TypedSimpleState>,
+    engine: TypedSimpleState,
+    /// Types and shapes the outputs must have, in the engine's words and beside the session: what follows every inference
+    /// should not have to fetch memory from far away.
+    expected: TVec<(DatumType, TVec<usize>)>,
+    /// The engine did not come back in order from its latest run, and is made anew before the next.
+    is_spoiled: bool,
     state: Vec<TValue>,
 }
 
@@ -152,30 +162,21 @@ impl Session {
 
     /// Run on the engine's tensors: one per free input, in order, of the manifest's types and shapes.
     pub fn run(&mut self, free: &[TValue]) -> Result<TVec<TValue>, InferError> {
-        let mut given = free.iter();
-        let mut inputs: TVec<TValue> = TVec::with_capacity(self.plan.feeds.len());
-        for feed in &self.plan.feeds {
-            let value = match feed {
-                Feed::Free(_) => given.next(),
-                Feed::State(at) => self.state.get(*at),
-            };
-            let got = free.len();
-            inputs.push(value.cloned().ok_or_else(|| InputError::Count { need: self.plan.free().count(), got })?);
+        let inputs = if self.state.is_empty() { free.iter().cloned().collect() } else { self.feed(free)? };
+        if self.is_spoiled {
+            self.engine = self.plan.plan.spawn().map_err(|e| InferError::Engine(chain(&e)))?;
         }
-        let mut engine = match self.engine.take() {
-            Some(engine) => engine,
-            None => self.plan.plan.spawn().map_err(|e| InferError::Engine(chain(&e)))?,
-        };
-        // On any failure `engine` is dropped here and made anew by the next call.
-        let ran = catch_unwind(AssertUnwindSafe(|| {
-            let outputs = engine.run(inputs);
-            (engine, outputs)
-        }));
-        let (engine, outputs) = ran.map_err(|panic| InferError::Panic(panic_text(&*panic)))?;
+        self.is_spoiled = true;
+        let engine = &mut self.engine;
+        let ran = catch_unwind(AssertUnwindSafe(|| engine.run(inputs)));
+        let outputs = ran.map_err(|panic| InferError::Panic(panic_text(&*panic)))?;
         let mut outputs = outputs.map_err(|e| InferError::Engine(chain(&e)))?;
-        self.engine = Some(engine);
-        for (native, spec) in outputs.iter_mut().zip(&self.plan.outputs) {
-            conform(native, spec)?;
+        self.is_spoiled = false;
+        for (at, (native, (datum, shape))) in outputs.iter_mut().zip(&self.expected).enumerate() {
+            if native.datum_type() != *datum || native.shape() != shape.as_slice() {
+                let spec = self.plan.outputs.get(at).ok_or_else(|| InferError::Engine("more outputs than described".to_owned()))?;
+                conform(native, spec)?;
+            }
         }
         for (state, (_, output)) in self.state.iter_mut().zip(&self.plan.state) {
             if let Some(next) = outputs.get(*output) {
@@ -184,10 +185,24 @@ impl Session {
         }
         Ok(outputs)
     }
+
+    /// The engine's inputs: what was given, and recurrent state in its places.
+    fn feed(&self, free: &[TValue]) -> Result<TVec<TValue>, InputError> {
+        let mut given = free.iter();
+        let mut inputs = TVec::with_capacity(self.plan.feeds.len());
+        for feed in &self.plan.feeds {
+            let value = match feed {
+                Feed::Free(_) => given.next(),
+                Feed::State(at) => self.state.get(*at),
+            };
+            let got = free.len();
+            inputs.push(value.cloned().ok_or_else(|| InputError::Count { need: self.plan.free().count(), got })?);
+        }
+        Ok(inputs)
+    }
 }
 
 /// Give an output the type the manifest says, or refuse it.
-#[inline]
 fn conform(native: &mut TValue, spec: &TensorSpec) -> Result<(), InferError> {
     if native.datum_type().is_tdim() && spec.dtype == DType::I64 {
         let cast = native.cast_to_dt(i64::datum_type()).map_err(|e| InferError::Engine(chain(&e)))?;

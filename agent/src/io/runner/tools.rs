@@ -10,7 +10,7 @@ use serde_json::json;
 use super::rows::Columns;
 use super::{DONE, FileOrgans, Options, REFUSED};
 use crate::control::Role;
-use crate::recorder::row::{Elements, decide};
+use crate::recorder::row::{Decider, Elements};
 use crate::runtime::prescan::Port;
 use crate::runtime::release::{Files, Organs as _, Release};
 use crate::runtime::{Limits, prescan, tensors};
@@ -149,7 +149,7 @@ fn answer(release: &mut Release, columns: &Columns, line: &str) -> Result<String
     let natives = release.session.natives(&inputs).map_err(|e| e.to_string())?;
     let natives = release.session.run(&natives).map_err(|e| e.to_string())?;
     let elements: Vec<Elements<'_>> = natives.iter().map(|n| tensors::elements(n)).collect();
-    let decided = decide(&release.manifest.decision, &release.manifest.outputs, &elements);
+    let decided = Decider::new(&release.manifest).decide(&elements);
     let mut fields = match decided {
         Some(d) => vec![d.class.to_string(), d.confidence.to_string()],
         // Without a decision the first value is what a regression says.

@@ -7,7 +7,7 @@ use tract_onnx::prelude::{TValue, TVec};
 
 use super::compare::agree;
 use super::{Host, Seat};
-use crate::recorder::row::{Decided, Elements, Row, decide};
+use crate::recorder::row::{Decided, Elements, Row};
 use crate::recorder::{Failure, Inference};
 use crate::runtime::plan::InferError;
 use crate::runtime::release::Organs;
@@ -112,8 +112,7 @@ impl Host {
         let nanos = organs.nanos().saturating_sub(before);
         let agreed = ran.is_ok_and(|outputs| {
             let elements: TVec<Elements<'_>> = outputs.iter().map(|o| tensors::elements(o)).collect();
-            let manifest = &seat.release.manifest;
-            let decided = decide(&manifest.decision, &manifest.outputs, &elements);
+            let decided = seat.decider.decide(&elements);
             let first = elements.first().copied().unwrap_or(Elements::Absent);
             elements.iter().all(Elements::all_finite) && agree((pending.decided, pending.first), (decided, first))
         });
@@ -158,7 +157,8 @@ impl Seat {
             InferError::Input(e) => rejected(&e),
             other => refused(Failure::Failed, Refusal::Failed(other.to_string())),
         })?;
-        let nanos = organs.nanos().saturating_sub(before);
+        let after = organs.nanos();
+        let nanos = after.saturating_sub(before);
         let elements: TVec<Elements<'_>> = outputs.iter().map(|o| tensors::elements(o)).collect();
         if let Some(broken) = elements.iter().position(|e| !e.all_finite()) {
             let name = manifest.outputs.get(broken).map_or_else(String::new, |spec| spec.name.clone());
@@ -166,13 +166,12 @@ impl Seat {
                 if sound { (Failure::NotFinite, Refusal::NotFinite(name)) } else { (Failure::Rejected, Refusal::InputNotFinite(name)) };
             return Err(refused(told.0, told.1));
         }
-        let decided = decide(&manifest.decision, &manifest.outputs, &elements);
+        let decided = self.decider.decide(&elements);
         let row = Row { inputs: &inputs, outputs: &elements, nulls: &nulls };
         let inference = Inference { request: request.id, nanos, data_time: request.data_time, row, decided };
-        let timed = self.recorder.wants_timing().then(|| organs.nanos());
         let recorded = self.recorder.answered(now, &inference);
-        if let Some(before) = timed.filter(|_| recorded) {
-            self.recorder.measured(organs.nanos().saturating_sub(before));
+        if self.recorder.wants_timing() {
+            self.recorder.measured(organs.nanos().saturating_sub(after), recorded);
         }
         self.inferences += 1;
         let first = elements.first().and_then(|e| e.at(0));
