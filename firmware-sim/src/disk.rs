@@ -190,6 +190,11 @@ impl Disk {
         self.trouble = Trouble { fail_in: n.max(1), only_sync };
     }
 
+    /// Whether it refuses, or is about to.
+    pub fn is_in_trouble(&self) -> bool {
+        self.capacity.is_some() || self.trouble.fail_in > 0
+    }
+
     /// Trouble that is still armed never comes.
     pub fn fail_never(&mut self) {
         self.trouble = Trouble::default();

@@ -118,7 +118,7 @@ pub fn draw(rng: &mut Rng, devices: usize, storm_ms: u64, factory: bool) -> Vec<
 }
 
 fn one(rng: &mut Rng, device: usize, factory: bool) -> Trouble {
-    match rng.below(17) {
+    match rng.below(18) {
         0 | 1 => Trouble::PowerCut(device),
         2..=5 => Trouble::PowerCutIn { device, actions: rng.between(1, 40) as u32 },
         6 => Trouble::Kill(device),
@@ -132,7 +132,7 @@ fn one(rng: &mut Rng, device: usize, factory: bool) -> Trouble {
             let skew_ms = [TO_1970_MS, -DAY_MS, 3_600_000, 30 * DAY_MS, 0][rng.index(5)];
             Trouble::Clock { device, skew_ms }
         }
-        14 => Trouble::Stolen(device),
+        14 | 15 => Trouble::Stolen(device),
         _ => Trouble::Stranger(device),
     }
 }

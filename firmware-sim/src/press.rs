@@ -73,6 +73,8 @@ pub struct Press {
     line: Line,
     releases: Vec<Release>,
     blobs: BTreeMap<Digest, Arc<[u8]>>,
+    /// Floors by the version of the top-level targets that brought them.
+    floors: BTreeMap<u64, u64>,
     history: BTreeMap<String, Vec<Arc<[u8]>>>,
 }
 
@@ -86,8 +88,8 @@ impl Press {
         let key = |name| ceremony.key(name).cloned().ok_or(PressError::NoKey(name));
         let signer = OnlineSigner { snapshot: key("snapshot")?, timestamp: key("timestamp")?, director: key("director")?, lifetimes };
         let state = RepositoryState::create(&ceremony.image_root, &ceremony.image_targets, &signer, now)?;
-        let (blobs, history) = (BTreeMap::new(), BTreeMap::new());
-        let mut press = Self { ceremony, signer, state, line: line.clone(), releases: Vec::new(), blobs, history };
+        let (blobs, floors, history) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut press = Self { ceremony, signer, state, line: line.clone(), releases: Vec::new(), blobs, floors, history };
         press.remember();
         Ok(press)
     }
@@ -161,7 +163,13 @@ impl Press {
 
     /// Refuse everything below `seq` from now on.
     pub fn raise_floor(&mut self, seq: u64, now: Timestamp) -> Result<(), PressError> {
+        self.floors.insert(self.state.next_version("targets"), seq);
         self.policy(now, |policy| policy.min_seq = policy.min_seq.max(seq))
+    }
+
+    /// The floor that this version of the top-level targets sets.
+    pub fn floor_in(&self, targets: u64) -> u64 {
+        self.floors.range(..=targets).map(|(_, seq)| *seq).max().unwrap_or(0)
     }
 
     /// Sign freshness anew.

@@ -64,7 +64,7 @@ impl Scenario {
         let rng = Rng::new(seed).fork("scenario", 0);
         let mut choice = rng.fork("choices", 0);
         let factory = choice.chance(0.5);
-        let stolen_director = choice.chance(0.15);
+        let stolen_director = choice.chance(0.25);
         let padding = [0, 0, 700, 3_000][choice.index(4)];
         let acts = acts(&mut rng.fork("acts", 0));
         let faults = fault::draw(&mut rng.fork("faults", 0), devices, STORM_MS, factory);
@@ -94,7 +94,7 @@ fn acts(rng: &mut Rng) -> Vec<(u64, Act)> {
         if behaviour.is_kept() && rng.chance(0.7) {
             newest_good = release;
             acts.push((after, Act::Assign { release, percent: 100, rollback: false }));
-            if rng.chance(0.3) {
+            if rng.chance(0.5) {
                 acts.push((after + 1_000, Act::Floor(release)));
             }
         } else {

@@ -6,11 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use leeway_agent::control::Role;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Generation, WindowId};
+use leeway_protocol::reason::Code;
 use leeway_protocol::reported::{Phase, Reported, TrustedVersions};
 use leeway_protocol::time::Timestamp;
 
+use crate::disk::Disk;
 use crate::press::Press;
 use crate::runner::Executed;
 use crate::uplink::{Said, Uplink};
@@ -103,6 +106,8 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Where a device keeps what it said.
+const OUTBOX: &str = "outbox";
 /// Broken promises that are kept; the first is the one that matters.
 const MAX_VIOLATIONS: usize = 20;
 
@@ -121,6 +126,9 @@ pub struct Watched {
     served: BTreeSet<Digest>,
     reverted: BTreeSet<Generation>,
     factory: Option<Digest>,
+    /// Its disk was full, and what it then gave up may be told nowhere, because it died before the disk took the count.
+    pub uncounted: bool,
+    was_full: bool,
     /// Its stored metadata may have rotted: it then fetches anew, and knows nothing older to compare with.
     pub rotten: bool,
 }
@@ -167,6 +175,20 @@ impl Watch {
         }
     }
 
+    /// A device's disk is full.
+    pub fn filled(&mut self, device: usize) {
+        if let Some(watched) = self.devices.get_mut(device) {
+            watched.was_full = true;
+        }
+    }
+
+    /// A device lost what it had in memory.
+    pub fn died(&mut self, device: usize) {
+        if let Some(watched) = self.devices.get_mut(device) {
+            watched.uncounted |= watched.was_full;
+        }
+    }
+
     /// A bit of a device's stored files flipped.
     pub fn rotted(&mut self, device: usize) {
         if let Some(watched) = self.devices.get_mut(device) {
@@ -198,12 +220,17 @@ impl Watch {
                     format!("loaded {version} although it accepted targets {heard}, which revoke it"),
                 );
             }
+            // What is already here may go on below a floor; nothing new is tried there.
+            Some(release) if executed.role == Role::Candidate && release.custom.seq < press.floor_in(heard) => {
+                let what = format!("tries {}, below the floor of targets {heard}, which it accepted", release.named.version);
+                self.broken(Invariant::RevokedModelsStop, device, now, what);
+            }
             Some(_) => {}
         }
     }
 
-    /// A genuine message left a device. `on_disk` tells whether these bytes lie synced in its outbox.
-    pub fn published(&mut self, device: usize, now: Timestamp, uplink: &Uplink, bytes: &[u8], on_disk: impl FnOnce() -> bool) {
+    /// A genuine message left a device with this disk.
+    pub fn published(&mut self, device: usize, now: Timestamp, uplink: &Uplink, bytes: &[u8], disk: &Disk) {
         let order = (uplink.boot.0, uplink.counter);
         if uplink.wants_receipt() {
             let digest = Digest::of(bytes);
@@ -212,12 +239,12 @@ impl Watch {
             if known.is_some_and(|known| known != digest) {
                 self.broken(Invariant::ReportsCountOnce, device, now, format!("message {order:?} was used for two contents"));
             }
-            if !on_disk() {
+            if !disk.has_synced(OUTBOX, bytes) {
                 self.broken(Invariant::DiskBeforeSpeech, device, now, format!("message {order:?} left before it was synced in the outbox"));
             }
         }
         match &uplink.said {
-            Said::Reported(reported) => self.reported(device, now, reported),
+            Said::Reported(reported) => self.reported(device, now, reported, disk.is_in_trouble()),
             Said::Window(report) => {
                 let Some(watched) = self.devices.get_mut(device) else { return };
                 let content = Digest::of(&report.to_bytes());
@@ -239,7 +266,7 @@ impl Watch {
         }
     }
 
-    fn reported(&mut self, device: usize, now: Timestamp, reported: &Reported) {
+    fn reported(&mut self, device: usize, now: Timestamp, reported: &Reported, disk_refuses: bool) {
         let Some(watched) = self.devices.get_mut(device) else { return };
         let mut broken = Vec::new();
         if let Some(last) = &watched.reported {
@@ -252,8 +279,12 @@ impl Watch {
                 broken.push((Invariant::MetadataNeverGoesBack, what));
             }
         }
+        let blamed = reported.reason.as_ref().is_none_or(|r| !matches!(r.code, Code::Superseded | Code::DiskFull | Code::DiskFailed));
         if reported.phase == Phase::Reverted {
-            watched.reverted.insert(reported.generation);
+            // On a disk that refuses nothing can be remembered; then the starts a trial may use up are the bound.
+            if blamed && !disk_refuses {
+                watched.reverted.insert(reported.generation);
+            }
         } else if watched.reverted.contains(&reported.generation)
             && matches!(reported.phase, Phase::SelfTesting | Phase::Shadowing | Phase::Probation | Phase::Committed)
         {

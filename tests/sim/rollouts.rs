@@ -23,7 +23,10 @@ const STORM_MS: u64 = 400_000;
 static ENDED: LazyLock<Vec<Ended>> = LazyLock::new(|| {
     live_all(seeds(SEEDS), |seed| {
         let mut world = begin(scenario(seed)).expect("the world begins");
-        trial::live(&mut world)
+        let violation = trial::live(&mut world);
+        let kept = world.press().releases().last().is_some_and(|release| release.behaviour.is_kept());
+        let phases: Vec<&str> = world.authority().rollouts().map(|rollout| rollout.state.phase()).collect();
+        (violation, format!("{} {}", if kept { "keepable" } else { "bad" }, phases.join(" ")))
     })
 });
 
@@ -104,4 +107,26 @@ fn every_promise_of_the_devices_holds_under_the_real_planner() {
     for invariant in Invariant::OF_DEVICES {
         kept(invariant);
     }
+}
+
+/// Stories in which nothing happens prove nothing.
+#[test]
+fn good_releases_get_through_the_storm_and_bad_ones_do_not() {
+    let count = |wanted: &dyn Fn(&str) -> bool| ENDED.iter().filter(|story| wanted(&story.note)).count();
+    let all = ENDED.len();
+    if all < 20 {
+        return;
+    }
+    let through = count(&|note| note == "keepable completed completed");
+    let back = count(&|note| note.ends_with("completed rolled_back"));
+    let bad_through = count(&|note| note == "bad completed completed");
+    eprintln!("{:#?}", {
+        let mut m = std::collections::BTreeMap::new();
+        for e in ENDED.iter() {
+            *m.entry(e.note.clone()).or_insert(0) += 1;
+        }
+        m
+    });
+    assert!(through * 10 >= all && back * 4 >= all, "of {all} stories {through} let a second release through and {back} rolled one back");
+    assert_eq!(bad_through, 0, "a release that no device keeps never completes");
 }

@@ -248,6 +248,7 @@ impl Agent {
         }
         if full && let Some(oldest) = self.outbox.forget_oldest() {
             self.state.dropped = self.state.dropped.saturating_add(1);
+            self.unsaved = true;
             self.remove(oldest);
         }
     }

@@ -53,6 +53,7 @@ impl<A: Authority> World<A> {
         let Some(seat) = self.seats.get_mut(device) else { return };
         seat.life += 1;
         seat.pipes.clear();
+        self.watch.died(device);
         self.hang_up(device, false);
         self.after(DARK_MS, Happening::PowerOn { device });
     }
@@ -152,8 +153,7 @@ impl<A: Authority> World<A> {
         match &uplink {
             Some(uplink) => {
                 let Some(seat) = self.seats.get(device) else { return };
-                let disk = &seat.device.disk;
-                self.watch.published(device, self.now, uplink, &bytes, || disk.has_synced("outbox", &bytes));
+                self.watch.published(device, self.now, uplink, &bytes, &seat.device.disk);
             }
             None => {
                 let what = format!("published {} bytes on {channel:?} that nobody can open", bytes.len());

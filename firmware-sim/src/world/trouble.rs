@@ -17,6 +17,7 @@ impl<A: Authority> World<A> {
                     let used = seat.device.disk.used();
                     seat.device.disk.limit(Some(used + room));
                 });
+                self.watch.filled(device);
                 self.after(for_ms, Happening::Over(trouble));
             }
             Trouble::DiskFails { device, operations, only_sync } => {

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Prove that the simulation sees: take one safeguard out at a time, and the simulation must turn red.
+
+Works on a scratch copy of the worktree, never in place. Each mutant is one line. Usage:
+
+    tests/sim/mutants.py [--only NAME] [--seeds N] [--keep]
+
+CARGO_TARGET_DIR is the worktree's own target directory unless set, so that dependencies are not built again.
+Ends with status 0 only if every mutant was caught and the unchanged copy is green.
+"""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEVICES = ["-p", "leeway-firmware-sim", "--lib", "storms"]
+FLEET = ["-p", "leeway-tests", "--test", "sim", "rollouts"]
+
+# name, what is taken out, file, line as it is, line as it becomes, which tests must see it
+MUTANTS = [
+    ("fsync-file", "fsync of a new copy before it is renamed over the old one", "agent/src/agent/persist.rs",
+     "        self.disk(DiskOp::Sync { path: new.clone() });\n", "", DEVICES),
+    ("fsync-directory", "fsync of the directory after the rename", "agent/src/agent/persist.rs",
+     "        self.disk(DiskOp::SyncDir { dir });\n    }\n\n    /// Save the state", "        let _ = dir;\n    }\n\n    /// Save the state", DEVICES),
+    ("fsync-blob-name", "fsync of the directory a downloaded blob is moved to", "agent/src/agent/persist.rs",
+     "        self.disk(DiskOp::SyncDir { dir: Dir::Blobs });\n", "", DEVICES),
+    ("generation", "the check that an assignment is not older than the last one", "protocol/src/trust/director.rs",
+     "    if generation < last {", "    if false {", DEVICES),
+    ("metadata-version", "the check that metadata does not go back to an older version", "protocol/src/trust/tuf/judge.rs",
+     "    if got < have {", "    if false && got < have {", DEVICES),
+    ("threshold", "the check that enough keys signed", "protocol/src/trust/metadata/signed.rs",
+     "        if have < keys.threshold {", "        if false && have < keys.threshold {", DEVICES),
+    ("device-binding", "the check that an assignment is meant for this device", "protocol/src/trust/director.rs",
+     "    if custom.device != *device {", "    if false {", DEVICES),
+    ("floor", "the check that a release is not below the signed floor", "protocol/src/trust/director.rs",
+     "    if release.seq < floor {", "    if false {", DEVICES),
+    ("revocation", "the check of a release against the revoked ones at installation", "protocol/src/trust/director.rs",
+     "    if policy.is_revoked(&listed.sha256) || policy.is_revoked(&release.manifest.digest) {", "    if false {", DEVICES),
+    ("boot-id", "raising the number of starts", "agent/src/agent/start.rs",
+     "self.state.boot.0.saturating_add(1)", "self.state.boot.0.saturating_add(0)", DEVICES),
+    ("failed-release", "the memory of what failed under an assignment", "agent/src/agent/state.rs",
+     "self.failed.iter().any(|failed| failed.manifest == *manifest && failed.generation == self.generation)", "{ let _ = manifest; false }", DEVICES),
+    ("stage-cap", "the cap of a stage on devices that may have the version", "controller/src/planner/advance/scene.rs",
+     "        let allowed = quota(self.stage.share, members);", "        let allowed = quota(1.0, members);", FLEET),
+    ("rate-per-minute", "the limit of devices told per minute", "controller/src/planner/advance/scene.rs",
+     "        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.recent);", "        let by_rate = 1000usize;", FLEET),
+]
+
+
+def copy_to(scratch):
+    """The worktree as it is, without what is built."""
+    keep_out = shutil.ignore_patterns("target", ".git", "*.log")
+    shutil.copytree(ROOT, scratch, ignore=keep_out, dirs_exist_ok=True)
+
+
+def run(scratch, tests, seeds):
+    env = dict(os.environ, LEEWAY_SEED="0", LEEWAY_SEEDS=str(seeds))
+    env.setdefault("CARGO_TARGET_DIR", str(ROOT / "target"))
+    began = time.time()
+    command = ["cargo", "test", "--release", "--quiet", *tests]
+    done = subprocess.run(command, cwd=scratch, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout, time.time() - began
+
+
+def verdict(code, output):
+    if "could not compile" in output:
+        return "DOES NOT COMPILE", output.strip().splitlines()[-1]
+    if code == 0:
+        return "SURVIVED", ""
+    told = re.search(r"^(seed \d+: .*|.*: broken by \d+ of \d+ seeds.*)$", output, re.M)
+    return "caught", told.group(1)[:150] if told else output.strip().splitlines()[-1][:150]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="run this mutant alone")
+    parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--keep", action="store_true", help="leave the scratch copy")
+    args = parser.parse_args()
+    mutants = [m for m in MUTANTS if args.only in (None, m[0])]
+    # Always the same place, so that a second run builds little.
+    scratch = pathlib.Path(tempfile.gettempdir()) / "leeway-mutants"
+    shutil.rmtree(scratch, ignore_errors=True)
+    copy_to(scratch)
+    rows, bad = [], 0
+    for tests in [t for t in (DEVICES, FLEET) if any(m[5] is t for m in mutants)]:
+        seeds = args.seeds if tests is DEVICES else min(args.seeds, 60)
+        code, output, seconds = run(scratch, tests, seeds)
+        word, detail = ("green", "") if code == 0 else ("RED WITHOUT A MUTANT", verdict(code, output)[1])
+        bad += code != 0
+        rows.append(("(none)", "nothing", word, seconds, detail))
+        print(rows[-1], flush=True)
+        for name, what, file, old, new, _ in [m for m in mutants if m[5] is tests]:
+            path = scratch / file
+            text = path.read_text()
+            if text.count(old) != 1:
+                rows.append((name, what, f"LINE FOUND {text.count(old)} TIMES", 0.0, file))
+                bad += 1
+                print(rows[-1], flush=True)
+                continue
+            path.write_text(text.replace(old, new))
+            code, output, seconds = run(scratch, tests, seeds)
+            path.write_text(text)
+            word, detail = verdict(code, output)
+            bad += word != "caught"
+            rows.append((name, what, word, seconds, detail))
+            print(rows[-1], flush=True)
+    print("\n| mutant | taken out | simulation | seconds | what it said |\n|---|---|---|---|---|")
+    for name, what, word, seconds, detail in rows:
+        print(f"| {name} | {what} | {word} | {seconds:.0f} | {detail} |")
+    if not args.keep:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
