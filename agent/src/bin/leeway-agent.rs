@@ -133,6 +133,13 @@ fn enrol_device(args: &[String]) -> anyhow::Result<()> {
         director_root: options.one("--director-root").map(PathBuf::from),
         broker_secret: options.one("--broker-secret").map(PathBuf::from),
     })?;
+    if identity.broker.password.is_empty() {
+        let broker = &identity.broker;
+        eprintln!(
+            "leeway-agent: the broker at {}:{} is not the controller's own: have its operator admit the user {}, then enrol again with --broker-secret FILE",
+            broker.host, broker.port, broker.username
+        );
+    }
     println!("enrolled as {} of {}; start it with: leeway-agent run --dir {}", identity.device, identity.tenant, options.needed("--dir")?);
     Ok(())
 }

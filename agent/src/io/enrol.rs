@@ -25,6 +25,8 @@ const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v1";
 const CONFLICT: u16 = 409;
 /// The longest answer: two roots and a few words.
 const MAX_ANSWER: u64 = 2 * MAX_ROOT_BYTES + (64 << 10);
+/// The longest secret of a broker.
+const MAX_SECRET: u64 = 4 << 10;
 /// The longest text of a refusal that is shown.
 const MAX_SHOWN: usize = 300;
 
@@ -45,6 +47,8 @@ pub struct Enrolment {
     pub image_root: Option<PathBuf>,
     /// The director's root, if the device is made with it.
     pub director_root: Option<PathBuf>,
+    /// File with this device's secret at a broker that is not the controller's own.
+    pub broker_secret: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -80,6 +84,7 @@ struct MqttAnswer {
 pub fn enrol(ask: &Enrolment) -> anyhow::Result<Identity> {
     let base = check_base(&ask.url).map_err(|remedy| anyhow::anyhow!("--url {}: {remedy}", ask.url))?;
     let given = (root_file(ask.image_root.as_deref())?, root_file(ask.director_root.as_deref())?);
+    let secret = ask.broker_secret.as_deref().map(secret_file).transpose()?;
     let dir = &ask.dir;
     make_dir(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     let key = device_key(dir)?;
@@ -93,6 +98,8 @@ pub fn enrol(ask: &Enrolment) -> anyhow::Result<Identity> {
     RootChain::new(&image_root, None).context("the image root that was given cannot be used")?;
     RootChain::new(&director_root, None).context("the director's root that was given cannot be used")?;
     let MqttAnswer { host, port, username, password } = answer.mqtt;
+    // A controller with a broker of its own hands out a secret; elsewhere the broker's operator does.
+    let password = secret.unwrap_or(password);
     let broker = BrokerAccess { host, port, username, password };
     let artifacts = check_base(&answer.http_base)
         .map_err(|remedy| anyhow::anyhow!("the controller names {} for artifacts: {remedy}", answer.http_base))?;
@@ -127,6 +134,12 @@ fn device_key(dir: &Path) -> anyhow::Result<SigningKey> {
     let key = SigningKey::from_seed(&seed);
     write_durably(&path, key.to_key_file("device").as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(key)
+}
+
+fn secret_file(path: &Path) -> anyhow::Result<String> {
+    let bytes = read_bounded(path, MAX_SECRET).with_context(|| format!("{} cannot be read", path.display()))?;
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).map(|text| text.trim().to_owned());
+    text.filter(|text| !text.is_empty()).with_context(|| format!("there is no secret in {}", path.display()))
 }
 
 fn root_file(path: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
