@@ -23,11 +23,6 @@ impl Program {
         Ok(Self { child: child.during(format!("starting leeway {}", args.join(" ")))?, log: log.to_path_buf() })
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// SIGKILL: it gets no chance to tidy up.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -7,7 +7,7 @@ use leeway_firmware_sim::io::enrol::Roots;
 use leeway_firmware_sim::io::fleet::{FleetConfig, FleetHandle, StationConfig, start};
 use leeway_firmware_sim::io::view::StationView;
 use leeway_firmware_sim::weather::Weather;
-use leeway_protocol::ids::{DeviceId, Version};
+use leeway_protocol::ids::DeviceId;
 use leeway_protocol::reason::Code;
 use leeway_protocol::trust::keyring::SigningKey;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ pub async fn tell(args: &Demo) -> Outcome<bool> {
     story.years_pass().await?;
     story.a_sabotaged_release().await?;
     story.attacks_and_a_crash().await?;
-    story.to_the_end().await?;
+    story.the_world_changes().await?;
     story.reckoning(first_day)?;
     story.tale.conclude();
     let held = story.tale.holds();
@@ -200,7 +200,7 @@ impl Story {
     }
 
     /// The years to 1998: the instruments of the whole place change in 1982, and the circle closes without a person.
-    async fn to_the_end(&mut self) -> Outcome {
+    async fn the_world_changes(&mut self) -> Outcome {
         self.tale.chapter("The world changes, and the circle closes by itself");
         self.watch.new_chapter();
         self.live_until(self.weather.days().len()).await?;

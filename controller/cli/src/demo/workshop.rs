@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use leeway_controller::io::preflight::Runner;
 use leeway_protocol::ids::Line;
-use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::keyring::SigningKey;
 use leeway_protocol::trust::repository::Ceremony;
 use serde::de::DeserializeOwned;
@@ -144,10 +143,5 @@ impl Workshop {
     /// The broker's port.
     pub fn mqtt(&self) -> u16 {
         self.mqtt
-    }
-
-    /// This moment.
-    pub fn now(&self) -> Timestamp {
-        now()
     }
 }

@@ -15,8 +15,9 @@ pub enum Kind {
 }
 
 /// How a node compares the feature with its value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Mode {
+    #[default]
     Leq,
     Lt,
     Gte,

@@ -246,12 +246,6 @@ struct Planted {
     weights: Vec<(u32, f32)>,
 }
 
-impl Default for Mode {
-    fn default() -> Self {
-        Self::Leq
-    }
-}
-
 /// Put the trees into walking order; every node must be reached exactly once.
 fn plant(columns: &Columns<'_>, leaves: &Leaves) -> Result<Planted, TreeError> {
     let n = columns.ids.len();
