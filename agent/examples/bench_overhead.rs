@@ -239,7 +239,7 @@ fn perceptron(hidden: usize) -> Result<(Vec<u8>, Manifest)> {
     let x = Wire::f32("x", &[1, INPUTS as u64], &values(0, INPUTS));
     let native = tensors::to_native(&x, &x.spec())?.into_tvalue();
     let runnable = tract_onnx::onnx().model_for_read(&mut Cursor::new(&bytes))?.into_optimized()?.into_runnable()?;
-    let answer = tensors::from_native(&*runnable.run(tvec![native])?[0], "p").context("an output of a type the wire does not have")?;
+    let answer = tensors::from_native(&runnable.run(tvec![native])?[0], "p").context("an output of a type the wire does not have")?;
     let spec = |name: &str, size: usize| TensorSpec { name: name.into(), dtype: DType::F32, shape: vec![1, size as u64] };
     let edges = |low: f64, high: f64| Cuts::Numeric { edges: (0..=10).map(|i| low + (high - low) * f64::from(i) / 10.0).collect() };
     let feature = |name: String, source: Source, cuts: Cuts| {

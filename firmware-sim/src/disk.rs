@@ -223,7 +223,7 @@ impl Disk {
         }
         for changes in by_name.into_values() {
             let kept = rng.index(changes.len() + 1);
-            if let Some(last) = changes.into_iter().take(kept).last() {
+            if let Some(last) = changes.into_iter().take(kept).next_back() {
                 self.settle(last);
             }
         }

@@ -140,7 +140,9 @@ pub fn init(out: &Path, lines: &[Line], now: Timestamp) -> Outcome<Ceremony> {
         write_new(&out.join(folder).join(format!("{}.key", key.name)), key.key.to_key_file(&key.name).as_bytes(), 0o600)?;
     }
     for folder in ["controller", "repository"] {
-        for (name, bytes) in [("1.root.json", &made.image_root), ("1.targets.json", &made.image_targets), ("director.1.root.json", &made.director_root)] {
+        for (name, bytes) in
+            [("1.root.json", &made.image_root), ("1.targets.json", &made.image_targets), ("director.1.root.json", &made.director_root)]
+        {
             write_new(&out.join(folder).join(name), bytes, 0o644)?;
         }
     }

@@ -43,18 +43,42 @@ pub struct Published {
 }
 
 /// Publish `model` with `manifest` (its `seq` is set here): `auto` with the trainer's key, otherwise with the release key.
-pub fn publish(client: &Client, root: &[u8], key: &SigningKey, auto: bool, model: &[u8], manifest: &Manifest, now: Timestamp) -> Outcome<Published> {
+pub fn publish(
+    client: &Client,
+    root: &[u8],
+    key: &SigningKey,
+    auto: bool,
+    model: &[u8],
+    manifest: &Manifest,
+    now: Timestamp,
+) -> Outcome<Published> {
     let tuf = walk(client, root, now)?;
     let manifest = Manifest { seq: next_seq(&tuf, manifest), model: Blob::of(model), ..manifest.clone() };
     upload(client, &tuf, key, auto, model, &manifest.to_bytes(), now)
 }
 
 /// Publish exactly these bytes: what was approved, and nothing that was changed since.
-pub fn publish_exactly(client: &Client, root: &[u8], key: &SigningKey, auto: bool, model: &[u8], manifest: &[u8], now: Timestamp) -> Outcome<Published> {
+pub fn publish_exactly(
+    client: &Client,
+    root: &[u8],
+    key: &SigningKey,
+    auto: bool,
+    model: &[u8],
+    manifest: &[u8],
+    now: Timestamp,
+) -> Outcome<Published> {
     upload(client, &walk(client, root, now)?, key, auto, model, manifest, now)
 }
 
-fn upload(client: &Client, tuf: &tuf::Client, key: &SigningKey, auto: bool, model: &[u8], bytes: &[u8], now: Timestamp) -> Outcome<Published> {
+fn upload(
+    client: &Client,
+    tuf: &tuf::Client,
+    key: &SigningKey,
+    auto: bool,
+    model: &[u8],
+    bytes: &[u8],
+    now: Timestamp,
+) -> Outcome<Published> {
     let manifest = Manifest::parse(bytes).during("checking the manifest")?;
     let blob = Blob::of(bytes);
     let role = if auto { trainer_role(&manifest.line) } else { release_role(&manifest.line) };

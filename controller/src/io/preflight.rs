@@ -84,7 +84,9 @@ pub enum RunnerError {
     #[error("{0}")]
     Refused(Reason),
     /// It could not be started.
-    #[error("the runner program {program} cannot be started: {source}; put it back, or start the controller from the program that holds it")]
+    #[error(
+        "the runner program {program} cannot be started: {source}; put it back, or start the controller from the program that holds it"
+    )]
     Start {
         /// The program.
         program: PathBuf,
