@@ -174,8 +174,8 @@ mod tests {
             Decider::new(&manifest)
         };
         let binary = decider(Decision::Binary { output: 0, index: 1, threshold: 0.3 }, vec![1, 2]);
-        let table: [(&[f32], Option<(usize, f64)>); 3] =
-            [(&[0.5, 0.5], Some((1, 0.5))), (&[0.75, 0.25], Some((0, 0.75))), (&[0.0, f32::NAN], None)];
+        type Case = (&'static [f32], Option<(usize, f64)>);
+        let table: [Case; 3] = [(&[0.5, 0.5], Some((1, 0.5))), (&[0.75, 0.25], Some((0, 0.75))), (&[0.0, f32::NAN], None)];
         for (p, want) in table {
             assert_eq!(binary.decide(&[Elements::F32(p)]).map(|d| (d.class, d.confidence)), want, "{p:?}");
         }

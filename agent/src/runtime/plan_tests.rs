@@ -62,7 +62,8 @@ fn wrong_inputs_are_refused_by_name_and_the_next_inference_works() {
 #[test]
 fn a_manifest_that_does_not_fit_its_model_is_refused() {
     let (bytes, good) = logistic([1.0, 1.0], 0.0);
-    let table: [(&str, fn(&mut Manifest)); 6] = [
+    type Spoil = fn(&mut Manifest);
+    let table: [(&str, Spoil); 6] = [
         ("digest differs", |m| m.model.digest = leeway_protocol::digest::Digest::of(b"other")),
         ("no input \"q\"", |m| m.inputs[0].name = "q".into()),
         ("no output \"q\"", |m| m.outputs[0].name = "q".into()),

@@ -298,6 +298,7 @@ impl Scan<'_> {
             && let (Some(name), Some(tensor)) = (node.output.first(), node.attribute.iter().find_map(|a| a.t.as_ref()))
         {
             constants.insert(name, tensor);
+            self.parameters += tensors::elements(&tensor.dims).unwrap_or(0);
         }
         if node.output.iter().all(String::is_empty) {
             return Err(PrescanError::Wiring(format!("{} makes nothing", describe(node))));

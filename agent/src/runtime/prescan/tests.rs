@@ -40,7 +40,8 @@ fn whatever_is_known_to_hurt_is_refused_by_name() {
         inner.node
     };
     let tensor = |t: Tensor| move |g: &mut Graph| g.initializer[0] = Tensor { name: "w".into(), ..t.clone() };
-    let table: Vec<(&str, Box<dyn Fn(&mut Graph)>)> = vec![
+    type Spoil = Box<dyn Fn(&mut Graph)>;
+    let table: Vec<(&str, Spoil)> = vec![
         ("operator Loop", Box::new(op(node("Loop", &["x"], &["h"])))),
         ("operator RandomNormal", Box::new(op(node("RandomNormal", &[], &["h"])))),
         ("domain \"evil\"", Box::new(op(Node { domain: "evil".into(), ..relu() }))),
