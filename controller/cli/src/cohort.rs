@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{self, table};
+use crate::output::{self, put, table};
 
 /// Cohorts.
 #[derive(Debug, Subcommand)]
@@ -60,6 +60,6 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             .collect();
         vec![r.cohort.clone(), r.selector.clone(), context.style.tint(r.level, &format!("{}/{}", r.online, r.devices)), runs.join(", ")]
     });
-    print!("{}", table(&context.style, &["COHORT", "SELECTOR", "ONLINE", "RUNS"], &cells.collect::<Vec<_>>()));
+    put!("{}", table(&context.style, &["COHORT", "SELECTOR", "ONLINE", "RUNS"], &cells.collect::<Vec<_>>()));
     Ok(())
 }

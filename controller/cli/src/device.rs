@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{self, Style, facts, table};
+use crate::output::{self, Style, facts, put, putln, table};
 
 /// Devices.
 #[derive(Debug, Subcommand)]
@@ -83,7 +83,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
                 eprintln!("help: a device joins with the enrolment token that `leeway serve` printed");
                 return Ok(());
             }
-            print!("{}", render_list(&context.style, output::now(), &devices));
+            put!("{}", render_list(&context.style, output::now(), &devices));
             Ok(())
         }
         Command::Show { device } => {
@@ -91,7 +91,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             if context.json {
                 return output::json(&device);
             }
-            print!("{}", render(&context.style, output::now(), &device));
+            put!("{}", render(&context.style, output::now(), &device));
             Ok(())
         }
         Command::Token { name, uses, hours } => {
@@ -100,7 +100,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             if context.json {
                 return output::json(&answer);
             }
-            println!("{}", answer.get("token").and_then(serde_json::Value::as_str).unwrap_or_default());
+            putln!("{}", answer.get("token").and_then(serde_json::Value::as_str).unwrap_or_default());
             eprintln!("help: hand it to the devices; it is good for {uses} enrolments and {hours} hours, and is not shown again");
             Ok(())
         }
@@ -110,13 +110,13 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             if context.json {
                 return output::json(&device);
             }
-            println!("{} is in cohort {}", device.summary.id, device.summary.cohort);
+            putln!("{} is in cohort {}", device.summary.id, device.summary.cohort);
             Ok(())
         }
         Command::Remove { device, reason } => {
             let _: Option<serde_json::Value> =
                 context.client.send(&format!("/api/v1/devices/{device}/remove"), &json!({ "reason": reason }))?;
-            println!("removed {device}");
+            putln!("removed {device}");
             Ok(())
         }
     }

@@ -7,7 +7,7 @@ use leeway_protocol::ids::{Cohort, Line};
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{self, Style, table, wrap};
+use crate::output::{self, Style, put, table, wrap};
 
 /// Drift.
 #[derive(Debug, Subcommand)]
@@ -31,7 +31,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         return output::json(&drift);
     }
     let quality: Quality = context.client.read(&format!("/api/v1/models/{line}/quality{query}"))?;
-    print!("{}", render(&context.style, &drift, &quality));
+    put!("{}", render(&context.style, &drift, &quality));
     Ok(())
 }
 
@@ -52,7 +52,7 @@ pub fn render(style: &Style, drift: &Drift, quality: &Quality) -> String {
         .iter()
         .map(|f| {
             vec![
-                f.name.clone(),
+                words::plain(&f.name),
                 f.cohort.clone().unwrap_or_else(|| "all".to_owned()),
                 style.state(f.level, if f.moved { "moved" } else { "as trained" }),
                 format!("{} of {}", words::number(f.log_evidence), words::number(f.threshold)),

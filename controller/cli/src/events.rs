@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::{Failure, Outcome};
-use crate::output::{self, Style, pad};
+use crate::output::{self, Style, pad, putln};
 
 /// `leeway events`.
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ fn show(context: &Context, event: &Event) -> Outcome {
     if context.json {
         return output::json_line(event);
     }
-    println!("{}", line(&context.style, event));
+    putln!("{}", line(&context.style, event));
     Ok(())
 }
 

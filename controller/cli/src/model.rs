@@ -8,7 +8,7 @@ use leeway_protocol::ids::{Line, Version};
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{self, Style, facts, table};
+use crate::output::{self, Style, facts, put, table};
 
 mod describe;
 mod publish;
@@ -56,7 +56,11 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Inspect { onnx } => describe::run(onnx, context),
         Command::Lineage { line, version } => {
             let graph: Lineage = context.client.read(&format!("/api/v1/models/{line}/versions/{version}/lineage"))?;
-            if context.json { output::json(&graph) } else { Ok(print!("{}", lineage(&context.style, &graph))) }
+            if context.json {
+                return output::json(&graph);
+            }
+            put!("{}", lineage(&context.style, &graph));
+            Ok(())
         }
     }
 }
@@ -85,7 +89,7 @@ fn list(context: &Context) -> Outcome {
             words::ago(now, v.registered_at),
         ]);
     }
-    print!("{}", table(&context.style, &["LINE", "VERSION", "STATE", "ALIAS", "SIGNED BY", "DEVICES", "SIZE", "REGISTERED"], &rows));
+    put!("{}", table(&context.style, &["LINE", "VERSION", "STATE", "ALIAS", "SIGNED BY", "DEVICES", "SIZE", "REGISTERED"], &rows));
     Ok(())
 }
 
@@ -104,7 +108,7 @@ fn show(context: &Context, line: &Line, version: Option<&Version>) -> Outcome {
     if context.json {
         return output::json(&detail);
     }
-    print!("{}", render(&context.style, &detail));
+    put!("{}", render(&context.style, &detail));
     Ok(())
 }
 

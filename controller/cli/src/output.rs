@@ -176,15 +176,41 @@ pub fn wrap(text: &str, columns: usize, indent: usize) -> String {
     lines.join(&format!("\n{}", " ".repeat(indent)))
 }
 
+/// Write to standard output. A reader that has gone away (`| head`) ends the program quietly, as people expect of a tool.
+pub fn write(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let Err(error) = std::io::stdout().lock().write_fmt(text) else { return };
+    if error.kind() != std::io::ErrorKind::BrokenPipe {
+        eprintln!("error: standard output cannot be written: {error}");
+        std::process::exit(1);
+    }
+    std::process::exit(0);
+}
+
+/// `print!` that survives a closed pipe.
+macro_rules! put {
+    ($($text:tt)*) => { $crate::output::write(format_args!($($text)*)) };
+}
+
+/// `println!` that survives a closed pipe.
+macro_rules! putln {
+    ($($text:tt)*) => {{
+        $crate::output::write(format_args!($($text)*));
+        $crate::output::write(format_args!("\n"));
+    }};
+}
+
+pub(crate) use {put, putln};
+
 /// Print one JSON document.
 pub fn json(value: &impl Serialize) -> Outcome {
-    println!("{}", serde_json::to_string_pretty(value).during("writing JSON")?);
+    putln!("{}", serde_json::to_string_pretty(value).during("writing JSON")?);
     Ok(())
 }
 
 /// Print one JSON document on one line.
 pub fn json_line(value: &impl Serialize) -> Outcome {
-    println!("{}", serde_json::to_string(value).during("writing JSON")?);
+    putln!("{}", serde_json::to_string(value).during("writing JSON")?);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use leeway_protocol::ids::{Line, RolloutId, Version};
 
 use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
-use crate::output::{self, table};
+use crate::output::{self, put, putln, table};
 
 mod tree;
 
@@ -115,7 +115,11 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::List => list(context),
         Command::Show { rollout } => {
             let rollout = read(context, rollout)?;
-            if context.json { output::json(&rollout) } else { Ok(print!("{}", tree::render(&context.style, output::now(), &rollout))) }
+            if context.json {
+                return output::json(&rollout);
+            }
+            put!("{}", tree::render(&context.style, output::now(), &rollout));
+            Ok(())
         }
         Command::Watch { rollout } => watch(rollout, context),
         Command::Status(args) => status(args, context),
@@ -146,15 +150,15 @@ fn create(args: &Create, context: &Context) -> Outcome {
         if context.json {
             return output::json(&plan);
         }
-        println!("{}", context.style.plain(&plan.sentence));
+        putln!("{}", context.style.plain(&plan.sentence));
         let rows: Vec<Vec<String>> = plan
             .stages
             .iter()
             .map(|s| vec![s.name.clone(), s.target.clone(), words::count(s.devices), words::duration(s.soak_ms)])
             .collect();
-        print!("{}", table(&context.style, &["STAGE", "TARGET", "DEVICES", "SOAK"], &rows));
+        put!("{}", table(&context.style, &["STAGE", "TARGET", "DEVICES", "SOAK"], &rows));
         for line in &plan.left_out {
-            println!("{}", context.style.plain(line));
+            putln!("{}", context.style.plain(line));
         }
         return Ok(());
     }
@@ -166,7 +170,7 @@ fn create(args: &Create, context: &Context) -> Outcome {
     if context.json {
         return output::json(&made);
     }
-    println!("{}", context.style.plain(&format!("created rollout {}: {}", made.summary.id, made.summary.sentence)));
+    putln!("{}", context.style.plain(&format!("created rollout {}: {}", made.summary.id, made.summary.sentence)));
     eprintln!("help: watch it with `leeway rollout watch {id}`");
     Ok(())
 }
@@ -204,7 +208,7 @@ fn list(context: &Context) -> Outcome {
             ]
         })
         .collect();
-    print!("{}", table(&context.style, &["ROLLOUT", "STATE", "VERSIONS", "STAGE", "DEVICES", "EXPOSED", "CHANGED"], &rows));
+    put!("{}", table(&context.style, &["ROLLOUT", "STATE", "VERSIONS", "STAGE", "DEVICES", "EXPOSED", "CHANGED"], &rows));
     Ok(())
 }
 
@@ -214,7 +218,7 @@ fn send(context: &Context, act: &Act, action: &str) -> Outcome {
     if context.json {
         return output::json(&rollout);
     }
-    println!("{} {}", context.style.state(rollout.summary.level, &rollout.summary.phase), context.style.plain(&rollout.summary.sentence));
+    putln!("{} {}", context.style.state(rollout.summary.level, &rollout.summary.phase), context.style.plain(&rollout.summary.sentence));
     Ok(())
 }
 
@@ -265,13 +269,13 @@ fn draw(context: &Context, rollout: &Rollout, lines: &mut usize, said: &mut Stri
     let text = tree::render(&context.style, output::now(), rollout);
     if context.style.terminal {
         let up = if *lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
-        print!("{up}{text}");
+        put!("{up}{text}");
         std::io::Write::flush(&mut std::io::stdout())?;
         *lines = text.lines().count();
     } else if last {
-        print!("{text}");
+        put!("{text}");
     } else if changed {
-        println!("{}", tree::headline(&context.style, rollout));
+        putln!("{}", tree::headline(&context.style, rollout));
     }
     Ok(())
 }
@@ -284,7 +288,11 @@ fn status(args: &Status, context: &Context) -> Outcome {
         let waits = args.timeout.is_some_and(|limit| begun.elapsed() < limit);
         let over = ended(s);
         if over.is_some() || !waits {
-            if context.json { output::json(&rollout)? } else { println!("{}", tree::headline(&context.style, &rollout)) }
+            if context.json {
+                output::json(&rollout)?;
+            } else {
+                putln!("{}", tree::headline(&context.style, &rollout));
+            }
         }
         match (over, args.timeout) {
             (Some(true), _) => return Ok(()),

@@ -18,6 +18,7 @@ use leeway_protocol::ids::Tenant;
 use serde::Deserialize;
 
 use crate::failure::{During, Failure, Outcome};
+use crate::output::putln;
 
 /// `leeway serve`.
 #[derive(Debug, Args)]
@@ -119,13 +120,13 @@ pub fn run(args: &Serve) -> Outcome {
 async fn serve(config: ServeConfig) -> Outcome {
     let data = config.data.clone();
     let handle = start_with(config, |controller| Web::new(controller).router()).await?;
-    println!("leeway {} is up", env!("CARGO_PKG_VERSION"));
-    println!("  dashboard  http://{}/login?token={}", handle.http, handle.admin_token);
-    println!("  token      {} (for the command line: LEEWAY_TOKEN)", data.join("admin.token").display());
+    putln!("leeway {} is up", env!("CARGO_PKG_VERSION"));
+    putln!("  dashboard  http://{}/login?token={}", handle.http, handle.admin_token);
+    putln!("  token      {} (for the command line: LEEWAY_TOKEN)", data.join("admin.token").display());
     if let Some(mqtt) = handle.mqtt {
-        println!("  broker     mqtt://{mqtt}");
+        putln!("  broker     mqtt://{mqtt}");
     }
-    println!("  enrol      leeway device token --name first-devices --uses 10");
+    putln!("  enrol      leeway device token --name first-devices --uses 10");
     std::io::stdout().flush()?;
     stopped().await?;
     eprintln!("stopping");

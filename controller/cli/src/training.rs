@@ -7,7 +7,7 @@ use leeway_protocol::ids::Line;
 
 use crate::context::Context;
 use crate::failure::Outcome;
-use crate::output::{self, table};
+use crate::output::{self, put, table};
 use crate::worker;
 
 /// Training.
@@ -49,6 +49,6 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         .iter()
         .map(|j| vec![j.id.clone(), context.style.state(j.level, &j.state), words::ago(now, j.updated_at), j.sentence.clone()])
         .collect();
-    print!("{}", table(&context.style, &["JOB", "STATE", "CHANGED", "WHAT"], &rows));
+    put!("{}", table(&context.style, &["JOB", "STATE", "CHANGED", "WHAT"], &rows));
     Ok(())
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
-use crate::output::{self, facts};
+use crate::output::{self, facts, put};
 
 /// What the runner says of a file.
 #[derive(Debug, Clone, Deserialize)]
@@ -141,7 +141,7 @@ pub(super) fn run(onnx: &Path, context: &Context) -> Outcome {
         }));
     }
     let style = &context.style;
-    print!(
+    put!(
         "{}",
         facts(
             style,

@@ -15,7 +15,7 @@ use leeway_protocol::manifest::{Golden, MAX_MODEL_BYTES, Manifest};
 use super::describe::{describe, refusal, runner};
 use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
-use crate::output;
+use crate::output::{self, putln};
 use crate::{keys, now, release};
 
 mod answers;
@@ -132,7 +132,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
         if context.json {
             return output::json(&manifest);
         }
-        println!("dry run: nothing was signed or uploaded");
+        putln!("dry run: nothing was signed or uploaded");
         return Ok(());
     }
     let key = keys::read_key(&args.key)?;
@@ -144,7 +144,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
             &serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }),
         );
     }
-    println!("published {} {} (number {}), manifest {}", args.line, args.version, published.manifest.seq, published.blob.digest.short());
+    putln!("published {} {} (number {}), manifest {}", args.line, args.version, published.manifest.seq, published.blob.digest.short());
     eprintln!("help: bring it out with `leeway rollout create --line {} --version {}`", args.line, args.version);
     Ok(())
 }
@@ -153,7 +153,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
 pub fn targets(file: &Path, context: &Context) -> Outcome {
     let bytes = fs::read(file).during(format!("reading {}", file.display()))?;
     context.client.send_bytes("/api/v1/tuf/targets", "application/json", &bytes)?;
-    println!("published {}", file.display());
+    putln!("published {}", file.display());
     Ok(())
 }
 

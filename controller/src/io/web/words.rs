@@ -128,6 +128,11 @@ pub fn signed(x: f64) -> String {
     if x > 0.0 { format!("+{}", number(x)) } else { number(x) }
 }
 
+/// A feature's or metric's name as words: `max_wind_speed` as `max wind speed`.
+pub fn plain(name: &str) -> String {
+    name.replace('_', " ")
+}
+
 /// With a capital first letter.
 pub fn capital(word: &str) -> String {
     let mut chars = word.chars();

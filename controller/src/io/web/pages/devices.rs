@@ -163,7 +163,7 @@ fn drift(now: Timestamp, d: &Device) -> Markup {
         html! {},
         html! {
             @if d.drift.is_empty() { p.note { "Its inputs look like its cohort's." } }
-            @else { ul.conditions { @for f in &d.drift { li { (super::parts::sign(Level::Warn)) div { b { (f.feature) } " " span.note { "evidence " (words::number(f.log_evidence)) " of " (words::number(f.threshold)) @if let Some(at) = f.since { ", since " (when(now, at)) } } span.say { (f.sentence) } } } } } }
+            @else { ul.conditions { @for f in &d.drift { li { (super::parts::sign(Level::Warn)) div { b { (words::capital(&words::plain(&f.feature))) } " " span.note { "evidence " (words::number(f.log_evidence)) " of " (words::number(f.threshold)) @if let Some(at) = f.since { ", since " (when(now, at)) } } span.say { (f.sentence) } } } } } }
         },
     )
 }

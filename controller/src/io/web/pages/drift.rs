@@ -68,6 +68,9 @@ fn filters(lines: &[String], drift: &Drift) -> Markup {
     }
 }
 
+/// A share that rounds to nothing is not shown.
+const SHOWN: f64 = 0.0005;
+
 /// One entry per feature; the cohort in which it moved the most comes first.
 fn grouped(features: &[FeatureDrift]) -> Vec<Vec<&FeatureDrift>> {
     let mut groups: Vec<Vec<&FeatureDrift>> = Vec::new();
@@ -85,7 +88,7 @@ fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
     html! {
         div class={ "feature " (tone(f.level)) } {
             div {
-                div.title { h3 { (words::capital(&f.name.replace('_', " "))) } (badge(f.level, if f.moved { "moved" } else { "as at training time" })) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
+                div.title { h3 { (words::capital(&words::plain(&f.name))) } (badge(f.level, if f.moved { "moved" } else { "as at training time" })) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
                 @if group.len() > 1 || drift.cohort.is_none() {
                     div.places { @for g in group { @if let Some(cohort) = &g.cohort { a href={ "/drift?line=" (drift.line) "&cohort=" (cohort) } { (sign(g.level)) (cohort) } } } }
                 }
@@ -96,8 +99,8 @@ fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
                     span { "largest CDF gap " b { (words::percent(f.sup_cdf)) } }
                     @if let Some(importance) = f.importance { span { "importance " b { (words::percent(importance)) } } }
                     span { "n = " b { (words::count(f.n)) } }
-                    @if f.missing > 0.0 { span { "missing " b { (words::percent(f.missing)) } } }
-                    @if f.outside > 0.0 { span { "outside the reference " b { (words::percent(f.outside)) } } }
+                    @if f.missing >= SHOWN { span { "missing " b { (words::percent(f.missing)) } } }
+                    @if f.outside >= SHOWN { span { "outside the reference " b { (words::percent(f.outside)) } } }
                 }
             }
             (histogram(f))
@@ -116,7 +119,7 @@ fn devices(now: Timestamp, devices: &[DeviceDrift]) -> Markup {
                     thead { tr { th { "Device" } th { "Cohort" } th { "Feature" } th.num { "Evidence" } th.num { "Since" } } }
                     tbody { @for d in devices { tr {
                         td { a href={ "/devices/" (d.device) } { (d.device) } span.sub { (d.sentence) } }
-                        td { (d.cohort) } td { (d.feature) }
+                        td { (d.cohort) } td { (words::plain(&d.feature)) }
                         td.num { (words::number(d.log_evidence)) " of " (words::number(d.threshold)) }
                         td.num { @if let Some(since) = d.since { (when(now, since)) } @else { (words::UNKNOWN) } }
                     } } }

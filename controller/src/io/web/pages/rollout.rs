@@ -43,7 +43,7 @@ pub(super) fn rollout_rows(now: Timestamp, rollouts: &[RolloutSummary]) -> Marku
                         td.num { (r.stage) " / " (r.stages) }
                         td.barred {
                             (share_bar(&r.id, &[("c-ok", r.actual_devices, "run it".to_owned()), ("c-busy", r.target_devices.saturating_sub(r.actual_devices), "on the way".to_owned()), ("c-idle", r.fleet_devices.saturating_sub(r.target_devices.max(r.actual_devices)), "not asked".to_owned())]))
-                            span.sub.nowrap { (r.actual_devices) " run it, " (r.target_devices) " should, " (r.fleet_devices) " in all" }
+                            span.sub.nowrap { @if is_over(r) { (r.actual_devices) " of " (r.fleet_devices) " run it now" } @else { (r.actual_devices) " run it, " (r.target_devices) " should, " (r.fleet_devices) " in all" } }
                         }
                         td.num { (words::count(r.exposed)) }
                         td.num { (when(now, r.updated_at)) }
@@ -52,6 +52,10 @@ pub(super) fn rollout_rows(now: Timestamp, rollouts: &[RolloutSummary]) -> Marku
             }
         }
     }
+}
+
+fn is_over(r: &RolloutSummary) -> bool {
+    matches!(r.phase.as_str(), "completed" | "rolled_back" | "aborted")
 }
 
 /// One rollout.

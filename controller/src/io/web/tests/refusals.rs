@@ -2,7 +2,9 @@
 use super::site::Site;
 
 /// Status, kind of problem, and something its detail must say.
-async fn refused(site: &Site, method: &str, path: &str, body: Option<&str>, headers: &[(&str, &str)], expected: (u16, &str, &str)) {
+type Expected<'a> = (u16, &'a str, &'a str);
+
+async fn refused(site: &Site, method: &str, path: &str, body: Option<&str>, headers: &[(&str, &str)], expected: Expected<'_>) {
     let answer = site.anyone(method, path, body, headers).await;
     let what =
         format!("{method} {path} {}: {} {}", body.unwrap_or_default().chars().take(80).collect::<String>(), answer.status, answer.text());
@@ -21,7 +23,7 @@ async fn bad_requests_are_refused_by_name() {
     let bearer = format!("Bearer {}", site.token());
     let auth = [("authorization", bearer.as_str())];
     let large = format!("{{\"line\":\"{}\"}}", "x".repeat(300 << 10));
-    let table: [(&str, &str, Option<&str>, (u16, &str, &str)); 22] = [
+    let table: [(&str, &str, Option<&str>, Expected<'_>); 22] = [
         ("GET", "/api/v1/nothing", None, (404, "not-found", "/api/openapi.json")),
         ("GET", "/api/v1/rollouts/rain-9", None, (404, "not-found", "leeway rollout list")),
         ("GET", "/api/v1/devices/station-9", None, (404, "not-found", "station-9")),

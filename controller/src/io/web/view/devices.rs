@@ -127,7 +127,7 @@ fn desired(d: &crate::fleet::DesiredRecord) -> DesiredInfo {
 }
 
 fn conditions(reported: &leeway_protocol::reported::Reported) -> Vec<Condition> {
-    reported.conditions.iter().map(|c| Condition { kind: c.kind.clone(), holds: Some(c.holds), message: c.message.clone() }).collect()
+    reported.conditions.iter().map(|c| Condition { kind: c.kind.clone(), holds: Some(c.holds), message: capital(&c.message) }).collect()
 }
 
 /// The device's clock against ours, as far as the last report tells: it was sent a little before it was seen.

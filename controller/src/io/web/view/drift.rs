@@ -69,7 +69,15 @@ fn headline(f: &Findings<'_>, features: &[FeatureDrift]) -> (Level, String) {
         return (Level::Ok, format!("None of {} features has moved since training in {where_}.", names.len()));
     }
     let verb = if moved.len() == 1 { "has" } else { "have" };
-    (Level::Warn, format!("{} of {} features {verb} moved since training: {}.", moved.len(), names.len(), words::list(&moved)))
+    (
+        Level::Warn,
+        format!(
+            "{} of {} features {verb} moved since training: {}.",
+            moved.len(),
+            names.len(),
+            words::list(&moved.iter().map(|name| words::plain(name)).collect::<Vec<_>>())
+        ),
+    )
 }
 
 fn feature(v: &Verdict, reference: &Reference) -> FeatureDrift {

@@ -179,27 +179,25 @@ impl Facts<'_> {
 
     /// One row per cohort with what its devices run.
     pub(in crate::io::web) fn cohort_rows(&self) -> Vec<CohortRow> {
-        let mut rows: BTreeMap<String, (u64, u64, BTreeMap<(String, u64, String), u64>)> = BTreeMap::new();
+        let mut rows: BTreeMap<String, Counted> = BTreeMap::new();
         for cohort in self.snapshot.cohorts.keys() {
             rows.entry(cohort.to_string()).or_default();
         }
         for device in self.snapshot.fleet.iter() {
             let row = rows.entry(self.cohort_name(device)).or_default();
-            row.0 += 1;
-            row.1 += u64::from(device.presence.online);
-            let key = device.active().map_or_else(
-                || (String::new(), 0, String::new()),
-                |r| {
-                    let seq = self.snapshot.version(&r.line, &r.version).map_or(0, |v| v.seq);
-                    (r.line.to_string(), seq, r.version.to_string())
-                },
-            );
-            *row.2.entry(key).or_default() += 1;
+            row.devices += 1;
+            row.online += u64::from(device.presence.online);
+            let running = device.active().map(|r| {
+                let seq = self.snapshot.version(&r.line, &r.version).map_or(0, |v| v.seq);
+                (r.line.to_string(), seq, r.version.to_string())
+            });
+            *row.versions.entry(running.unwrap_or_default()).or_default() += 1;
         }
-        rows.into_iter().map(|(cohort, (devices, online, versions))| self.cohort_row(cohort, devices, online, versions)).collect()
+        rows.into_iter().map(|(cohort, counted)| self.cohort_row(cohort, counted)).collect()
     }
 
-    fn cohort_row(&self, cohort: String, devices: u64, online: u64, versions: BTreeMap<(String, u64, String), u64>) -> CohortRow {
+    fn cohort_row(&self, cohort: String, counted: Counted) -> CohortRow {
+        let Counted { devices, online, versions } = counted;
         let doc = self.snapshot.cohorts.values().find(|c| c.name.as_str() == cohort);
         let why = self.report.cohorts.iter().find(|(name, _)| name.as_str() == cohort).and_then(|(_, r)| r.why.first());
         let selector = doc.map_or_else(|| "no cohort takes these".to_owned(), |c| c.selector.to_string());
@@ -213,6 +211,15 @@ impl Facts<'_> {
             online,
         }
     }
+}
+
+/// Devices of one cohort.
+#[derive(Default)]
+struct Counted {
+    devices: u64,
+    online: u64,
+    /// By line, place of the version in it, and version.
+    versions: BTreeMap<(String, u64, String), u64>,
 }
 
 /// Cohorts of one line whose accuracy fell, as one entry.

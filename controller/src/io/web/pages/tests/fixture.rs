@@ -111,23 +111,14 @@ fn stage(name: &str, state: &str, level: Level, share: f64, actual: Progress, se
     }
 }
 
-fn guard(
-    metric: &str,
-    title: &str,
-    verdict: &str,
-    level: Level,
-    unit: &str,
-    values: [Option<f64>; 6],
-    n: (u64, u64),
-    sentence: &str,
-) -> Guardrail {
+fn guard(metric: &str, title: &str, verdict: &str, level: Level, values: [Option<f64>; 6], n: (u64, u64), sentence: &str) -> Guardrail {
     let [canary, control, difference, lower, upper, threshold] = values;
     Guardrail {
         metric: metric.into(),
         title: title.into(),
         verdict: verdict.into(),
         level,
-        unit: unit.into(),
+        unit: "%".into(),
         canary,
         canary_n: n.0,
         control,
@@ -173,7 +164,6 @@ pub(super) fn rollout() -> Rollout {
                 "Error ratio",
                 "pass",
                 Level::Ok,
-                "%",
                 [Some(0.0002), Some(0.0004), Some(-0.0002), Some(-0.002), Some(0.0016), Some(0.01)],
                 (48_120, 31_330),
                 "0.0 % against 0.0 %, difference −0.02 points [−0.2, +0.2], allowed +1.0.",
@@ -183,7 +173,6 @@ pub(super) fn rollout() -> Rollout {
                 "Measured accuracy",
                 "fail",
                 Level::Bad,
-                "%",
                 [Some(0.612), Some(0.839), Some(-0.227), Some(-0.298), Some(-0.151), Some(-0.05)],
                 (312, 240),
                 "61.2 % against 83.9 %, difference −22.7 points [−29.8, −15.1], allowed −5.0.",
@@ -193,7 +182,6 @@ pub(super) fn rollout() -> Rollout {
                 "Estimated accuracy",
                 "inconclusive",
                 Level::Warn,
-                "%",
                 [Some(0.801), Some(0.829), Some(-0.028), Some(-0.081), Some(0.025), Some(-0.05)],
                 (48_120, 31_330),
                 "80.1 % against 82.9 %, difference −2.8 points [−8.1, +2.5], allowed −5.0.",
@@ -203,7 +191,6 @@ pub(super) fn rollout() -> Rollout {
                 "Share of slow inferences",
                 "waiting",
                 Level::Idle,
-                "%",
                 [Some(0.001), None, None, None, None, Some(0.05)],
                 (48_120, 0),
                 "Waiting: the control group has not reported yet.",
