@@ -66,12 +66,31 @@ pub struct Live {
     /// What their names begin with.
     #[arg(long, default_value = "sim")]
     pub prefix: String,
+    /// A label for cohorts and its values, which the devices take in turn: `region=coast,hills`. May be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE,…", default_value = "group=a,b,c", value_parser = label)]
+    pub labels: Vec<Label>,
     /// First seed of their instruments and keys.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A label with the values that devices take in turn.
+#[derive(Debug, Clone)]
+pub struct Label {
+    key: String,
+    values: Vec<String>,
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    let (key, values) = text.split_once('=').ok_or("write it as key=value or key=one,two")?;
+    let values: Vec<String> = values.split(',').map(str::to_owned).collect();
+    if key.is_empty() || values.iter().any(String::is_empty) {
+        return Err("write it as key=value or key=one,two".to_owned());
+    }
+    Ok(Label { key: key.to_owned(), values })
 }
 
 /// Carry out the command.
@@ -180,7 +199,8 @@ async fn live_on(args: &Live) -> Outcome {
     let mut stations = Vec::new();
     for number in 0..u64::from(args.devices) {
         let id = format!("{}-{number:04}", args.prefix).parse().map_err(Failure::new)?;
-        let labels = BTreeMap::from([("group".to_owned(), ["a", "b", "c"][number as usize % 3].to_owned())]);
+        let value = |label: &Label| label.values.get(number as usize % label.values.len().max(1)).cloned().unwrap_or_default();
+        let labels: BTreeMap<String, String> = args.labels.iter().map(|label| (label.key.clone(), value(label))).collect();
         stations.push(StationConfig { id, labels, seed: args.seed + number, broken: None });
     }
     let config = FleetConfig {
