@@ -73,6 +73,8 @@ pub struct Agent {
     serving: Option<Serving>,
     /// When a crashed runner is started again.
     restart_at: Option<u64>,
+    /// Starts of the runner in a row that ended before it was ready.
+    false_starts: u32,
     crashes: Crashes,
     runs: u64,
     fetches: u64,
@@ -114,6 +116,7 @@ impl Agent {
             trust: Trust::default(),
             serving: None,
             restart_at: None,
+            false_starts: 0,
             crashes: Crashes::default(),
             runs: 0,
             fetches: 0,

@@ -27,6 +27,8 @@ const MAX_RESTART_DOUBLINGS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Serving {
     run: RunId,
+    /// It said that it is: its sockets are bound, and from now on what happens to it speaks about the release.
+    ready: bool,
     /// What answers; none until the first load is done.
     up: Option<Up>,
     loading: Option<Loading>,
@@ -92,7 +94,7 @@ impl Agent {
         let now = self.clock.steady();
         self.out.push(Action::StartRunner { run, purpose: RunnerPurpose::Serving });
         self.last.starts_runner();
-        self.serving = Some(Serving { run, up: None, loading: None, shadow: None, life: now, suspected: None });
+        self.serving = Some(Serving { run, ready: false, up: None, loading: None, shadow: None, life: now, suspected: None });
         self.set_policy();
         self.load_beside(slot, Role::Active, &release);
     }
@@ -192,7 +194,9 @@ impl Agent {
             RunnerNotice::Progress { slot, inferences, errors } => self.progress(slot, inferences, errors),
             RunnerNotice::Exited { code, signal } => {
                 let how = describe_exit(code, signal);
-                self.runner_lost(Code::Crashed, how);
+                // Ended by a signal it may have been the release after all, before its first word was out.
+                let began = signal.is_some() || self.serving.as_ref().is_some_and(|serving| serving.ready);
+                if began { self.runner_lost(Code::Crashed, how) } else { self.runner_did_not_begin(&how) }
             }
         }
     }
@@ -211,6 +215,10 @@ impl Agent {
     }
 
     fn runner_is_ready(&mut self, protocol: u32) {
+        self.false_starts = 0;
+        if let Some(serving) = &mut self.serving {
+            serving.ready = true;
+        }
         if protocol != PROTOCOL {
             let Reason { code, detail } = other_release(protocol);
             self.runner_lost(code, detail);
@@ -296,6 +304,21 @@ impl Agent {
         {
             gate.progress(inferences, errors);
         }
+    }
+
+    /// The runner ended before it had loaded anything: its port is taken, its program is missing. That is the machine's trouble, so
+    /// no release is blamed and none pays for it; it is tried again for as long as it takes.
+    fn runner_did_not_begin(&mut self, how: &str) {
+        self.drop_runner();
+        if self.stopping {
+            return;
+        }
+        self.link.report_due = true;
+        let doublings = self.false_starts.min(MAX_RESTART_DOUBLINGS);
+        self.false_starts = self.false_starts.saturating_add(1);
+        let delay = self.settings.timing.restart_ms.saturating_mul(1 << doublings);
+        self.restart_at = Some(self.clock.steady().saturating_add(delay));
+        self.log(Level::Error, format!("the runner ended before it was ready: {how}; see its own words above. It is tried again in {delay} ms"));
     }
 
     /// The runner ended, or was ended for its silence.

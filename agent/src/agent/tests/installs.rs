@@ -447,6 +447,27 @@ fn crashes_outside_a_trial_are_borne_until_they_come_in_a_burst() {
 }
 
 #[test]
+fn a_runner_that_cannot_begin_blames_no_release() {
+    let mut world = World::settled(repo("good"));
+    world.port_taken = true;
+    world.kill_runner();
+    world.run_for(900);
+    assert_eq!((world.phase(), world.really_answers()), (Phase::Committed, None), "waits for the port, however long");
+    world.port_taken = false;
+    world.run_for(60);
+    assert_eq!((world.phase(), world.version().as_str()), (Phase::Committed, "1.0.0"));
+
+    let mut world = World::new(repo("good"));
+    world.port_taken = true;
+    world.boot();
+    world.desire(world.repo.install(1, "1.0.0"));
+    world.run_for(900);
+    assert_eq!(world.phase(), Phase::Probation, "no start on trial was used up");
+    world.port_taken = false;
+    world.run_until(120, |w| w.phase() == Phase::Committed && w.version() == "1.0.0");
+}
+
+#[test]
 fn the_factory_release_is_the_last_resort_and_is_tested_at_every_boot() {
     let mut world = World::new(repo("good"));
     let model = b"0.0.1 good".to_vec();

@@ -63,6 +63,8 @@ pub(super) struct World {
     pub(super) done: usize,
     pub(super) dies_after: Option<usize>,
     pub(super) dead: bool,
+    /// Another program has the port: a runner that should serve ends before it is ready.
+    pub(super) port_taken: bool,
     sealed: BTreeMap<(u64, u64), Digest>,
     highest: u64,
     pub(super) settings: Settings,
@@ -101,6 +103,7 @@ impl World {
             done: 0,
             dies_after: None,
             dead: true,
+            port_taken: false,
             sealed: BTreeMap::new(),
             highest: 0,
             settings,
@@ -290,6 +293,9 @@ impl World {
             Action::StartRunner { run, purpose } => {
                 let serving = self.runners.iter().filter(|r| r.purpose == purpose).count();
                 assert_eq!(serving, 0, "a second runner for one purpose");
+                if self.port_taken && purpose == RunnerPurpose::Serving {
+                    return self.notice(run, RunnerNotice::Exited { code: Some(2), signal: None });
+                }
                 let (loaded, active, shadow) = (BTreeMap::new(), None, None);
                 self.runners.push(Runner { run, purpose, loaded, active, shadow, served: 0, compared: 0, silent: false });
                 let ready = RunnerNotice::Ready { protocol: PROTOCOL, pid: 1, version: String::new(), listens: vec![] };
