@@ -318,7 +318,10 @@ impl Agent {
         self.false_starts = self.false_starts.saturating_add(1);
         let delay = self.settings.timing.restart_ms.saturating_mul(1 << doublings);
         self.restart_at = Some(self.clock.steady().saturating_add(delay));
-        self.log(Level::Error, format!("the runner ended before it was ready: {how}; see its own words above. It is tried again in {delay} ms"));
+        self.log(
+            Level::Error,
+            format!("the runner ended before it was ready: {how}; see its own words above. It is tried again in {delay} ms"),
+        );
     }
 
     /// The runner ended, or was ended for its silence.
