@@ -179,13 +179,14 @@ impl Recorder {
             open.data_time = Some((first.min(at), last.max(at)));
         }
         if let Some(decided) = inference.decided {
-            if let Some(count) = open.confidence.get_mut(self.confidence.bin(decided.confidence)) {
+            let bin = self.confidence.bin(decided.confidence);
+            if let Some(count) = open.confidence.get_mut(bin) {
                 *count = count.wrapping_add(1);
             }
             if let Some(count) = open.classes.get_mut(decided.class) {
                 *count = count.wrapping_add(1);
             }
-            self.memory.remember(inference.request, decided);
+            self.memory.remember(inference.request, decided.class, bin);
         }
         let at = inference.data_time.unwrap_or(now);
         self.sample.offer(now, inference.request, at, &inference.row, inference.decided);
@@ -227,7 +228,7 @@ impl Recorder {
         }
         let Some(decided) = self.memory.recall(request) else { return completed };
         self.open.touch(now);
-        if let Some(bin) = self.open.labelled.get_mut(self.confidence.bin(f64::from(decided.confidence))) {
+        if let Some(bin) = self.open.labelled.get_mut(usize::from(decided.bin)) {
             bin.rows += 1;
             bin.correct += u64::from((f64::from(label) - f64::from(decided.class)).abs() < 0.5);
         }

@@ -4,10 +4,10 @@
 //! certainty among the last few thousand requests and with falling luck up to [`REMEMBERED`]. A map and a queue would keep
 //! exactly the last N, at several times the cost on the path of every inference. The newest few are kept apart and moved to
 //! their sets together: one visit to cold memory in so many inferences, with the misses overlapping, instead of one in each.
-use crate::recorder::row::Decided;
-
-/// Decisions remembered per model: at one a second more than four hours, in some 400 KB.
+/// Decisions remembered per model: at one a second more than four hours, in 256 KB.
 pub const REMEMBERED: usize = 16_384;
+/// Places at the start; doubled as decisions come, so that a device that decides rarely holds little.
+const AT_FIRST: usize = 256;
 const WAYS: usize = 4;
 /// Decisions moved to their sets at once.
 const RECENT: usize = 64;
@@ -18,9 +18,12 @@ pub(crate) struct Remembered {
     request: u64,
     /// Order of arrival; 0 is an empty place.
     turn: u32,
-    pub(crate) class: u32,
-    pub(crate) confidence: f32,
+    pub(crate) class: u16,
+    /// Its confidence bin.
+    pub(crate) bin: u8,
 }
+
+const EMPTY: Remembered = Remembered { request: 0, turn: 0, class: 0, bin: 0 };
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -31,30 +34,38 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        let empty = Remembered { request: 0, turn: 0, class: 0, confidence: 0.0 };
-        Self { sets: vec![[empty; WAYS]; REMEMBERED / WAYS], recent: Vec::with_capacity(RECENT), turn: 0 }
+        Self { sets: vec![[EMPTY; WAYS]; AT_FIRST / WAYS], recent: Vec::with_capacity(RECENT), turn: 0 }
     }
 
     #[inline]
-    pub(crate) fn remember(&mut self, request: u64, decided: Decided) {
+    pub(crate) fn remember(&mut self, request: u64, class: usize, bin: usize) {
         // Wraps after four thousand million decisions; then a few old places live a little longer than they should.
         self.turn = self.turn.wrapping_add(1).max(1);
-        let (class, confidence) = (decided.class as u32, decided.confidence as f32);
-        self.recent.push(Remembered { request, turn: self.turn, class, confidence });
+        // A class past the 4,096 a window counts apart cannot be labelled either; no label equals this one.
+        let class = u16::try_from(class).unwrap_or(u16::MAX);
+        self.recent.push(Remembered { request, turn: self.turn, class, bin: bin as u8 });
         if self.recent.len() >= RECENT {
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        let mut recent = std::mem::take(&mut self.recent);
-        for new in recent.drain(..) {
-            let place = self.set(new.request).iter_mut().min_by_key(|p| if p.request == new.request { 0 } else { p.turn });
-            if let Some(place) = place {
-                *place = new;
-            }
+        // A quarter full at most, so that hardly any set overflows before the places have reached their bound.
+        if self.turn as usize * 4 > self.sets.len() * WAYS && self.sets.len() * WAYS < REMEMBERED {
+            let doubled = vec![[EMPTY; WAYS]; self.sets.len() * 2];
+            let old = std::mem::replace(&mut self.sets, doubled);
+            old.into_iter().flatten().filter(|p| p.turn > 0).for_each(|p| self.place(p));
         }
+        let mut recent = std::mem::take(&mut self.recent);
+        recent.drain(..).for_each(|new| self.place(new));
         self.recent = recent;
+    }
+
+    fn place(&mut self, new: Remembered) {
+        let place = self.set(new.request).iter_mut().min_by_key(|p| if p.request == new.request { 0 } else { p.turn });
+        if let Some(place) = place {
+            *place = new;
+        }
     }
 
     /// The decision, once: a second label for the same request finds nothing.
@@ -99,20 +110,26 @@ mod tests {
     #[test]
     fn labels_find_their_decisions_once() {
         let mut memory = Memory::new();
-        let decided = |class| Decided { class, confidence: 0.75 };
-        memory.remember(7, decided(1));
-        memory.remember(7, decided(2));
-        assert_eq!(memory.recall(7).map(|r| (r.class, r.confidence)), Some((2, 0.75)));
+        memory.remember(7, 1, 3);
+        memory.remember(7, 2, 4);
+        assert_eq!(memory.recall(7).map(|r| (r.class, r.bin)), Some((2, 4)));
         assert_eq!(memory.recall(7), None);
         assert_eq!(memory.recall(0), None);
+        for request in 0..1_000 {
+            memory.remember(request, 1, 3);
+        }
+        let found = (0..1_000).filter(|&r| memory.recall(r).is_some()).count();
+        assert!(found > 990, "{found} of a thousand while the places grow");
     }
 
     #[test]
     fn recent_decisions_are_found_and_old_ones_fade() {
         let mut memory = Memory::new();
         for request in 0..100_000 {
-            memory.remember(request, Decided { class: 0, confidence: 0.5 });
+            memory.remember(request, 0, 5);
         }
+        assert_eq!(memory.sets.len() * WAYS, REMEMBERED);
+        assert_eq!(std::mem::size_of::<Remembered>(), 16);
         let mut found = |range: std::ops::Range<u64>| {
             let n = range.end - range.start;
             range.filter(|&r| memory.recall(r).is_some()).count() as f64 / n as f64

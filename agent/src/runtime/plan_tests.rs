@@ -140,6 +140,45 @@ fn per_axis_dequantisation_and_the_scaler_compute_what_they_should() {
 }
 
 #[test]
+fn every_served_type_goes_in_and_out() {
+    type Case = (DType, i32, &'static str, Vec<u8>, Vec<u8>);
+    let table: [Case; 5] = [
+        (DType::I8, element::INT8, "Add", vec![255, 3], vec![254, 6]),
+        (DType::U8, element::UINT8, "Add", vec![100, 3], vec![200, 6]),
+        (
+            DType::I32,
+            element::INT32,
+            "Add",
+            [1i32, -70_000].iter().flat_map(|v| v.to_le_bytes()).collect(),
+            [2i32, -140_000].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
+        (
+            DType::I64,
+            element::INT64,
+            "Add",
+            [1i64, -(1 << 40)].iter().flat_map(|v| v.to_le_bytes()).collect(),
+            [2i64, -(1 << 41)].iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
+        (DType::Bool, element::BOOL, "Xor", vec![1, 0], vec![0, 0]),
+    ];
+    for (dtype, number, op, input, want) in table {
+        let graph = Graph {
+            node: vec![node(op, &["x", "x"], &["y"])],
+            input: vec![value("x", number, &[1, 2])],
+            output: vec![value("y", number, &[1, 2])],
+            ..Graph::default()
+        };
+        let bytes = model(graph).encode_to_vec();
+        let tensor = |name: &str, data: Vec<u8>| Wire { name: name.into(), dtype, shape: vec![1, 2], data };
+        let vector = GoldenVector { inputs: vec![tensor("x", input)], outputs: vec![tensor("y", want)] };
+        let specs = (vector.inputs[0].spec(), vector.outputs[0].spec());
+        let manifest = manifest(&bytes, vec![specs.0], vec![specs.1], vec![vector]);
+        let mut session = load(&bytes, &manifest).unwrap_or_else(|e| panic!("{dtype:?}: {e}")).spawn().unwrap();
+        golden::check(&mut session, &manifest).unwrap_or_else(|e| panic!("{dtype:?}: {e}"));
+    }
+}
+
+#[test]
 fn what_the_engine_panics_on_is_an_error() {
     let (bytes, manifest) = logistic([1.0, 1.0], 0.0);
     let mut seed = 11u64;
