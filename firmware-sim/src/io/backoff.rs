@@ -5,9 +5,9 @@ use tokio::time::Instant;
 
 use crate::rng::Rng;
 
-/// The first bound and the last: a controller restart in a demo takes a second, an outage may take hours.
+/// The first bound and the last: a fleet of hundreds on one machine; a real fleet of thousands waits longer.
 const FIRST_MS: u64 = 500;
-const LAST_MS: u64 = 30_000;
+const LAST_MS: u64 = 10_000;
 
 /// One station's patience.
 #[derive(Debug)]
