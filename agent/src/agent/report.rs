@@ -114,7 +114,7 @@ impl Agent {
             (None, Some(Outcome::Committed)) => Phase::Committed.sentence().to_owned(),
             (None, Some(Outcome::Reverted(reason))) => format!("{}: {reason}", Phase::Reverted.sentence()),
             (None, Some(Outcome::Refused(reason))) => format!("{}: {reason}", Phase::Refused.sentence()),
-            (None, None) => "is on the way, or nothing was asked yet".to_owned(),
+            (None, None) => "there is nothing to do, or it is on the way".to_owned(),
         };
         let waiting = stored.files.keys().filter(|path| path.as_outbox().is_some()).count();
         let mut lines = vec![

@@ -132,6 +132,12 @@ impl Agent {
         self.up().is_some_and(|up| up.slot == slot)
     }
 
+    /// Whether the release in `slot` answers, and nothing was asked for that would take its place.
+    pub(super) fn stays_with(&self, slot: Slot) -> bool {
+        let replaced = |loading: &Loading| loading.role == Role::Active && loading.slot != slot;
+        self.answers_from(slot) && !self.serving.as_ref().and_then(|s| s.loading.as_ref()).is_some_and(replaced)
+    }
+
     pub(super) fn up(&self) -> Option<&Up> {
         self.serving.as_ref()?.up.as_ref()
     }

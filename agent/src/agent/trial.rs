@@ -300,7 +300,7 @@ impl Agent {
             }
         }
         self.fault(reason);
-        if self.state.slots.active.is_none_or(|slot| !self.answers_from(slot)) {
+        if self.state.slots.active.is_none_or(|slot| !self.stays_with(slot)) {
             self.drop_runner();
             self.start_serving();
         }
@@ -315,7 +315,7 @@ impl Agent {
         self.enter(Deployment::Reverted(reason));
         // First something good answers again; that it is written down can wait for the disk.
         let back = self.state.slots.active;
-        if back.is_none_or(|slot| !self.answers_from(slot)) {
+        if back.is_none_or(|slot| !self.stays_with(slot)) {
             self.drop_runner();
             self.start_serving();
         }

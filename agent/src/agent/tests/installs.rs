@@ -270,6 +270,22 @@ fn a_rollback_in_the_middle_of_a_trial_is_immediate() {
     assert!(told.contains(&(2, Phase::Reverted, Some(Code::Superseded))), "{told:?}");
 }
 
+/// Found by seed 111 of the simulation: the runner was still loading what the older assignment asked for, answered with it, and
+/// the agent, content with what had answered until then, let it.
+#[test]
+fn a_change_of_mind_while_the_runner_loads_leaves_the_right_model_answering() {
+    let mut world = World::settled(repo("good"));
+    world.desire(world.repo.install(2, "2.0.0"));
+    world.run_until(60, |w| w.phase() == Phase::Committed && w.version() == "2.0.0");
+    world.run_for(2);
+    world.desire(world.repo.rollback(3, "1.0.0"));
+    world.desire(world.repo.rollback(4, "2.0.0"));
+    world.run_for(3);
+    assert_eq!((world.phase(), world.version().as_str(), world.state().generation.0), (Phase::Committed, "2.0.0", 4));
+    assert_eq!(world.really_answers(), Some(world.manifest_of("2.0.0")));
+    world.check_rest();
+}
+
 #[test]
 fn a_rollback_to_what_rotted_on_disk_downloads_it_again() {
     let mut world = World::settled(repo("good"));
