@@ -1,6 +1,8 @@
 //! Stories over real sockets with the release programs: one file per story.
 mod any_trainer;
+mod bad_input;
 mod killed_anywhere;
+mod mosquitto;
 mod same_numbers;
 mod stream_resumes;
 mod two_binaries;

@@ -79,8 +79,13 @@ impl Api {
 
     /// PUT JSON.
     pub fn put(&self, path: &str, body: &Value) -> Result<Answer, String> {
+        self.put_bytes(path, "application/json", body.to_string().as_bytes())
+    }
+
+    /// PUT bytes.
+    pub fn put_bytes(&self, path: &str, kind: &str, body: &[u8]) -> Result<Answer, String> {
         let request = self.agent.put(format!("{}{path}", self.base)).header("authorization", self.bearer());
-        finish(request.header("content-type", "application/json").send(body.to_string().as_bytes()))
+        finish(request.header("content-type", kind).send(body))
     }
 
     /// GET something of a known form.

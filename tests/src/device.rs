@@ -21,6 +21,8 @@ pub struct Device {
     pub config: PathBuf,
     /// What `[runner]`, `[network]` and other sections say besides the usual.
     pub sections: BTreeMap<&'static str, String>,
+    /// More arguments of `leeway-agent enrol`.
+    pub enrol_args: Vec<String>,
     log: PathBuf,
     tcp: u16,
     unix: PathBuf,
@@ -35,6 +37,7 @@ impl Device {
             data: site.path(&format!("{id}.data")),
             config: site.path(&format!("{id}.toml")),
             sections: BTreeMap::new(),
+            enrol_args: Vec::new(),
             log: site.path(&format!("{id}.log")),
             tcp: free_port(),
             unix: site.path(&format!("{id}.sock")),
@@ -53,7 +56,7 @@ impl Device {
     pub fn enrol(&self, site: &Site, token: &str) -> Told {
         let mut command = Command::new(program("leeway-agent"));
         command.args(["enrol", "--url", site.api().base(), "--token", token, "--device", &self.id]);
-        Told::by(command.arg("--dir").arg(&self.data))
+        Told::by(command.args(&self.enrol_args).arg("--dir").arg(&self.data))
     }
 
     /// `leeway-agent run` with a configuration written now.
@@ -76,8 +79,13 @@ impl Device {
 
     /// Start it, or start it again.
     pub fn start(&mut self) {
-        let started = Running::start(&mut self.command(), &self.log);
-        self.agent = Some(started.expect("leeway-agent starts"));
+        self.start_as(|run| run);
+    }
+
+    /// Start it inside of something else; its process id.
+    pub fn start_as(&mut self, wrap: impl FnOnce(Command) -> Command) -> u32 {
+        let started = Running::start(&mut wrap(self.command()), &self.log).expect("leeway-agent starts");
+        self.agent.insert(started).id()
     }
 
     /// SIGKILL to the agent; its runner ends by itself when the pipe is closed.
@@ -111,6 +119,11 @@ impl Device {
     /// What it wrote.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The port of the application's TCP socket.
+    pub fn tcp_port(&self) -> u16 {
+        self.tcp
     }
 
     /// Where the application asks.

@@ -55,6 +55,14 @@ impl Mosquitto {
         let _ = Told::by(command.arg("-b").arg(self.folder.join("leeway.passwd")).args([user, secret])).ok();
     }
 
+    /// Let a user in who may read and write everything: none that an operator would have, but a test must see what is delivered.
+    pub fn observe(&self, user: &str, secret: &str) {
+        self.admit(user, secret);
+        let path = self.folder.join("leeway.acl");
+        let text = std::fs::read_to_string(&path).expect("the ACL");
+        std::fs::write(&path, format!("user {user}\ntopic readwrite #\n\n{text}")).expect("the ACL");
+    }
+
     /// Run it, and wait until it answers.
     pub fn run(&mut self) {
         let mut command = Command::new(PROGRAM);

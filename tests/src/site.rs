@@ -3,8 +3,8 @@
 //! Everything lies in one temporary folder and on free ports, so stories run beside each other. A site may be killed and started
 //! again; it keeps its ports, because devices know them.
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use leeway_controller::io::web::resource::event::{Event, EventList};
 use leeway_controller::io::web::resource::rollout::Rollout;
@@ -23,6 +23,9 @@ use crate::release;
 const OVER: [&str; 3] = ["completed", "rolled_back", "aborted"];
 /// How long an enrolment token of a test is good for.
 const TOKEN_MS: u64 = 600_000;
+
+/// The longest a command may take: a model that is published is tried out on two busy cores.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// This moment, for signatures.
 pub fn now() -> Timestamp {
@@ -43,10 +46,28 @@ pub struct Told {
 
 impl Told {
     /// Run `command` to its end.
+    ///
+    /// # Panics
+    /// If it does not end in a minute.
     pub fn by(command: &mut Command) -> Self {
-        let done = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be started: {e}"));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: done.status.code().unwrap_or(-1), out: text(&done.stdout), err: text(&done.stderr) }
+        // Files and not pipes: a program that is killed may leave children behind that hold a pipe open.
+        let (out, err) = (tempfile::NamedTempFile::new().expect("a file"), tempfile::NamedTempFile::new().expect("a file"));
+        let streams = (out.reopen().expect("a file"), err.reopen().expect("a file"));
+        let started = command.stdin(Stdio::null()).stdout(streams.0).stderr(streams.1).spawn();
+        let mut child = started.unwrap_or_else(|e| panic!("{command:?} cannot be started: {e}"));
+        let text = |file: &tempfile::NamedTempFile| String::from_utf8_lossy(&std::fs::read(file.path()).unwrap_or_default()).into_owned();
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                return Self { code: status.code().unwrap_or(-1), out: text(&out), err: text(&err) };
+            }
+            if begun.elapsed() > COMMAND_LIMIT {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{command:?} does not end:\n{}{}", text(&out), text(&err));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Itself, if it ended with 0.
@@ -134,8 +155,13 @@ impl Site {
 
     /// Start the controller, or start it again, and wait until it is ready.
     pub fn start(&mut self) {
+        self.start_as(|serve| serve);
+    }
+
+    /// Start it inside of something else; its process id.
+    pub fn start_as(&mut self, wrap: impl FnOnce(Command) -> Command) -> u32 {
         let log = self.path("controller.log");
-        let mut controller = Running::start(&mut self.serve(), &log).expect("leeway serve starts");
+        let mut controller = Running::start(&mut wrap(self.serve()), &log).expect("leeway serve starts");
         let api = Api::new(self.http, None);
         wait_for("the controller is ready", || {
             if let Some(status) = controller.ended() {
@@ -144,7 +170,12 @@ impl Site {
             api.get("/readyz")?.ok()
         });
         self.token = std::fs::read_to_string(self.path("controller/admin.token")).ok().map(|t| t.trim().to_owned());
-        self.controller = Some(controller);
+        self.controller.insert(controller).id()
+    }
+
+    /// The administrator's token, where it is not to be found in the folder.
+    pub fn use_token(&mut self, token: &str) {
+        self.token = Some(token.trim().to_owned());
     }
 
     /// SIGKILL.
