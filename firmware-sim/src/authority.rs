@@ -43,6 +43,11 @@ pub trait Authority {
     /// The storm is over, and people look after what waits for them; called every few seconds.
     fn attended(&mut self, _now: Timestamp) {}
 
+    /// What the authority has still to bring to an end, if anything.
+    fn unfinished(&self) -> Option<String> {
+        None
+    }
+
     /// A promise of the controller's that was found broken, with the device concerned.
     fn broken(&mut self) -> Option<(Invariant, DeviceId, String)> {
         None

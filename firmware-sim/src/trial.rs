@@ -126,6 +126,9 @@ fn calm<A: Authority>(world: &mut World<A>) -> bool {
 
 /// A device that is not where it should end up, and why.
 fn restless<A: Authority>(world: &World<A>) -> Option<(usize, Invariant, String)> {
+    if let Some(what) = world.authority().unfinished() {
+        return Some((0, Invariant::FleetConverges, what));
+    }
     world.devices().enumerate().find_map(|(number, device)| {
         let watched = world.watch().device(number)?;
         if let Some(why) = unsettled(world, number) {

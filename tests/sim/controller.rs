@@ -356,9 +356,8 @@ impl Authority for Controller {
         let again: Vec<DeviceId> = state
             .fleet
             .iter()
-            .filter(|d| d.has_seen_desired() && !d.retry)
-            .filter(|d| d.reported.as_ref().is_some_and(|r| matches!(r.phase, Phase::Refused | Phase::Reverted)))
-            .filter(|d| d.reported.as_ref().and_then(|r| r.reason.as_ref()).is_none_or(|reason| !blames_model(&reason.code)))
+            .filter(|d| !d.retry)
+            .filter(|d| d.part.as_ref().and_then(|part| part.failure.as_ref()).is_some_and(|reason| !blames_model(&reason.code)))
             .map(|d| d.id.clone())
             .collect();
         for id in again {
@@ -376,6 +375,12 @@ impl Authority for Controller {
                 state.revision += 1;
             }
         }
+    }
+
+    fn unfinished(&self) -> Option<String> {
+        let open = self.rollouts().find(|rollout| !rollout.state.is_over())?;
+        let last = open.transitions.last().map_or("", |transition| transition.sentence.as_str());
+        Some(format!("rollout {} is still {}: {last}", open.id, open.state.phase()))
     }
 
     fn broken(&mut self) -> Option<(Invariant, DeviceId, String)> {

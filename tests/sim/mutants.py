@@ -22,34 +22,41 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICES = ["-p", "leeway-firmware-sim", "--lib", "storms"]
 FLEET = ["-p", "leeway-tests", "--test", "sim", "rollouts"]
 
-# name, what is taken out, file, line as it is, line as it becomes, which tests must see it
+PERSIST = "agent/src/agent/persist.rs"
+DIRECTOR = "protocol/src/trust/director.rs"
+SCENE = "controller/src/planner/advance/scene.rs"
+
+# name, what is taken out, [(file, line as it is, line as it becomes)], which tests must see it.
+# Where a safeguard is kept twice (defence in depth), both lines go: one alone is caught by the other and changes nothing.
 MUTANTS = [
-    ("fsync-file", "fsync of a new copy before it is renamed over the old one", "agent/src/agent/persist.rs",
-     "        self.disk(DiskOp::Sync { path: new.clone() });\n", "", DEVICES),
-    ("fsync-directory", "fsync of the directory after the rename", "agent/src/agent/persist.rs",
-     "        self.disk(DiskOp::SyncDir { dir });\n    }\n\n    /// Save the state", "        let _ = dir;\n    }\n\n    /// Save the state", DEVICES),
-    ("fsync-blob-name", "fsync of the directory a downloaded blob is moved to", "agent/src/agent/persist.rs",
-     "        self.disk(DiskOp::SyncDir { dir: Dir::Blobs });\n", "", DEVICES),
-    ("generation", "the check that an assignment is not older than the last one", "protocol/src/trust/director.rs",
-     "    if generation < last {", "    if false {", DEVICES),
-    ("metadata-version", "the check that metadata does not go back to an older version", "protocol/src/trust/tuf/judge.rs",
-     "    if got < have {", "    if false && got < have {", DEVICES),
-    ("threshold", "the check that enough keys signed", "protocol/src/trust/metadata/signed.rs",
-     "        if have < keys.threshold {", "        if false && have < keys.threshold {", DEVICES),
-    ("device-binding", "the check that an assignment is meant for this device", "protocol/src/trust/director.rs",
-     "    if custom.device != *device {", "    if false {", DEVICES),
-    ("floor", "the check that a release is not below the signed floor", "protocol/src/trust/director.rs",
-     "    if release.seq < floor {", "    if false {", DEVICES),
-    ("revocation", "the check of a release against the revoked ones at installation", "protocol/src/trust/director.rs",
-     "    if policy.is_revoked(&listed.sha256) || policy.is_revoked(&release.manifest.digest) {", "    if false {", DEVICES),
-    ("boot-id", "raising the number of starts", "agent/src/agent/start.rs",
-     "self.state.boot.0.saturating_add(1)", "self.state.boot.0.saturating_add(0)", DEVICES),
-    ("failed-release", "the memory of what failed under an assignment", "agent/src/agent/state.rs",
-     "self.failed.iter().any(|failed| failed.manifest == *manifest && failed.generation == self.generation)", "{ let _ = manifest; false }", DEVICES),
-    ("stage-cap", "the cap of a stage on devices that may have the version", "controller/src/planner/advance/scene.rs",
-     "        let allowed = quota(self.stage.share, members);", "        let allowed = quota(1.0, members);", FLEET),
-    ("rate-per-minute", "the limit of devices told per minute", "controller/src/planner/advance/scene.rs",
-     "        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.recent);", "        let by_rate = 1000usize;", FLEET),
+    ("fsync-file", "fsync of a new copy before it is renamed over the old one", [
+        (PERSIST, "        self.disk(DiskOp::Sync { path: new.clone() });\n", "")], DEVICES),
+    ("fsync-directory", "fsync of the directory after the rename", [
+        (PERSIST, "        self.disk(DiskOp::SyncDir { dir });\n", "        let _ = dir;\n")], DEVICES),
+    ("fsync-blob-name", "fsync of the directory a downloaded blob is moved to", [
+        (PERSIST, "        self.disk(DiskOp::SyncDir { dir: Dir::Blobs });\n", "")], DEVICES),
+    ("generation", "both checks that an assignment is not older than the last one", [
+        (DIRECTOR, "    if generation < last {", "    if false {"),
+        ("agent/src/agent/follow.rs", "        if generation > self.state.generation {", "        if generation != self.state.generation {")], DEVICES),
+    ("metadata-version", "the check that metadata does not go back to an older version", [
+        ("protocol/src/trust/tuf/judge.rs", "    if got < have {", "    if false && got < have {")], DEVICES),
+    ("threshold", "the check that enough keys signed", [
+        ("protocol/src/trust/metadata/signed.rs", "        if have < keys.threshold {", "        if false && have < keys.threshold {")], DEVICES),
+    ("device-binding", "the check that an assignment is meant for this device", [
+        (DIRECTOR, "    if custom.device != *device {", "    if false {")], DEVICES),
+    ("floor", "the check that a release is not below the signed floor", [
+        (DIRECTOR, "    if release.seq < floor {", "    if false {")], DEVICES),
+    ("revocation", "the check of a release against the revoked ones at installation", [
+        (DIRECTOR, "    if policy.is_revoked(&listed.sha256) || policy.is_revoked(&release.manifest.digest) {", "    if false {")], DEVICES),
+    ("boot-id", "raising the number of starts", [
+        ("agent/src/agent/start.rs", "self.state.boot.0.saturating_add(1)", "self.state.boot.0.saturating_add(0)")], DEVICES),
+    ("failed-release", "the memory of what failed under an assignment", [
+        ("agent/src/agent/state.rs", "self.failed.iter().any(|failed| failed.manifest == *manifest && failed.generation == self.generation)",
+         "{ let _ = manifest; false }")], DEVICES),
+    ("stage-cap", "the cap of a stage on devices that may have the version", [
+        (SCENE, "        let allowed = quota(self.stage.share, members);", "        let allowed = quota(1.0, members);")], FLEET),
+    ("rate-per-minute", "the limit of devices told per minute", [
+        (SCENE, "        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.recent);", "        let by_rate = 1000usize;")], FLEET),
 ]
 
 
@@ -89,24 +96,26 @@ def main():
     shutil.rmtree(scratch, ignore_errors=True)
     copy_to(scratch)
     rows, bad = [], 0
-    for tests in [t for t in (DEVICES, FLEET) if any(m[5] is t for m in mutants)]:
+    for tests in [t for t in (DEVICES, FLEET) if any(m[3] is t for m in mutants)]:
         seeds = args.seeds if tests is DEVICES else min(args.seeds, 60)
         code, output, seconds = run(scratch, tests, seeds)
         word, detail = ("green", "") if code == 0 else ("RED WITHOUT A MUTANT", verdict(code, output)[1])
         bad += code != 0
         rows.append(("(none)", "nothing", word, seconds, detail))
         print(rows[-1], flush=True)
-        for name, what, file, old, new, _ in [m for m in mutants if m[5] is tests]:
-            path = scratch / file
-            text = path.read_text()
-            if text.count(old) != 1:
-                rows.append((name, what, f"LINE FOUND {text.count(old)} TIMES", 0.0, file))
+        for name, what, edits, _ in [m for m in mutants if m[3] is tests]:
+            before = {file: (scratch / file).read_text() for file, _, _ in edits}
+            missing = [file for file, old, _ in edits if before[file].count(old) != 1]
+            if missing:
+                rows.append((name, what, "LINE NOT FOUND ONCE", 0.0, ", ".join(missing)))
                 bad += 1
                 print(rows[-1], flush=True)
                 continue
-            path.write_text(text.replace(old, new))
+            for file, old, new in edits:
+                (scratch / file).write_text((scratch / file).read_text().replace(old, new))
             code, output, seconds = run(scratch, tests, seeds)
-            path.write_text(text)
+            for file, text in before.items():
+                (scratch / file).write_text(text)
             word, detail = verdict(code, output)
             bad += word != "caught"
             rows.append((name, what, word, seconds, detail))

@@ -120,13 +120,6 @@ fn good_releases_get_through_the_storm_and_bad_ones_do_not() {
     let through = count(&|note| note == "keepable completed completed");
     let back = count(&|note| note.ends_with("completed rolled_back"));
     let bad_through = count(&|note| note == "bad completed completed");
-    eprintln!("{:#?}", {
-        let mut m = std::collections::BTreeMap::new();
-        for e in ENDED.iter() {
-            *m.entry(e.note.clone()).or_insert(0) += 1;
-        }
-        m
-    });
     assert!(through * 10 >= all && back * 4 >= all, "of {all} stories {through} let a second release through and {back} rolled one back");
     assert_eq!(bad_through, 0, "a release that no device keeps never completes");
 }

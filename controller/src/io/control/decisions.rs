@@ -11,11 +11,11 @@ use super::super::clock;
 use super::super::store::{Batch, Kind, Write};
 use super::{ControlError, Controller, Touched};
 use crate::audit::Draft;
-use crate::fleet::CohortDoc;
+use crate::fleet::{CohortDoc, Device};
 use crate::planner::retrain::rollout_id;
 use crate::registry::{ModelLine, RetrainPolicy, VersionStatus};
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
-use crate::rollout::{Action, Actor, Move, Rollout, RolloutPolicy, RolloutSpec};
+use crate::rollout::{Action, Actor, Move, Rollout, RolloutPolicy, RolloutSpec, Standing, standing};
 use crate::snapshot::Snapshot;
 
 /// The longest reason that is kept.
@@ -333,7 +333,7 @@ fn act(
             if !rollout.state.allowed_actions().contains(&Action::Retry) {
                 return Err(ControlError::Conflict(format!("rollout {id} is {}: there is nothing to retry", rollout.state.phase())));
             }
-            touched.devices = retry(state, id);
+            touched.devices = retry(state, &rollout, at);
             let sentence = format!("{} devices are to try again: {why}", touched.devices.len());
             let event = draft(at, by, "rollout.retried", format!("rollouts/{id}"), sentence, Value::Null);
             return Ok((rollout, touched, vec![event]));
@@ -346,9 +346,12 @@ fn act(
     Ok((rollout, touched, vec![event]))
 }
 
-/// Ask every failed device of a rollout to try again.
-fn retry(state: &mut Snapshot, id: &RolloutId) -> std::collections::BTreeSet<DeviceId> {
-    let failed = state.fleet.iter().filter(|d| d.part_in(id).is_some_and(|part| part.failure.is_some()));
+/// Ask every device of a rollout that failed, or that did not answer in time, to try again.
+fn retry(state: &mut Snapshot, rollout: &Rollout, at: Timestamp) -> std::collections::BTreeSet<DeviceId> {
+    let manifest = state.version(&rollout.spec.line, &rollout.spec.version).map(|v| v.manifest.digest);
+    let overdue = |d: &Device| manifest.is_some_and(|m| standing(d, rollout, m, at) == Standing::Overdue);
+    let part = |d: &Device| d.part_in(&rollout.id).cloned();
+    let failed = state.fleet.iter().filter(|d| part(d).is_some_and(|part| part.failure.is_some() || overdue(d)));
     let failed: std::collections::BTreeSet<DeviceId> = failed.map(|d| d.id.clone()).collect();
     for device in &failed {
         if let Some(device) = state.fleet.device_mut(device) {
