@@ -4,6 +4,7 @@
 //! Unknown keys are errors and not warnings: a misspelt limit that silently keeps its default is found on the day it was
 //! needed. What stays true: a `Config` has passed [`Config::parse`]; nothing later asks whether it makes sense.
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use leeway_protocol::ids::Tenant;
 use serde::{Deserialize, Serialize};
@@ -11,23 +12,25 @@ use serde::{Deserialize, Serialize};
 use crate::drift::DriftPolicy;
 use crate::fleet::DeviceSettings;
 use crate::quality::QualityPolicy;
-use crate::registry::RetrainPolicy;
 use crate::retraining::TrainingPolicy;
-use crate::rollout::RolloutPolicy;
 
 /// The longest configuration that is read.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// Everything the controller can be told before it starts.
+/// Everything the controller can be told before it starts. How a line is rolled out and retrained belongs to the line, not here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Whose topic tree.
     pub tenant: Tenant,
+    /// The one directory that holds everything.
+    pub data: Option<PathBuf>,
     /// The web listener.
     pub http: HttpConfig,
     /// The broker, embedded or outside.
     pub mqtt: MqttConfig,
+    /// How devices become known.
+    pub enrolment: EnrolmentConfig,
     /// The database.
     pub store: StoreConfig,
     /// How often is decided, and how fast devices are told.
@@ -36,18 +39,14 @@ pub struct Config {
     pub drift: DriftPolicy,
     /// How accuracy is followed.
     pub quality: QualityPolicy,
-    /// How a new line's versions are rolled out.
-    pub rollout: RolloutPolicy,
-    /// When a new line's models are retrained.
-    pub retrain: RetrainPolicy,
-    /// From what data, and when a challenger wins.
+    /// From what data models are retrained, and when a challenger wins.
     pub training: TrainingPolicy,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let (http, mqtt, store, planner, drift, quality, rollout, retrain, training) = Default::default();
-        Self { tenant: default_tenant(), http, mqtt, store, planner, drift, quality, rollout, retrain, training }
+        let (http, mqtt, enrolment, store, planner, drift, quality, training) = Default::default();
+        Self { tenant: default_tenant(), data: None, http, mqtt, enrolment, store, planner, drift, quality, training }
     }
 }
 
@@ -59,13 +58,11 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// How devices and browsers reach it, if not at `listen`: `https://fleet.example`.
     pub public_url: Option<String>,
-    /// The largest body of an upload, bytes.
-    pub max_upload_bytes: u64,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8470)), public_url: None, max_upload_bytes: 512 << 20 }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), public_url: None }
     }
 }
 
@@ -75,18 +72,28 @@ impl Default for HttpConfig {
 pub struct MqttConfig {
     /// Where the embedded broker listens.
     pub listen: SocketAddr,
-    /// A broker outside, `mqtt://host:port`; the embedded one is not started then.
+    /// A broker outside, `mqtt://USER@HOST:PORT`; the embedded one is not started then.
     pub url: Option<String>,
-    /// User at a broker outside.
-    pub user: String,
-    /// File with its secret.
-    pub secret_file: Option<String>,
+    /// File with the controller's secret at a broker outside.
+    pub secret_file: Option<PathBuf>,
+    /// How devices reach the broker, if not where the controller does.
+    pub public_host: Option<String>,
+    /// Its port there.
+    pub public_port: u16,
 }
 
 impl Default for MqttConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), url: None, user: "leeway-controller".to_owned(), secret_file: None }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), url: None, secret_file: None, public_host: None, public_port: 1883 }
     }
+}
+
+/// How devices become known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EnrolmentConfig {
+    /// Whether a device may enrol without a token: only where everything that reaches the port is trusted.
+    pub open: bool,
 }
 
 /// The database.
@@ -95,15 +102,15 @@ impl Default for MqttConfig {
 pub struct StoreConfig {
     /// Memory for pages, bytes.
     pub cache_bytes: usize,
-    /// Span of one partition of reports, milliseconds.
-    pub partition_ms: i64,
-    /// Partitions of reports and captured rows that are kept.
-    pub keep_partitions: u32,
+    /// Reports are kept so many days.
+    pub keep_windows_days: u32,
+    /// Captured rows are kept so many days.
+    pub keep_captures_days: u32,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, partition_ms: 24 * 3_600_000, keep_partitions: 90 }
+        Self { cache_bytes: 64 << 20, keep_windows_days: 90, keep_captures_days: 365 }
     }
 }
 
@@ -122,6 +129,31 @@ pub struct PlannerConfig {
 impl Default for PlannerConfig {
     fn default() -> Self {
         Self { interval_ms: 500, converge_per_minute: 1000, settings: DeviceSettings::default() }
+    }
+}
+
+/// A broker outside, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerUrl {
+    /// The controller's user name there; client id too.
+    pub user: String,
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl std::str::FromStr for BrokerUrl {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        let bad = || format!("{url:?} is not a broker of the form mqtt://USER@HOST:PORT");
+        let (user, place) = url.strip_prefix("mqtt://").and_then(|rest| rest.split_once('@')).ok_or_else(bad)?;
+        let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap_or((place, "1883"));
+        if user.is_empty() || host.is_empty() {
+            return Err(bad());
+        }
+        Ok(Self { user: user.to_owned(), host: host.to_owned(), port: port.parse().map_err(|_| bad())? })
     }
 }
 
@@ -176,25 +208,19 @@ impl Config {
         Ok(config)
     }
 
-    /// What planning is told besides the snapshot.
-    pub fn planner_policy(&self) -> crate::planner::Policy {
-        let PlannerConfig { converge_per_minute, settings, .. } = self.planner;
-        crate::planner::Policy { converge_per_minute, settings, ..crate::planner::Policy::default() }
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
         let fail = |place, problem: &str| Err(ConfigError::Nonsense { place, problem: problem.to_owned() });
         if let Some(url) = self.http.public_url.as_ref().filter(|u| !u.starts_with("http://") && !u.starts_with("https://")) {
             return fail("http.public_url", &format!("{url:?} is not an address of the form https://fleet.example"));
         }
-        if let Some(url) = self.mqtt.url.as_ref().filter(|u| !u.starts_with("mqtt://") && !u.starts_with("mqtts://")) {
-            return fail("mqtt.url", &format!("{url:?} is not an address of the form mqtt://broker.example:1883"));
+        if let Some(Err(problem)) = self.mqtt.url.as_deref().map(str::parse::<BrokerUrl>) {
+            return fail("mqtt.url", &problem);
         }
         if self.store.cache_bytes < 1 << 20 {
             return fail("store.cache_bytes", "less than 1 MiB makes every look-up read the disk: use 1048576 or more");
         }
-        if self.store.partition_ms < 60_000 || self.store.keep_partitions == 0 {
-            return fail("store", "partition_ms must be at least 60000 and keep_partitions at least 1, or nothing would be kept");
+        if self.store.keep_windows_days == 0 || self.store.keep_captures_days == 0 {
+            return fail("store", "keep_windows_days and keep_captures_days must be at least 1, or nothing would be kept");
         }
         if !(10..=60_000).contains(&self.planner.interval_ms) {
             return fail("planner.interval_ms", "use 10 to 60000: faster is waste, slower and a bad version spreads unseen");
@@ -202,7 +228,7 @@ impl Config {
         if self.planner.converge_per_minute == 0 {
             return fail("planner.converge_per_minute", "with 0 no new device would ever be told anything");
         }
-        self.rollout.check().map_err(|error| ConfigError::Nonsense { place: "rollout", problem: error.to_string() })
+        Ok(())
     }
 }
 
@@ -286,51 +312,46 @@ mod tests {
     fn every_concern_can_be_set() {
         let text = r#"
             tenant = "plant-7"
+            data = "/var/lib/leeway"
             [http]
             listen = "0.0.0.0:80"
             public_url = "https://fleet.example"
             [mqtt]
-            url = "mqtts://broker.example:8883"
+            url = "mqtt://controller@broker.example:8883"
+            [enrolment]
+            open = true
             [planner.settings.windows]
             max_inferences = 50
             max_ms = 1000
-            [rollout]
-            control_share = 0.1
-            [[rollout.stages]]
-            name = "lab"
-            selector = "lab=true"
-            soak_ms = 5000
-            [[rollout.stages]]
-            name = "all"
+            [training.dataset]
+            min_rows = 5
         "#;
         let config = Config::parse(text).unwrap();
         assert_eq!(config.tenant.as_str(), "plant-7");
         assert_eq!(config.planner.settings.windows.max_inferences, 50);
-        assert_eq!(config.rollout.stages.len(), 2);
-        assert_eq!(config.rollout.stages[0].selector.to_string(), "lab=true");
+        assert_eq!(config.training.dataset.min_rows, 5);
+        let broker: BrokerUrl = config.mqtt.url.unwrap().parse().unwrap();
+        assert_eq!((broker.user.as_str(), broker.host.as_str(), broker.port), ("controller", "broker.example", 8883));
     }
 
     #[test]
     fn what_is_not_understood_is_refused_by_line_and_name() {
         let table = [
             ("tennant = \"x\"", r#"line 1: there is no key "tennant" in the configuration; did you mean "tenant"?"#),
-            (
-                "\n[http]\nlisten_on = \"x\"",
-                r#"line 3: there is no key "listen_on" in [http]; it may have: listen, public_url, max_upload_bytes"#,
-            ),
+            ("\n[http]\nlisten_on = \"x\"", r#"line 3: there is no key "listen_on" in [http]; it may have: listen, public_url"#),
             ("[http]\nlisen = \"127.0.0.1:1\"", r#"line 2: there is no key "lisen" in [http]; did you mean "listen"?"#),
-            ("[[rollout.stages]]\nsoak = 3", r#"line 2: there is no key "soak" in [rollout.stages]"#),
-            ("[rollout]\ncontrol_share = \"much\"", "line 2, rollout.control_share: invalid type: string \"much\", expected f64"),
-            ("[http]\nlisten = 8470", "line 2, http.listen: invalid type: integer `8470`"),
+            ("[drift]\nblock_m = 3", r#"line 2: there is no key "block_m" in [drift]; did you mean "block_ms"?"#),
+            ("[drift]\nblock_ms = \"much\"", "line 2, drift.block_ms: invalid type: string \"much\", expected"),
+            ("[http]\nlisten = 8080", "line 2, http.listen: invalid type: integer `8080`"),
             ("[http]\nlisten = \"here\"", "line 2, http.listen: invalid socket address syntax"),
             ("tenant = \"NO\"", "line 1, tenant: tenant \"NO\" is not valid"),
-            ("[[rollout.stages]]\nselector = \"a on b\"", "line 2, rollout.stages.selector: selector \"a on b\", character 3"),
             ("a = = 1", "line 1, a:"),
             ("[http]\npublic_url = \"fleet\"", "http.public_url: \"fleet\" is not an address"),
-            ("[mqtt]\nurl = \"broker\"", "mqtt.url: \"broker\" is not an address"),
+            ("[mqtt]\nurl = \"broker\"", "mqtt.url: \"broker\" is not a broker of the form"),
+            ("[mqtt]\nurl = \"mqtt://nouser:1883\"", "mqtt.url: "),
+            ("[mqtt]\nurl = \"mqtt://u@h:x\"", "mqtt.url: "),
             ("[planner]\ninterval_ms = 0", "planner.interval_ms: use 10 to 60000"),
-            ("[rollout]\nmax_in_flight = 0", "rollout: max_in_flight must be at least 1"),
-            ("[[rollout.stages]]\nshare = 0.5", "rollout: the last stage"),
+            ("[store]\nkeep_windows_days = 0", "store: keep_windows_days"),
         ];
         for (text, expected) in table {
             let error = Config::parse(text).unwrap_err().to_string();

@@ -6,16 +6,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use leeway_controller::drift::DriftPolicy;
-use leeway_controller::fleet::DeviceSettings;
+use leeway_controller::config::{BrokerUrl, Config, MqttConfig};
 use leeway_controller::io::serve::{BrokerChoice, KEY_FILES, METADATA_FILES, ServeConfig, start_with};
-use leeway_controller::io::training::TrainingPolicy;
+use leeway_controller::io::store::StoreConfig;
 use leeway_controller::io::web::Web;
-use leeway_controller::quality::QualityPolicy;
-use leeway_controller::retraining::dataset::DatasetPolicy;
-use leeway_controller::retraining::gate::GatePolicy;
 use leeway_protocol::ids::Tenant;
-use serde::Deserialize;
 
 use crate::failure::{During, Failure, Outcome};
 use crate::output::putln;
@@ -70,48 +65,12 @@ pub enum LogForm {
     Json,
 }
 
-/// The configuration file. Everything is optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    data: Option<PathBuf>,
-    tenant: Option<Tenant>,
-    listen: Option<SocketAddr>,
-    public_url: Option<String>,
-    open_enrolment: bool,
-    tick_ms: Option<u64>,
-    converge_per_minute: Option<u32>,
-    keep_windows_days: Option<u32>,
-    keep_captures_days: Option<u32>,
-    mqtt: Mqtt,
-    settings: Option<DeviceSettings>,
-    drift: Option<DriftPolicy>,
-    quality: Option<QualityPolicy>,
-    dataset: Option<DatasetPolicy>,
-    champion_gate: Option<GatePolicy>,
-}
-
-/// The broker in the configuration file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Mqtt {
-    listen: Option<SocketAddr>,
-    broker: Option<String>,
-    secret_file: Option<PathBuf>,
-    public_host: Option<String>,
-    public_port: Option<u16>,
-}
-
-/// Where to listen unless told otherwise.
-const HTTP: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
-/// Where the broker listens unless told otherwise.
-const MQTT: ([u8; 4], u16) = ([127, 0, 0, 1], 1883);
 const DAY_MS: i64 = 24 * 3_600_000;
 
 /// Run it until it is told to stop.
 pub fn run(args: &Serve) -> Outcome {
     let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
-    let config = config(args, file)?;
+    let config = with_flags(args, file)?;
     log(args.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().during("starting")?;
     runtime.block_on(serve(config))
@@ -154,94 +113,50 @@ fn log(form: LogForm) {
     }
 }
 
-fn read(path: &Path) -> Outcome<File> {
+fn read(path: &Path) -> Outcome<Config> {
     let text = fs::read_to_string(path).during(format!("reading {}", path.display()))?;
-    parse(&text).map_err(|e| {
-        let failure = Failure::new(format!("{}: {}", path.display(), e.trim_end())).code(2);
-        match did_you_mean(&e) {
-            Some(meant) => failure.help(format!("did you mean `{meant}`?")),
-            None => failure,
-        }
-    })
-}
-
-fn parse(text: &str) -> Result<File, String> {
-    toml::from_str(text).map_err(|e| e.to_string())
-}
-
-/// The known key that is nearest to the unknown one, from the parser's own message.
-fn did_you_mean(message: &str) -> Option<&str> {
-    let mut quoted = message.split("unknown field ").nth(1)?.split('`').skip(1).step_by(2);
-    let wrong = quoted.next()?;
-    quoted.map(|known| (distance(wrong, known), known)).filter(|(d, known)| *d <= known.len() / 3 + 1).min().map(|(_, known)| known)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut before = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        for (j, y) in b.iter().enumerate() {
-            let (left, above) = (row.get(j).copied().unwrap_or(0), row.get(j + 1).copied().unwrap_or(0));
-            let cost = (before + usize::from(x != *y)).min(left + 1).min(above + 1);
-            before = above;
-            if let Some(cell) = row.get_mut(j + 1) {
-                *cell = cost;
-            }
-        }
-    }
-    row.last().copied().unwrap_or(0)
+    Config::parse(&text).map_err(|e| Failure::new(format!("{}: {e}", path.display())).code(2))
 }
 
 /// Flags over file over defaults.
-fn config(args: &Serve, file: File) -> Outcome<ServeConfig> {
+fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
     let data = args.data.clone().or(file.data).ok_or_else(|| {
         Failure::new("a data directory is needed").code(2).help("give one with --data DIR, or `data` in the configuration file")
     })?;
-    let default_tenant = || "main".parse().map_err(|e| Failure::new(format!("{e}")));
-    let tenant = args.tenant.clone().or(file.tenant).map_or_else(default_tenant, Ok)?;
-    let days = |days: Option<u32>, default: i64| days.map_or(default, |d| i64::from(d) * DAY_MS);
-    let local = ServeConfig::local(data, tenant);
+    let local = ServeConfig::local(data, args.tenant.clone().unwrap_or(file.tenant));
     if let Some(keys) = &args.keys {
         adopt(&local.data, keys, args.repository.as_deref().unwrap_or(keys))?;
     }
-    let public_mqtt = file.mqtt.public_host.clone().map(|host| (host, file.mqtt.public_port.unwrap_or(MQTT.1)));
     Ok(ServeConfig {
-        http: args.listen.or(file.listen).unwrap_or_else(|| HTTP.into()),
+        http: args.listen.unwrap_or(file.http.listen),
         broker: broker(args, &file.mqtt)?,
-        public_http: args.public_url.clone().or(file.public_url).map(|url| url.trim_end_matches('/').to_owned()),
-        public_mqtt,
-        open_enrolment: args.open_enrolment || file.open_enrolment,
-        tick_ms: file.tick_ms.unwrap_or(local.tick_ms),
-        converge_per_minute: file.converge_per_minute.unwrap_or(local.converge_per_minute),
-        settings: file.settings.unwrap_or(local.settings),
-        drift: file.drift.unwrap_or(local.drift),
-        quality: file.quality.unwrap_or(local.quality),
-        training: TrainingPolicy { dataset: file.dataset.unwrap_or_default(), gate: file.champion_gate.unwrap_or_default() },
-        keep_windows_ms: days(file.keep_windows_days, local.keep_windows_ms),
-        keep_captures_ms: days(file.keep_captures_days, local.keep_captures_ms),
+        public_http: args.public_url.clone().or(file.http.public_url).map(|url| url.trim_end_matches('/').to_owned()),
+        public_mqtt: file.mqtt.public_host.map(|host| (host, file.mqtt.public_port)),
+        open_enrolment: args.open_enrolment || file.enrolment.open,
+        tick_ms: file.planner.interval_ms,
+        converge_per_minute: file.planner.converge_per_minute,
+        settings: file.planner.settings,
+        drift: file.drift,
+        quality: file.quality,
+        training: file.training,
+        store: StoreConfig { cache_bytes: file.store.cache_bytes, ..local.store },
+        keep_windows_ms: i64::from(file.store.keep_windows_days) * DAY_MS,
+        keep_captures_ms: i64::from(file.store.keep_captures_days) * DAY_MS,
         ..local
     })
 }
 
-fn broker(args: &Serve, file: &Mqtt) -> Outcome<BrokerChoice> {
-    let url = args.broker.as_ref().or(file.broker.as_ref());
+fn broker(args: &Serve, file: &MqttConfig) -> Outcome<BrokerChoice> {
+    let url = args.broker.as_ref().or(file.url.as_ref());
     let (Some(url), None) = (url, args.mqtt) else {
-        return Ok(BrokerChoice::Embedded { listen: args.mqtt.or(file.listen).unwrap_or_else(|| MQTT.into()) });
+        return Ok(BrokerChoice::Embedded { listen: args.mqtt.unwrap_or(file.listen) });
     };
-    let bad = || Failure::new(format!("{url} is not a broker of the form mqtt://USER@HOST:PORT")).code(2);
-    let (user, place) = url.strip_prefix("mqtt://").and_then(|rest| rest.split_once('@')).ok_or_else(bad)?;
-    let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap_or((place, "1883"));
-    let port = port.parse().map_err(|_| bad())?;
+    let BrokerUrl { user, host, port } = url.parse().map_err(|problem: String| Failure::new(problem).code(2))?;
     let path = args.broker_secret.as_ref().or(file.secret_file.as_ref()).ok_or_else(|| {
         Failure::new("the broker's secret is missing").code(2).help("give a file with --broker-secret, or mqtt.secret_file")
     })?;
     let secret = fs::read_to_string(path).during(format!("reading the broker's secret {}", path.display()))?.trim().to_owned();
-    Ok(BrokerChoice::External { host: host.to_owned(), port, user: user.to_owned(), secret })
+    Ok(BrokerChoice::External { host, port, user, secret })
 }
 
 /// Copy keys and first documents into the data directory, so that it is whole in itself; what is there already stays.
@@ -279,41 +194,34 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_the_one_that_was_meant() {
+    fn a_file_that_is_not_understood_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("leeway.toml");
-        let said = |text: &str| {
-            fs::write(&path, text).unwrap();
-            read(&path).map(|_| String::new()).unwrap_or_else(|f| f.whole())
-        };
-        let wrong = said("lisen = '127.0.0.1:80'\n");
-        assert!(wrong.contains("lisen") && wrong.contains("did you mean `listen`?"), "{wrong}");
-        let nested = said("[drift]\nblock_m = 5\n");
-        assert!(nested.contains("did you mean `block_ms`?"), "{nested}");
-        let kind = said("listen = 8080\n");
-        assert!(kind.contains("listen") || kind.contains("line 1"), "{kind}");
-        assert_eq!(said("[drift]\nblock_ms = 5\n[mqtt]\nlisten = '127.0.0.1:0'\n"), "");
+        fs::write(&path, "[http]\nlisen = '127.0.0.1:80'\n").unwrap();
+        let wrong = read(&path).unwrap_err().whole();
+        assert!(wrong.contains("leeway.toml") && wrong.contains("did you mean \"listen\"?"), "{wrong}");
     }
 
     #[test]
     fn flags_win_over_the_file_and_a_broker_needs_its_secret() {
-        let file = || parse("data = '/x'\nlisten = '127.0.0.1:1'\n[mqtt]\nlisten = '127.0.0.1:2'\n").unwrap();
-        let made = config(&args(&["--listen", "127.0.0.1:9"]), file()).unwrap();
+        let file = || Config::parse("data = '/x'\n[http]\nlisten = '127.0.0.1:1'\n[mqtt]\nlisten = '127.0.0.1:2'\n").unwrap();
+        let made = with_flags(&args(&["--listen", "127.0.0.1:9"]), file()).unwrap();
         assert_eq!(made.http.port(), 9);
         assert_eq!(made.data, PathBuf::from("/x"));
         assert!(matches!(made.broker, BrokerChoice::Embedded { listen } if listen.port() == 2));
-        assert!(config(&args(&[]), File::default()).unwrap_err().whole().contains("--data"));
+        assert!(with_flags(&args(&[]), Config::default()).unwrap_err().whole().contains("--data"));
         let dir = tempfile::tempdir().unwrap();
         let secret = dir.path().join("secret");
         fs::write(&secret, "s3\n").unwrap();
         let secret = secret.display().to_string();
         let outside =
-            config(&args(&["--data", "/x", "--broker", "mqtt://leeway@broker:1884", "--broker-secret", &secret]), File::default()).unwrap();
+            with_flags(&args(&["--data", "/x", "--broker", "mqtt://leeway@broker:1884", "--broker-secret", &secret]), Config::default())
+                .unwrap();
         assert!(
             matches!(outside.broker, BrokerChoice::External { host, port: 1884, user, secret } if host == "broker" && user == "leeway" && secret == "s3")
         );
         for bad in ["http://x", "mqtt://nouser:1883", "mqtt://u@h:x"] {
-            assert!(config(&args(&["--data", "/x", "--broker", bad, "--broker-secret", &secret]), File::default()).is_err(), "{bad}");
+            assert!(with_flags(&args(&["--data", "/x", "--broker", bad, "--broker-secret", &secret]), Config::default()).is_err(), "{bad}");
         }
     }
 
@@ -333,10 +241,5 @@ mod tests {
         adopt(&data, &other.join("controller"), &other.join("controller")).unwrap();
         assert_eq!(fs::read(data.join("keys/director.key")).unwrap(), before);
         assert!(adopt(&dir.path().join("d2"), &dir.path().join("nowhere"), dir.path()).unwrap_err().whole().contains("keys init"));
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!((distance("", "abc"), distance("lisen", "listen"), distance("kitten", "sitting")), (3, 1, 3));
     }
 }

@@ -109,7 +109,9 @@ fn retrain_policy() -> Value {
 /// Blocks of thirty days, whole years against the reference, so that a summer is not an alarm; at most one false alarm in fifty
 /// years for the whole fleet; a model learns from the newest three years.
 pub const CONFIG: &str = r#"tenant = "demo"
-tick_ms = 200
+
+[planner]
+interval_ms = 200
 
 [drift]
 block_ms = 2_592_000_000     # 30 days
@@ -128,7 +130,7 @@ recent_ms = 31_557_600_000
 false_alarms = 1.0
 period_ms = 1_577_880_000_000
 
-[dataset]
+[training.dataset]
 span_ms = 94_672_800_000     # three years
 min_rows = 2_000
 "#;
