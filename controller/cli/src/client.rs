@@ -42,22 +42,25 @@ impl Client {
 
     /// GET a JSON resource.
     pub fn read<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
-        let bytes = self.fetch(path)?.ok_or_else(|| Failure::new(format!("{path} was not found on {}", self.base)).code(5))?;
-        serde_json::from_slice(&bytes).during(format!("reading the answer to {path}"))
+        serde_json::from_slice(&self.get(path)?).during(format!("reading the answer to {path}"))
     }
 
     /// GET bytes; `None` for 404.
     pub fn fetch(&self, path: &str) -> Outcome<Option<Vec<u8>>> {
+        match self.get(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn get(&self, path: &str) -> Outcome<Vec<u8>> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let answer = request.call().map_err(|e| self.unreachable(&e))?;
-        match self.body(answer, path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(failure) if failure.is_not_found() => Ok(None),
-            Err(failure) => Err(failure),
-        }
+        self.body(answer, path)
     }
 
     /// POST JSON, read JSON.

@@ -100,9 +100,7 @@ pub fn run(command: &Keys, now: Timestamp) -> Outcome {
         Keys::Init(args) => {
             init(&args.out, &args.lines, now)?;
             println!("made the keys of a new fleet in {}", args.out.display());
-            println!(
-                "keep offline/ with three people, release/ and trainer/ on their machines; give the controller online/ and repository/ only"
-            );
+            println!("keep offline/ with three people, release/ and trainer/ on their machines; give the controller only controller/");
             Ok(())
         }
         Keys::GrantTrainer(args) => edit(&args.signing, now, |targets| targets.grant_trainer(&args.line, args.io)),
@@ -205,9 +203,15 @@ mod tests {
         let out = dir.path().join("keys");
         let lines = ["rain".parse().unwrap()];
         init(&out, &lines, Timestamp::from_secs(1_000_000)).unwrap();
-        let online: Vec<String> =
-            fs::read_dir(out.join("online")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        assert_eq!(online.len(), 3, "{online:?}");
+        let names = |folder: &str| -> Vec<String> {
+            let entries = fs::read_dir(out.join(folder)).unwrap();
+            let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let documents = ["1.root.json", "1.targets.json", "director.1.root.json"];
+        assert_eq!(names("repository"), documents);
+        assert_eq!(names("controller"), [&documents[..], &["director.key", "snapshot.key", "timestamp.key"]].concat());
         let key = out.join("release/rain.key");
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(read_key(&key).is_ok());

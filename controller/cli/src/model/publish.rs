@@ -101,8 +101,9 @@ pub enum Reading {
 /// Run it.
 pub fn run(args: &Publish, context: &Context) -> Outcome {
     let model = read_model(&args.onnx)?;
-    let table = Table::parse(&fs::read(&args.reference).during(format!("reading {}", args.reference.display()))?)
-        .during(format!("reading {}", args.reference.display()))?;
+    let reading = format!("reading {}", args.reference.display());
+    let data = fs::read(&args.reference).during(&reading)?;
+    let table = Table::parse(&data).during(&reading)?;
     let shape = draft::shape(args, &describe(&args.onnx)?)?;
     let columns = draft::columns(args, &shape, &table)?;
     let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
@@ -121,7 +122,8 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let answers = answers::parse(&said, &first)?;
 
     let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
-    let manifest = draft::manifest(args, first, &columns, &table, &answers, golden, parent)?;
+    let made_from = draft::MadeFrom { data: Digest::of(&data), golden, parent };
+    let manifest = draft::manifest(args, first, &columns, &table, &answers, made_from)?;
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
     let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
     if !yes {

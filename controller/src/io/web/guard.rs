@@ -91,7 +91,7 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
             }
             next.run(request).await
         }
-        Err(Problem::Unauthorized) if page && request.method() == Method::GET => super::session::login_form(false),
+        Err(Problem::Unauthorized) if page => super::session::login_form(false),
         Err(problem) if page => PageProblem(problem).into_response(),
         Err(problem) => problem.into_response(),
     };

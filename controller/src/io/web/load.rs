@@ -28,6 +28,8 @@ use crate::io::store::StoreError;
 use crate::registry::ModelVersion;
 use crate::snapshot::Snapshot;
 
+/// Entries shown on the overview.
+const SHOWN: usize = 10;
 /// Entries shown beside a resource.
 const NEARBY: usize = 20;
 /// Newest entries searched for those about one resource: a page must not read the whole log.
@@ -109,7 +111,9 @@ impl Web {
 
     /// The overview.
     pub(super) fn fleet(&self) -> Result<Fleet, Problem> {
-        let events: Vec<Event> = self.controller().last_events(10)?.iter().rev().map(event).collect();
+        // What merely follows from a decision (each device that is told) would push the decision itself off the page.
+        let newest = self.controller().last_events(SEARCHED)?;
+        let events: Vec<Event> = newest.iter().rev().map(event).filter(|e| e.level > Level::Idle).take(SHOWN).collect();
         let more = self.broken_instruments().into_iter().chain(self.own_trouble()).collect();
         let totals = self.totals();
         Ok(self.facts(|facts| facts.fleet(totals, more, events)))

@@ -149,6 +149,17 @@ pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &T
     })
 }
 
+/// What the caller read for the manifest.
+#[derive(Debug)]
+pub(super) struct MadeFrom {
+    /// Digest of the reference file.
+    pub data: Digest,
+    /// Golden vectors of the training framework, where given.
+    pub golden: Option<Golden>,
+    /// The manifest of the version it was trained from.
+    pub parent: Option<Digest>,
+}
+
 /// The manifest that is signed.
 pub(super) fn manifest(
     args: &Publish,
@@ -156,8 +167,7 @@ pub(super) fn manifest(
     columns: &[String],
     table: &Table,
     answers: &Answers,
-    golden: Option<Golden>,
-    parent: Option<Digest>,
+    made_from: MadeFrom,
 ) -> Outcome<Manifest> {
     let shape = Shape {
         inputs: first.inputs.clone(),
@@ -179,18 +189,17 @@ pub(super) fn manifest(
         let right = judged.iter().filter(|(_, right)| *right).count();
         metrics.insert("accuracy".to_owned(), right as f64 / judged.len() as f64);
     }
-    let golden = match golden {
+    let golden = match made_from.golden {
         Some(golden) => golden,
         None => computed(&shape, columns, table, answers)?,
     };
-    let bytes = std::fs::read(&args.reference).unwrap_or_default();
     let name = args.reference.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let datasets = vec![Dataset { role: "reference".to_owned(), name, digest: Digest::of(&bytes), rows: table.rows() as u64 }];
+    let datasets = vec![Dataset { role: "reference".to_owned(), name, digest: made_from.data, rows: table.rows() as u64 }];
     let lineage = Lineage {
         code: args.code.clone(),
         code_revision: args.code_revision.clone(),
         datasets,
-        parent,
+        parent: made_from.parent,
         training_run: None,
         metrics,
         reason: args.reason.clone(),

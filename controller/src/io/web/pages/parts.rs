@@ -80,7 +80,7 @@ pub(super) fn tile(name: &str, value: Markup, note: Markup) -> Markup {
 
 /// A command a person can copy.
 pub(super) fn command(line: &str) -> Markup {
-    html! { div.command { code { (line) } button type="button" data-copy=(line) { "Copy" } } }
+    html! { div.command { code tabindex="0" { (line) } button type="button" data-copy=(line) { "Copy" } } }
 }
 
 /// What stands where nothing is yet: what it would be and how to make the first one.

@@ -78,7 +78,7 @@ pub fn rollout_page(now: Timestamp, seq: u64, rollout: &Rollout) -> Markup {
                         (failing(now, rollout))
                         div.stack {
                             @if !rollout.checks.is_empty() { (card("What else the gate looks at", html! {}, checks(rollout))) }
-                            (card("Can the comparison be trusted?", html! {}, html! { @if rollout.conditions.is_empty() { p.note { "Nothing to compare yet." } } @else { (conditions(&rollout.conditions)) } }))
+                            (card("Can the comparison be trusted?", html! {}, html! { @if rollout.conditions.is_empty() { p.note { @if is_over(s) { "It is over; nothing is compared any more." } @else { "Nothing to compare yet." } } } @else { (conditions(&rollout.conditions)) } }))
                         }
                     }
                     (flush("Events", html! {}, html! { @if rollout.events.is_empty() { (empty("Nothing yet", "Each decision about this rollout appears here with its reason.", None)) } @else { (events(now, &rollout.events)) } }))
@@ -150,9 +150,9 @@ fn stage_box(stage: &Stage, now: bool) -> Markup {
     html! {
         div class={ "stage " (tone(stage.level)) @if now { " now" } } {
             header { h3 { (stage.name) } (badge(stage.level, &stage.state)) }
-            p.aim { "target " b { (words::plural(stage.target_devices, "device")) } " · " (stage.target) }
+            p.aim { @if stage.target_devices > 0 { "target " b { (words::plural(stage.target_devices, "device")) } " · " } (stage.target) }
             (share_bar(&stage.name, &parts))
-            p.aim { "actual " b { @if said.is_empty() { "none yet" } @else { (said.join(" · ")) } } }
+            @if !said.is_empty() { p.aim { "actual " b { (said.join(" · ")) } } }
             p.aim {
                 "soak " (words::duration(stage.soak_ms))
                 @if let Some(left) = stage.soak_left_ms { ", " b { (words::duration(left)) " left" } }

@@ -71,11 +71,7 @@ async fn changing_something_needs_the_token_and_the_dashboard_itself() {
 
     let wrong = site.send("POST", "/login", Some(b"token=no".to_vec()), &[("content-type", "application/x-www-form-urlencoded")]).await;
     assert_eq!(wrong.status, 401);
-    let right = site.anyone("GET", &format!("/login?token={}", site.token()), None, &[]).await;
-    assert_eq!((right.status, right.header("location").as_str()), (303, "/"));
-    let cookie = right.header("set-cookie");
-    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(&site.token()), "{cookie}");
-    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let cookie = site.sign_in().await;
 
     let from = |site: &str| vec![("cookie", cookie.clone()), ("sec-fetch-site", site.to_owned())];
     for (origin, status) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200)] {
@@ -101,6 +97,15 @@ async fn a_rollout_that_has_moved_on_is_not_acted_upon() {
     assert_eq!((again.status, again.json()["type"].as_str()), (409, Some("/problems/conflict")));
     let plan = site.post("/api/v1/rollouts?dry_run=true", r#"{"line":"rain","version":"1.0.0"}"#).await;
     assert_eq!((plan.status, plan.json()["stages"].as_array().map(Vec::len)), (200, Some(3)), "{}", plan.text());
+
+    let form =
+        [("cookie", &*site.sign_in().await), ("sec-fetch-site", "same-origin"), ("content-type", "application/x-www-form-urlencoded")];
+    let done = site.send("POST", "/rollouts/rain-1.0.0/approve", Some(b"reason=looks+good+%26+safe".to_vec()), &form).await;
+    assert_eq!((done.status, done.header("location").as_str()), (303, "/rollouts/rain-1.0.0"), "{}", done.text());
+    assert!(site.get("/api/v1/events?subject=rollouts/rain-1.0.0").await.text().contains("looks good & safe"));
+    let unsigned = site.send("POST", "/rollouts/rain-1.0.0/abort", Some(b"reason=x".to_vec()), &form[1..]).await;
+    assert_eq!(unsigned.status, 401, "a form without a session leads to signing in");
+    assert!(unsigned.text().contains("Admin token"));
 
     let bearer = format!("Bearer {}", site.token());
     let path = "/api/v1/rollouts/rain-1.0.0/abort";

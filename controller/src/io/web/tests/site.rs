@@ -115,6 +115,15 @@ impl Site {
         self.anyone("GET", path, None, &[]).await
     }
 
+    /// Sign in like a browser; the cookie.
+    pub(super) async fn sign_in(&self) -> String {
+        let right = self.anyone("GET", &format!("/login?token={}", self.token()), None, &[]).await;
+        assert_eq!((right.status, right.header("location").as_str()), (303, "/"));
+        let cookie = right.header("set-cookie");
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && !cookie.contains(&self.token()), "{cookie}");
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
     fn bearer(&self) -> String {
         format!("Bearer {}", self.handle.admin_token)
     }

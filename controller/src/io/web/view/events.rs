@@ -20,20 +20,21 @@ pub(in crate::io::web) fn event(row: &audit::Event) -> Event {
 
 /// How to read a row: its kind says what happened, and for a move its data where it led.
 fn level(row: &audit::Event) -> Level {
-    let has = |words: &[&str]| words.iter().any(|w| row.kind.contains(w));
-    let phase = row.data.get("phase").or_else(|| row.data.get("to")).and_then(serde_json::Value::as_str).unwrap_or_default();
-    match phase {
-        "rolling_back" | "rolled_back" | "reverted" | "refused" | "poisoned" => return Level::Bad,
-        "paused" | "aborted" => return Level::Warn,
-        "completed" | "committed" | "published" => return Level::Ok,
+    let text = |path: &str| row.data.pointer(path).and_then(serde_json::Value::as_str);
+    let outcome = text("/step/to/move").or_else(|| text("/step/status/is")).or_else(|| text("/phase")).or_else(|| text("/is"));
+    match outcome.unwrap_or_default() {
+        "regress" | "abort" | "rolling_back" | "rolled_back" | "poisoned" | "yanked" => return Level::Bad,
+        "pause" | "paused" | "aborted" | "deprecated" => return Level::Warn,
+        "complete" | "completed" | "restored" => return Level::Ok,
         _ => {}
     }
+    let has = |words: &[&str]| words.iter().any(|w| row.kind.contains(w));
     match () {
-        () if has(&["ended", "over", "restored"]) => Level::Ok,
-        () if has(&["fail", "refus", "revert", "regress", "poison", "lost", "broken", "invalid"]) => Level::Bad,
+        () if has(&["ended", "restored"]) => Level::Ok,
+        () if has(&["fail", "refus", "revert", "poison", "lost", "broken", "invalid"]) => Level::Bad,
         () if has(&["pause", "drift", "offline", "retrain", "yank", "abort", "alarm"]) => Level::Warn,
-        () if has(&["publish", "complete", "restored", "committed", "approved", "enrol", "registered", "won"]) => Level::Ok,
-        () if has(&["rollout", "start", "advance", "soak"]) => Level::Busy,
+        () if has(&["publish", "complete", "committed", "approved", "enrol", "registered"]) => Level::Ok,
+        () if has(&["rollout"]) => Level::Busy,
         () => Level::Idle,
     }
 }

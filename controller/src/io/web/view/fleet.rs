@@ -20,12 +20,14 @@ const RECENT_MS: i64 = 3_600_000;
 impl Facts<'_> {
     /// The whole fleet. `more` is attention that other parts of the controller ask for (instruments, stores).
     pub(in crate::io::web) fn fleet(&self, totals: Totals, more: Vec<Attention>, events: Vec<Event>) -> Fleet {
-        let mut attention = more;
+        let mut attention = Vec::new();
         self.about_rollouts(&mut attention);
+        attention.extend(more);
         self.about_cohorts(&mut attention);
         self.about_devices(&mut attention);
         self.about_jobs(&mut attention);
-        attention.sort_by(|a, b| b.level.cmp(&a.level).then_with(|| a.since.cmp(&b.since)));
+        // Within a level the order above stays: rollouts first.
+        attention.sort_by_key(|a| std::cmp::Reverse(a.level));
         let sentence = self.fleet_sentence(&totals, &attention);
         attention.truncate(MAX_ATTENTION);
         let worst = attention.iter().map(|a| a.level).max();
@@ -161,7 +163,14 @@ impl Facts<'_> {
     }
 
     fn about_jobs(&self, out: &mut Vec<Attention>) {
+        let mut newest: BTreeMap<&str, &crate::retraining::job::TrainingJob> = BTreeMap::new();
         for job in self.snapshot.jobs.values() {
+            let known = newest.entry(job.request.line.as_str()).or_insert(job);
+            if job.request.asked_at > known.request.asked_at {
+                *known = job;
+            }
+        }
+        for job in newest.into_values() {
             let (JobState::Failed { .. } | JobState::Undecided { .. }) = &job.state else { continue };
             if self.now.millis_since(job.updated_at) > RECENT_MS {
                 continue;

@@ -169,12 +169,20 @@ impl<'a> Look<'a> {
         for (device, part) in self.members.iter().filter(|(_, part)| part.stage <= index) {
             self.place(device, part, &mut actual);
         }
-        let reached = self.stage.is_some_and(|now| index <= now);
+        let (reached, over) = (self.stage.is_some_and(|now| index <= now), self.rollout.state.is_over());
         if !reached {
             actual = Progress::default();
         }
-        let target = if self.rollout.state.is_over() && reached { actual.total() } else { self.stage_target(index) };
-        actual.pending += target.saturating_sub(actual.total());
+        if over && self.stage == Some(index) {
+            // Devices that a later rollout has taken in since left this one in its last state.
+            let gone = self.exposed().saturating_sub(actual.total());
+            let completed = matches!(self.rollout.state, RolloutState::Completed { .. });
+            *(if completed { &mut actual.committed } else { &mut actual.rolled_back }) += gone;
+        }
+        let target = if over && reached { actual.total() } else { self.stage_target(index) };
+        if !over {
+            actual.pending += target.saturating_sub(actual.total());
+        }
         let current = self.stage == Some(index) && !self.rollout.state.is_over();
         let soaked_at = self.report.and_then(|r| r.soaked_at).filter(|_| current);
         Stage {
@@ -202,11 +210,7 @@ impl<'a> Look<'a> {
             return ("passed", Level::Ok);
         }
         if index > now {
-            return if matches!(self.rollout.state, RolloutState::Completed { .. }) {
-                ("passed", Level::Ok)
-            } else {
-                ("pending", Level::Idle)
-            };
+            return if self.rollout.state.is_over() { ("not reached", Level::Idle) } else { ("pending", Level::Idle) };
         }
         match &self.rollout.state {
             RolloutState::Planned => ("pending", Level::Idle),
@@ -287,7 +291,8 @@ impl<'a> Look<'a> {
         let version = &self.rollout.spec.version;
         let say = |action: &str, sentence: String| Consequence { action: action.to_owned(), sentence };
         let aborted = self.report.map(|r| r.if_aborted.join(" ")).unwrap_or_default();
-        let failing = self.members.iter().filter(|(_, p)| p.failure.is_some()).count();
+        let overdue = self.report.map_or(0, |r| r.counts.overdue);
+        let failing = self.members.iter().filter(|(_, p)| p.failure.is_some()).count() + overdue;
         vec![
             say(
                 "abort",
@@ -315,7 +320,7 @@ impl<'a> Look<'a> {
                 ),
             ),
             say("approve", "The next stage may begin once its gate has passed. Somebody other than the author must approve.".to_owned()),
-            say("retry", format!("{} told to try again.", words::plural(failing as u64, "failed device"))),
+            say("retry", format!("{} that failed or did not answer in time told to try again.", words::plural(failing as u64, "device"))),
         ]
     }
 }

@@ -33,6 +33,10 @@ fn table() -> Table {
     Table::parse(text.as_bytes()).unwrap()
 }
 
+fn made_from() -> MadeFrom {
+    MadeFrom { data: Digest::of(b"the table"), golden: None, parent: Some(Digest::of(b"the parent")) }
+}
+
 /// What the runner would say of a model that answers a/20.
 fn said(table: &Table) -> String {
     let mut text = "decision,confidence,p_0\n".to_owned();
@@ -58,10 +62,12 @@ fn a_tabular_model_becomes_a_manifest() {
     Manifest::parse(&first.to_bytes()).unwrap();
     let answers = answers::parse(said(&table).as_bytes(), &first).unwrap();
     assert_eq!(answers.rows.len(), 200, "the row with a missing value has no answer");
-    let made = manifest(&args, first, &columns, &table, &answers, None, None).unwrap();
+    let made = manifest(&args, first, &columns, &table, &answers, made_from()).unwrap();
     let made = Manifest::parse(&made.to_bytes()).unwrap();
     assert_eq!(made.reference.features.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["a", "b", "p", "confidence"]);
     assert_eq!(made.lineage.metrics.get("accuracy"), Some(&1.0));
+    assert_eq!(made.lineage.datasets[0].digest, Digest::of(b"the table"));
+    assert_eq!(made.lineage.parent, Some(Digest::of(b"the parent")));
     assert_eq!(made.golden.vectors.len(), 16);
     assert!(made.golden.atol < 1e-3, "the tolerance of the first manifest must not survive");
     assert!(made.reference.features[0].masses[0] > 0.0, "the missing value is in the reference");
@@ -95,7 +101,7 @@ fn without_a_label_a_model_is_a_regression() {
     let first = first(&args, &shape, &columns, &table, b"model", Timestamp::from_secs(1)).unwrap();
     assert_eq!(first.decision, Decision::None);
     let answers = answers::parse(b"decision,confidence,p_0\n1.5,,1.5\n2.5,,2.5\n", &first).unwrap();
-    let made = manifest(&args, first, &columns, &table, &answers, None, None).unwrap();
+    let made = manifest(&args, first, &columns, &table, &answers, made_from()).unwrap();
     assert!(Manifest::parse(&made.to_bytes()).unwrap().calibration.edges.is_empty());
     assert_eq!(made.reference.features.len(), 3, "no confidence without a decision");
 }
