@@ -122,13 +122,15 @@ pub struct PlannerConfig {
     pub interval_ms: u64,
     /// Devices outside any rollout that are told per minute and line.
     pub converge_per_minute: u32,
+    /// A device outside any rollout that failed for a reason of its own is told again after so long, milliseconds.
+    pub retry_after_ms: u32,
     /// How devices outside any rollout go about it.
     pub settings: DeviceSettings,
 }
 
 impl Default for PlannerConfig {
     fn default() -> Self {
-        Self { interval_ms: 500, converge_per_minute: 1000, settings: DeviceSettings::default() }
+        Self { interval_ms: 500, converge_per_minute: 1000, retry_after_ms: 900_000, settings: DeviceSettings::default() }
     }
 }
 

@@ -74,7 +74,10 @@ impl Wish {
     /// Is another assignment needed, although the story did not ask for one?
     fn must_ask_again(&self, release: &Release, now: Timestamp) -> bool {
         let Some(heard) = &self.heard else { return false };
-        let stale = heard.generation.0 > self.generation;
+        // A thief of the director's key may have used the same number.
+        let other = heard.active.as_ref().is_some_and(|active| active.manifest != release.manifest());
+        let stale =
+            heard.generation.0 > self.generation || (heard.generation.0 == self.generation && heard.phase == Phase::Committed && other);
         let ended = heard.generation.0 == self.generation && matches!(heard.phase, Phase::Reverted | Phase::Refused);
         // A model that cannot be kept is not asked for again, whatever the reason was.
         stale || (ended && release.behaviour.is_kept() && release.revoked_in.is_none() && now.millis_since(self.signed_at) > ASK_AGAIN_MS)

@@ -33,14 +33,15 @@ fn mosquitto_is_as_good_a_broker_and_its_acl_holds() {
     site.publish(&teach("rain", "1.0.0", 0..900, "the first model"));
 
     let mut porch = Device::new(&site, "porch");
-    let told = porch.enrol(&site, &site.enrolment_token(2)).ok();
+    let token = site.enrolment_token(2);
+    let told = porch.enrol(&site, &token).ok();
     assert!(told.err.contains("--broker-secret"), "{told:?}");
     let own = site.path("porch.secret");
     std::fs::write(&own, "porch's own\n").expect("a secret");
     broker.admit("porch", "porch's own");
     broker.reload();
     porch.enrol_args = vec!["--broker-secret".to_owned(), own.display().to_string()];
-    let _ = porch.enrol(&site, "").ok();
+    let _ = porch.enrol(&site, &token).ok();
     porch.start();
     let rollout = site.roll_out("1.0.0");
     porch.until_serves("1.0.0");

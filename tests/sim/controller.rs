@@ -30,6 +30,8 @@ use leeway_protocol::trust::keyring::PublicKey;
 
 /// A desired state that a device has not seen is published again after so long; a lossy broker may have dropped it.
 const REPEAT_MS: i64 = 10_000;
+/// A device that failed for a reason of its own is told again after so long.
+const RETRY_MS: i64 = 30_000;
 const MINUTE_MS: i64 = 60_000;
 /// Regions the devices are in, one cohort each.
 const REGIONS: [&str; 3] = ["coast", "hills", "plain"];
@@ -80,7 +82,7 @@ impl Controller {
         let settings = rollouts.settings;
         Self {
             ledger,
-            policy: Policy { settings, ..Policy::default() },
+            policy: Policy { settings, retry_after_ms: RETRY_MS, ..Policy::default() },
             rollouts,
             pending: Vec::new(),
             stored: BTreeSet::new(),

@@ -136,7 +136,7 @@ fn enrol_device(args: &[String]) -> anyhow::Result<()> {
     if identity.broker.password.is_empty() {
         let broker = &identity.broker;
         eprintln!(
-            "leeway-agent: the broker at {}:{} is not the controller's own: have its operator admit the user {}, then enrol again with --broker-secret FILE",
+            "leeway-agent: the broker at {}:{} is not the controller's own: have its operator admit the user {}, then enrol again with --broker-secret FILE and a token that has a use left",
             broker.host, broker.port, broker.username
         );
     }

@@ -135,6 +135,7 @@ fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
         open_enrolment: args.open_enrolment || file.enrolment.open,
         tick_ms: file.planner.interval_ms,
         converge_per_minute: file.planner.converge_per_minute,
+        retry_after_ms: file.planner.retry_after_ms.into(),
         settings: file.planner.settings,
         drift: file.drift,
         quality: file.quality,

@@ -201,6 +201,15 @@ impl Device {
         committed && self.active().is_some_and(|running| running.manifest == manifest && running.golden.is_some())
     }
 
+    /// Whether it follows an assignment that this controller did not give: one of a later generation, or another one of the same.
+    /// It takes the director's key to make one.
+    pub fn follows_another(&self) -> bool {
+        let Some((desired, reported)) = self.desired.as_ref().zip(self.reported.as_ref()) else { return false };
+        let other = || self.active().is_some_and(|running| desired.manifest.is_some_and(|told| running.manifest != told));
+        let committed = matches!(reported.phase, Phase::Committed);
+        reported.generation > desired.generation || (reported.generation == desired.generation && committed && other())
+    }
+
     /// Whether it has accepted the latest thing it was told.
     pub fn has_seen_desired(&self) -> bool {
         match (&self.desired, &self.reported) {

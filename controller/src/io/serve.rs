@@ -86,6 +86,8 @@ pub struct ServeConfig {
     pub tick_ms: u64,
     /// Devices outside any rollout that are told per minute and line, at most.
     pub converge_per_minute: u32,
+    /// A device outside any rollout that failed for a reason of its own is told again after so long, milliseconds.
+    pub retry_after_ms: i64,
     /// How devices outside any rollout go about it.
     pub settings: DeviceSettings,
     /// How drift is judged.
@@ -126,6 +128,7 @@ impl ServeConfig {
             runner: None,
             tick_ms: 500,
             converge_per_minute: 1_000,
+            retry_after_ms: 900_000,
             settings: DeviceSettings::default(),
             drift: DriftPolicy::default(),
             quality: QualityPolicy::default(),
@@ -246,7 +249,8 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let (mqtt, inbox) = Mqtt::connect(client);
     let access = access(&config, &store, http, reach, &admin_token)?;
     let mqtt_addr = broker.as_ref().map(Broker::addr);
-    let policy = Policy { converge_per_minute: config.converge_per_minute, settings: config.settings, compare: evidence::compare };
+    let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
+    let policy = Policy { converge_per_minute: config.converge_per_minute, retry_after_ms, settings, compare: evidence::compare };
     let inner = Arc::new(Inner {
         tenant: config.tenant.clone(),
         store,

@@ -2,17 +2,20 @@
 //!
 //! The target is the cohort's last known good (or the line's champion, for a cohort that has none yet). A device that is
 //! canary of a running rollout is that rollout's business; everyone else, control group included, is brought to the target at
-//! a bounded rate. What a device refused is not told again and again: it takes a person, a new version or a new target.
+//! a bounded rate. What a device refused because of the model is not told again: it takes a person, a new version or a new
+//! target. What failed for a reason of the device's own (bytes that rotted, a full disk) is told again after a while.
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
 use leeway_protocol::ids::RolloutId;
+use leeway_protocol::time::Timestamp;
 
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::registry::ModelVersion;
+use crate::rollout::gate::blames_model;
 
 /// The devices of one cohort, shared with the draft.
 type Members = Arc<Vec<Arc<Device>>>;
@@ -52,14 +55,15 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
         return;
     };
     let manifest = target.manifest.digest;
-    let (mut converged, mut waiting, mut refused, mut canaries, mut on_the_way) = (0, 0, 0, 0, 0);
+    let (mut converged, mut waiting, mut refused, mut failed, mut canaries, mut on_the_way) = (0, 0, 0, 0, 0, 0);
     for device in members {
         if active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary)) {
             canaries += 1;
             continue;
         }
         let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
-        if !told || device.retry {
+        let again = retry_at(device, draft.policy().retry_after_ms);
+        if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= draft.now()) {
             if *room == 0 {
                 waiting += 1;
                 continue;
@@ -69,6 +73,9 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
             bring(draft, device, cohort, &target);
         } else if device.proves(manifest) {
             converged += 1;
+        } else if let Some(at) = again {
+            failed += 1;
+            draft.wake(at);
         } else if gave_up(device) {
             refused += 1;
         } else {
@@ -81,7 +88,8 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
         (canaries, "in a rollout"),
         (on_the_way, "on the way to the target"),
         (waiting, "not told yet: the rate for devices outside a rollout is used up"),
-        (refused, "refused the target or went back; nothing is tried again until a person asks for a retry"),
+        (refused, "refused the target or went back because of the model; nothing is tried again until a person asks for a retry"),
+        (failed, "failed for a reason of their own, and are told again after a while"),
     ] {
         if count > 0 {
             say(&mut report.why, format!("{} {what}.", devices(count)));
@@ -96,8 +104,13 @@ fn bring(draft: &mut Draft<'_>, device: &Device, cohort: &CohortDoc, target: &Mo
         .and_then(|(line, version)| draft.state.version(line, version))
         .is_some_and(|v| v.line == target.line && v.seq > target.seq);
     let intent = if older { Intent::Rollback } else { Intent::Install };
+    let same = device.desired.as_ref().is_some_and(|d| d.manifest == Some(target.manifest.digest));
     let why = match (&before, device.retry) {
         (_, true) => "a person asked for another try",
+        _ if device.follows_another() => {
+            "it follows an assignment that this controller did not give; if this repeats, change the director's key"
+        }
+        (Some(_), _) if same && gave_up(device) => "its last attempt failed for a reason of its own",
         (None, _) => "its cohort runs it",
         (Some(_), _) if older => "its cohort went back to it",
         (Some(_), _) => "its cohort has moved on to it",
@@ -105,6 +118,12 @@ fn bring(draft: &mut Draft<'_>, device: &Device, cohort: &CohortDoc, target: &Mo
     let reason = format!("{} {} on cohort {}: {why}.", target.line, target.version, cohort.name);
     let settings = draft.policy().settings;
     draft.tell(device, Telling { intent, version: Some(target), rollout: None, reason, settings, part: None });
+}
+
+/// When a device whose last attempt failed for no fault of the model is told again.
+fn retry_at(device: &Device, after_ms: i64) -> Option<Timestamp> {
+    let reason = device.reported.as_ref()?.reason.as_ref()?;
+    (gave_up(device) && !blames_model(&reason.code)).then(|| device.desired.as_ref().map(|d| d.issued_at.plus_millis(after_ms)))?
 }
 
 /// Whether it has answered the latest assignment with a refusal or by going back.

@@ -18,6 +18,8 @@ use crate::rollout::{Move, Rollout};
 pub struct Policy {
     /// Devices outside any rollout that are told per minute and line, at most: new ones, and stragglers.
     pub converge_per_minute: u32,
+    /// A device outside any rollout that failed for a reason of its own (its disk, its network) is told again after so long, ms.
+    pub retry_after_ms: i64,
     /// How devices outside any rollout go about it.
     pub settings: DeviceSettings,
     /// The test behind the gate.
@@ -26,7 +28,8 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { converge_per_minute: 1000, settings: DeviceSettings::default(), compare: evidence::compare }
+        let settings = DeviceSettings::default();
+        Self { converge_per_minute: 1000, retry_after_ms: 900_000, settings, compare: evidence::compare }
     }
 }
 

@@ -14,6 +14,7 @@ use super::expect;
 /// Exit codes, as `leeway --help` lists them.
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
+const NO: i32 = 3;
 const SIGN_IN: i32 = 4;
 const NOT_FOUND: i32 = 5;
 const CONFLICT: i32 = 6;
@@ -140,14 +141,14 @@ fn releases_that_cannot_be(site: &Site, lesson: &Lesson) {
     };
     let label: &[&str] = &["--label-column", "rain"];
     let refused = |name: &str, told: &Told, says: &[&str]| {
-        assert!(told.code == FAILED || told.code == USAGE, "{name}: {told:?}");
+        assert!([FAILED, USAGE, NO].contains(&told.code), "{name}: {told:?}");
         expect(name, told, told.code, says);
     };
     refused("not ONNX", &publish(&write("x.onnx", b"rubbish"), &rows, &key, label), &["x.onnx"]);
     refused("cut off", &publish(&write("cut.onnx", &lesson.model[..lesson.model.len() / 2]), &rows, &key, label), &["cut.onnx"]);
     let unknown = write("operator.onnx", &replaced(&lesson.model, b"Sigmoid", b"Sigmoyd"));
     refused("unknown operator", &publish(&unknown, &rows, &key, label), &["Sigmoyd"]);
-    expect("inspect it", &site.leeway(&["model", "inspect", &unknown]), 3, &["Sigmoyd"]);
+    expect("inspect it", &site.leeway(&["model", "inspect", &unknown]), NO, &["Sigmoyd"]);
     refused("no label column", &publish(&model, &rows, &key, &["--label-column", "rainy"]), &["rainy"]);
     refused("no rows", &publish(&model, &write("empty.csv", b""), &key, label), &["empty.csv"]);
     refused("words for numbers", &publish(&model, &write("words.csv", b"a,b,rain\nx,y,z\n"), &key, label), &["words.csv"]);

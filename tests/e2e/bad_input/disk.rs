@@ -146,6 +146,5 @@ fn use_up_the_store(site: &Site) -> String {
 
 /// Messages in a device's outbox.
 fn waiting(data: &Path) -> usize {
-    std::fs::read_dir(data.join("outbox"))
-        .map_or(0, |files| files.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "msg")).count())
+    std::fs::read_dir(data.join("outbox")).map_or(0, |files| files.flatten().count())
 }

@@ -108,10 +108,10 @@ pub(super) fn runner(tool: &str, options: &[(&str, &Path)]) -> Outcome<(Vec<u8>,
 }
 
 /// What the runner refuses, in its own sentence.
-pub(super) fn refusal(answer: &[u8]) -> Failure {
+pub(super) fn refusal(onnx: &Path, answer: &[u8]) -> Failure {
     let value: Value = serde_json::from_slice(answer).unwrap_or_default();
     let said = value.get("sentence").and_then(Value::as_str).unwrap_or("the runner refused the model without saying why");
-    Failure::new(said).code(3)
+    Failure::new(format!("{}: {said}", onnx.display())).code(3)
 }
 
 /// Ask the runner about a file.
@@ -119,7 +119,7 @@ pub(super) fn describe(onnx: &Path) -> Outcome<Described> {
     std::fs::metadata(onnx).during(format!("reading {}", onnx.display()))?;
     let (answer, yes) = runner("describe", &[("--model", onnx)])?;
     if !yes {
-        return Err(refusal(&answer));
+        return Err(refusal(onnx, &answer));
     }
     serde_json::from_slice(&answer).during("reading the runner's description")
 }

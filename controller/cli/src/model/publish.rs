@@ -117,7 +117,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     fs::write(&rows, answers::csv(&columns, &table)?).during("writing the rows")?;
     let (said, _) = runner("predict", &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     if said.starts_with(b"{") {
-        return Err(refusal(&said));
+        return Err(refusal(&args.onnx, &said));
     }
     let answers = answers::parse(&said, &first)?;
 
@@ -127,7 +127,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
     let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
     if !yes {
-        return Err(refusal(&said));
+        return Err(refusal(&args.onnx, &said));
     }
     tell(args, &manifest, answers.rows.len());
     if args.dry_run {

@@ -339,7 +339,7 @@ fn act(
             return Ok((rollout, touched, vec![event]));
         }
     };
-    Arc::make_mut(found).make(&step, &Actor::from(by.to_owned()), at).map_err(|e| ControlError::Conflict(e.to_string()))?;
+    Arc::make_mut(found).make(&step, &Actor::from(by.to_owned()), at).map_err(|e| ControlError::Conflict(format!("rollout {id}: {e}")))?;
     let rollout = Arc::clone(found);
     let data = json!({ "action": action.as_str(), "phase": rollout.state.phase(), "revision": rollout.revision });
     let event = draft(at, by, "rollout.moved", format!("rollouts/{id}"), format!("{by}: {} ({why})", action.as_str()), data);

@@ -1,6 +1,9 @@
 //! From an alarm to a retrained version on every device, and what keeps that from happening too often.
 use std::sync::Arc;
 
+use leeway_protocol::reason::{Code, Reason};
+use leeway_protocol::reported::Phase;
+
 use super::stories::{told, until};
 use super::world::{World, line, manifest_of, name, show, version};
 use crate::planner::Plan;
@@ -84,4 +87,33 @@ fn requests_are_bounded_per_period() {
     }
     assert_eq!(world.state.jobs.len(), 3);
     assert!(world.report.lines[&line()].why[0].contains("3 in this period, 3 are allowed"));
+}
+
+/// Found by seed 116 of the simulation: a committed model rotted on a flash, and nobody told the device to fetch it again.
+#[test]
+fn what_failed_for_no_fault_of_the_model_is_tried_again_after_a_while() {
+    for (code, told_again) in [(Code::DigestMismatch, true), (Code::DiskFull, true), (Code::GoldenMismatch, false)] {
+        let mut world = World::new();
+        world.edit_device("coast-03", |reported| {
+            (reported.phase, reported.reason, reported.active) = (Phase::Reverted, Some(Reason::new(code.clone(), "x")), None);
+        });
+        let before = world.device("coast-03").desired.as_ref().unwrap().generation;
+        assert_eq!(world.pass(800_000).steps, [], "{code:?}: not at once");
+        world.pass(100_000);
+        let after = world.device("coast-03").desired.as_ref().unwrap();
+        assert_eq!(after.generation > before, told_again, "{code:?}");
+        assert!(!told_again || after.reason.contains("a reason of its own"), "{}", after.reason);
+    }
+}
+
+/// Found by seed 603 of the simulation: a thief of the director's key had used the number of the next assignment.
+#[test]
+fn a_device_led_away_with_the_directors_key_is_led_back() {
+    let mut world = World::new();
+    world.edit_device("hills-07", |reported| reported.active.as_mut().unwrap().manifest = manifest_of("3"));
+    let before = world.device("hills-07").desired.as_ref().unwrap().generation;
+    world.pass(1000);
+    let desired = world.device("hills-07").desired.clone().unwrap();
+    assert!(desired.generation > before && desired.manifest == Some(manifest_of("1")), "{desired:?}");
+    assert!(desired.reason.contains("change the director's key"), "{}", desired.reason);
 }

@@ -129,6 +129,10 @@ impl World {
         edit(Arc::make_mut(Arc::make_mut(&mut self.state.rollouts).get_mut(&name(id)).expect("the rollout")));
     }
 
+    pub(crate) fn edit_device(&mut self, id: &str, edit: impl FnOnce(&mut Reported)) {
+        edit(self.state.fleet.device_mut(&name(id)).expect("the device").reported.as_mut().expect("it has reported"));
+    }
+
     pub(crate) fn set_health(&mut self, cohort: &str, health: CohortHealth) {
         Arc::make_mut(&mut self.state.health).insert(name(cohort), Arc::new(health));
     }
