@@ -215,6 +215,12 @@ fn from_a_first_root_to_a_file_that_is_fetched_once() {
     assert!(site.files("metadata").contains_key("rain.json"));
     fine(&site.download(&[&path, &path]));
     assert_eq!(site.server.take_asked(), ["metadata/2.root.json", "metadata/timestamp.json"]);
+    // Without what it remembers an old repository would be believed, so a file that is there and cannot be read stops the run.
+    let snapshot = site.path("metadata/snapshot.json");
+    fs::remove_file(&snapshot).unwrap();
+    fs::create_dir(&snapshot).unwrap();
+    refused(&site.refresh(), "snapshot.json");
+    fs::remove_dir(&snapshot).unwrap();
     // What was damaged on the disk is fetched again, and a file left over from a power cut disturbs nobody.
     let name = site.files("files").into_keys().next().unwrap();
     fs::write(site.path("files").join(&name), b"damaged").unwrap();

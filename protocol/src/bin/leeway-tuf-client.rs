@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::time::Timestamp;
-use leeway_protocol::trust::metadata::{MAX_FILE_NAME, percent_encoded};
+use leeway_protocol::trust::metadata::{MAX_FILE_NAME, TOP_LEVEL, percent_encoded};
 use leeway_protocol::trust::tuf::{
     Client, ListedTarget, MAX_ROLES, MAX_ROOT_BYTES, MAX_ROOT_HOPS, MAX_TARGETS_BYTES, Persist, RootChain, Step, Stored, TargetError,
     TufError,
@@ -118,7 +118,7 @@ impl CommandLine {
 
 /// Keep the root that everything else follows from, if it is one.
 fn init(metadata: &Path, root: &Path) -> Outcome<()> {
-    let bytes = read_at_most(root, MAX_ROOT_BYTES)?;
+    let bytes = read_start(root, MAX_ROOT_BYTES)?;
     RootChain::new(&bytes, None)?;
     fs::create_dir_all(metadata).map_err(|source| Failure::Disk { path: metadata.to_owned(), source })?;
     let path = metadata.join("root.json");
@@ -139,7 +139,7 @@ struct Session {
 impl Session {
     /// From what earlier runs kept.
     fn start(metadata: PathBuf, url: String) -> Outcome<Self> {
-        let root = read_at_most(&metadata.join("root.json"), MAX_ROOT_BYTES)?;
+        let root = read_start(&metadata.join("root.json"), MAX_ROOT_BYTES)?;
         let mut client = Client::new(&root, stored(&metadata)?, now())?;
         client.on_demand();
         let config = ureq::Agent::config_builder();
@@ -237,16 +237,25 @@ fn local_name(path: &str) -> String {
     if name.starts_with('.') || name.is_empty() || name.len() > MAX_FILE_NAME { Digest::of(path.as_bytes()).hex() } else { name }
 }
 
-/// Everything that earlier runs kept. What is too long is left aside like any damaged file: it is fetched again.
+/// What earlier runs kept. A top-level file that is there and cannot be read stops the run: without it an old repository would
+/// be believed. What is too long or damaged is left aside: it is fetched again, and so is any role.
 fn stored(metadata: &Path) -> Outcome<Stored> {
-    let disk = |source| Failure::Disk { path: metadata.to_owned(), source };
     let mut stored = Stored::default();
-    // Every role and the four top-level files; a directory with more was not filled by this program.
-    for entry in fs::read_dir(metadata).map_err(disk)?.take(MAX_ROLES + 8) {
+    for name in TOP_LEVEL.map(|role| format!("{role}.json")) {
+        match read_start(&metadata.join(&name), MAX_TARGETS_BYTES) {
+            Ok(bytes) => stored.insert(name, bytes),
+            Err(Failure::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let disk = |source| Failure::Disk { path: metadata.to_owned(), source };
+    // As many as one refresh looks at; a directory with more holds roles that nothing leads to any more.
+    for entry in fs::read_dir(metadata).map_err(disk)?.take(MAX_ROLES) {
         let entry = entry.map_err(disk)?;
         let Ok(name) = entry.file_name().into_string() else { continue };
         if name.ends_with(".json")
-            && let Ok(bytes) = read_at_most(&entry.path(), MAX_TARGETS_BYTES)
+            && stored.file(&name).is_none()
+            && let Ok(bytes) = read_start(&entry.path(), MAX_TARGETS_BYTES)
         {
             stored.insert(name, bytes);
         }
@@ -254,13 +263,11 @@ fn stored(metadata: &Path) -> Outcome<Stored> {
     Ok(stored)
 }
 
-fn read_at_most(path: &Path, max: u64) -> Outcome<Vec<u8>> {
+/// A file, or its first `max` bytes and one if it has more: whoever reads them sees that there are too many.
+fn read_start(path: &Path, max: u64) -> Outcome<Vec<u8>> {
     let disk = |source| Failure::Disk { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).map_err(disk)?.take(max + 1).read_to_end(&mut bytes).map_err(disk)?;
-    if bytes.len() as u64 > max {
-        return Err(disk(io::Error::other(format!("longer than the {max} bytes allowed"))));
-    }
+    File::open(path).map_err(disk)?.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(disk)?;
     Ok(bytes)
 }
 

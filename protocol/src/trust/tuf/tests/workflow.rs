@@ -185,6 +185,34 @@ fn fields_of_other_tools_are_signed_like_all_others() {
 }
 
 #[test]
+fn what_two_readers_could_read_in_two_ways_is_read_by_none() {
+    for (from, to, why) in [
+        (r#""version":2"#, r#""version":2,"version":2"#, "twice"),
+        (r#""version":2"#, r#""version":2,"\u0076ersion":3"#, "twice"),
+        (r#"{"signatures":["#, r#"{"signatures":[],"signatures":["#, "twice"),
+        (r#"{"signatures":["#, r#"{"other":1.5,"signatures":["#, "whole number"),
+        (r#""version":2"#, r#""version":2.0"#, "whole number"),
+        (r#""version":2"#, r#""version":2e0"#, "whole number"),
+        (r#""version":2"#, r#""version":2,"extra":{"deep":[0.1]}"#, "whole number"),
+        (r#""version":2"#, r#""version":18446744073709551616"#, "whole number"),
+        (r#""version":2"#, r#""version":-2"#, "not TUF metadata"),
+        (r#""version":2"#, r#""version":"2""#, "not TUF metadata"),
+    ] {
+        let mut publisher = Publisher::new();
+        let mut reader = Reader::of(&publisher);
+        publisher.publish(&["timestamp"]);
+        let text = String::from_utf8(publisher.files["timestamp.json"].clone()).unwrap();
+        let (before, after) = text.split_at(if from.contains("version") { text.rfind(from).unwrap() } else { 0 });
+        let changed = format!("{before}{}", after.replacen(from, to, 1));
+        assert_ne!(changed, text, "{from}");
+        publisher.files.insert("timestamp.json".into(), changed.into_bytes());
+        let refused = reader.refresh(&publisher).unwrap_err().to_string();
+        assert!(refused.contains(why), "{to}: {refused}");
+        assert_eq!(reader.keeps(), "root 1");
+    }
+}
+
+#[test]
 fn no_type_of_metadata_passes_for_another() {
     let top = ["root", "timestamp", "snapshot", "targets"];
     for served in top {
