@@ -196,6 +196,7 @@ mod tests {
             ("a?c", "abc", true),
             ("a?c", "ac", false),
             ("[ab]", "a", false),
+            ("[ab]", "[ab]", false),
             ("", "", true),
             ("**", "", true),
         ] {

@@ -142,6 +142,27 @@ fn a_file_is_the_one_that_its_parent_lists() {
 }
 
 #[test]
+fn a_kept_copy_of_the_right_version_is_used_only_if_it_is_the_file_that_is_listed() {
+    for role in ["snapshot", "targets"] {
+        let mut publisher = Publisher::new();
+        publisher.digests = true;
+        publisher.publish_targets();
+        let mut reader = Reader::of(&publisher);
+        reader.refresh(&publisher).unwrap();
+        publisher.snapshot.rest.insert("other".into(), role.into());
+        publisher.targets().rest.insert("other".into(), role.into());
+        publisher.serve(role, 2);
+        if role == "targets" {
+            publisher.publish(&["snapshot"]);
+        }
+        publisher.publish(&["timestamp"]);
+        reader.refresh(&publisher).unwrap();
+        assert_eq!(reader.asked.last().unwrap(), &versioned_name(role, 2));
+        assert_eq!(reader.disk.file(&format!("{role}.json")), Some(publisher.files[&versioned_name(role, 2)].as_slice()));
+    }
+}
+
+#[test]
 fn fields_of_other_tools_are_signed_like_all_others() {
     let other = || serde_json::json!({ "a": 1, "b": [true, null, "ä"] });
     let mut publisher = Publisher::new();
@@ -290,4 +311,45 @@ fn a_device_that_was_away_comes_back_through_what_is_over() {
         reader.refresh_at(&publisher, later).unwrap();
         assert_eq!(reader.keeps(), "root 3, snapshot 3, targets 3, timestamp 3", "{role}");
     }
+}
+
+/// A client as an agent holds it: for months, over many refreshes.
+fn run(client: &mut Client, from: &Publisher) -> Result<(), TufError> {
+    client.run_over(&from.files).map(drop)
+}
+
+#[test]
+fn a_client_that_lives_on_forgets_the_troubles_of_the_last_refresh() {
+    let mut publisher = Publisher::new();
+    publisher.delegate("targets", "line", &["*"], true);
+    publisher.list("line", "file", b"file");
+    publisher.publish(&["line"]);
+    publisher.publish_targets();
+    let line = publisher.files.remove("1.line.json").unwrap();
+    let mut client = Client::new(&publisher.files["1.root.json"], Stored::default(), now()).unwrap();
+    client.only_for("file");
+    run(&mut client, &publisher).unwrap();
+    assert!(matches!(client.listed("file"), Err(TufError::Missing { .. })));
+    assert!(client.failures().contains_key("line"));
+    publisher.files.insert("1.line.json".into(), line);
+    run(&mut client, &publisher).unwrap();
+    assert!(client.listed("file").is_err(), "not before it refreshes");
+    client.refresh(now());
+    assert!(matches!(client.listed("file"), Err(TufError::NotFresh)));
+    run(&mut client, &publisher).unwrap();
+    assert!(client.listed("file").unwrap().is_some());
+    assert!(client.failures().is_empty());
+}
+
+#[test]
+fn more_roots_than_one_refresh_follows_take_two() {
+    let mut publisher = Publisher::new();
+    let roots = MAX_ROOT_HOPS + 40;
+    (1..roots).for_each(|_| publisher.publish(&["root"]));
+    let mut client = Client::new(&publisher.files["1.root.json"], Stored::default(), now()).unwrap();
+    assert_eq!(kind(run(&mut client, &publisher)), "TooManyRoots");
+    assert_eq!(client.versions().root, u64::from(MAX_ROOT_HOPS) + 1);
+    client.refresh(now());
+    run(&mut client, &publisher).unwrap();
+    assert_eq!(client.versions().root, u64::from(roots));
 }
