@@ -1,9 +1,10 @@
 //! Ed25519 keys: the secret half, the public half, the file a key is kept in, and the name TUF gives a key.
 //!
-//! One signature scheme, checked with `verify_strict`: a second scheme would double what must be right on every device. A
-//! public key is accepted only in its one canonical encoding and never a small-order point, so "two distinct keys" means two
-//! distinct keys when a threshold is counted. What stays true: `Debug` never shows a secret, and a key file whose two halves
-//! do not belong together is refused.
+//! One signature scheme, checked with `verify_strict`: a second scheme would double what must be right on every device. (ECDSA
+//! P-256 can be compiled in for repositories of other people, feature `p256`; Leeway itself never signs with it.) A public key
+//! is accepted only in its one canonical encoding and never a small-order point, so "two distinct keys" means two distinct keys
+//! when a threshold is counted. What stays true: `Debug` never shows a secret, and a key file whose two halves do not belong
+//! together is refused.
 use std::fmt;
 
 use ed25519_dalek::Signer as _;
@@ -11,6 +12,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::canonical;
 use crate::digest::Digest;
+
+#[cfg(feature = "p256")]
+mod p256;
+#[cfg(feature = "p256")]
+pub use self::p256::P256Key;
 
 /// What is wrong with a key, a key file or a signature's text.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,10 @@ pub enum KeyError {
     /// Not the canonical encoding of a usable point.
     #[error("these 32 bytes are not a usable ed25519 public key")]
     NotAKey,
+    /// Not a P-256 public key in PEM.
+    #[cfg(feature = "p256")]
+    #[error("this text is not the PEM form of a P-256 public key")]
+    NotP256,
     /// The file is not the JSON this module writes.
     #[error("not a leeway key file: make one with `leeway keys init`")]
     NotAKeyFile(#[source] serde_json::Error),
@@ -222,14 +232,17 @@ impl fmt::Debug for Signature {
 }
 
 fn bytes_from_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    if hex.len() != N * 2 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    // The length is looked at first, so that a long text costs nothing.
+    if hex.len() == N * 2 { bytes_of_hex(hex)?.try_into().ok() } else { None }
+}
+
+/// The bytes that lower-case hex digits stand for, however many.
+pub(crate) fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
+    if !hex.len().is_multiple_of(2) || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
         return None;
     }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    hex.as_bytes().chunks(2).map(byte).collect()
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ use super::keyring::KeyId;
 use crate::digest::Digest;
 use crate::time::Timestamp;
 
+mod digests;
 mod keys;
 mod policy;
 mod signed;
+pub use digests::{DigestCheck, Digests};
 pub use keys::{Key, KeyValue, RoleKeys};
 pub use policy::{LinePolicy, MAX_REVOKED, Policy, TrainerGrant};
 pub use signed::{Document, KeySet, SignError, ThresholdError, add_signature, sign};
@@ -29,6 +31,8 @@ pub const SPEC_VERSION: &str = "1.0.31";
 pub const MAX_KEYS: usize = 64;
 /// Delegations one targets document may hold: two per model line.
 pub const MAX_DELEGATIONS: usize = 512;
+/// The longest file name a role may lead to: file systems take 255 bytes, and a version or a suffix may be added.
+pub const MAX_FILE_NAME: usize = 200;
 
 /// Why a document is not metadata.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +207,7 @@ pub struct FileMeta {
     /// The most bytes it may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
-    /// Digests by algorithm; `sha256` is the one that is checked.
+    /// Digests by algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hashes: Option<BTreeMap<String, String>>,
     /// Fields of other tools.
@@ -218,17 +222,22 @@ impl FileMeta {
         Self { version, length: Some(bytes.len() as u64), hashes: Some(hashes), rest: Map::new() }
     }
 
-    /// The digest it lists, if it lists one.
+    /// The SHA-256 it lists, if it lists one.
     pub fn sha256(&self) -> Option<Digest> {
         Digest::from_hex(self.hashes.as_ref()?.get("sha256")?).ok()
+    }
+
+    /// Do these bytes have every digest that is listed? If none is, any bytes do.
+    pub fn matches(&self, bytes: &[u8]) -> bool {
+        self.hashes.as_ref().is_none_or(|hashes| Digests::read(hashes).is_some_and(|digests| digests.match_bytes(bytes)))
     }
 
     fn check(&self, name: &str) -> Result<(), MetadataError> {
         if self.version == 0 {
             return rule(format!("{name} is listed with version 0"));
         }
-        if self.hashes.is_some() && self.sha256().is_none() {
-            return rule(format!("{name} is listed with digests, but none is sha256"));
+        if self.hashes.as_ref().is_some_and(|hashes| Digests::read(hashes).is_none()) {
+            return rule(format!("{name} is listed with digests, but with no sha256 or sha512 that can be read"));
         }
         Ok(())
     }
@@ -317,7 +326,7 @@ pub struct Targets {
 pub struct TargetMeta {
     /// Exact length.
     pub length: u64,
-    /// Digests by algorithm; `sha256` must be there.
+    /// Digests by algorithm; Leeway installs by `sha256` only.
     pub hashes: BTreeMap<String, String>,
     /// What the signer says about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -334,7 +343,7 @@ impl TargetMeta {
         Self { length, hashes, custom, rest: Map::new() }
     }
 
-    /// The digest; `check` has made sure that there is one.
+    /// The SHA-256, if that is listed; repositories of other people may list a SHA-512 alone.
     pub fn sha256(&self) -> Option<Digest> {
         Digest::from_hex(self.hashes.get("sha256")?).ok()
     }
@@ -396,8 +405,8 @@ impl Role for Targets {
         &self.header
     }
     fn check(&self) -> Result<(), MetadataError> {
-        if let Some((path, _)) = self.targets.iter().find(|(_, target)| target.sha256().is_none()) {
-            return rule(format!("target {path:?} has no sha256 digest"));
+        if let Some((path, _)) = self.targets.iter().find(|(_, target)| Digests::read(&target.hashes).is_none()) {
+            return rule(format!("target {path:?} has no sha256 or sha512 digest that can be read"));
         }
         let roles = self.delegations.as_ref().map_or(&[][..], |d| &d.roles);
         if roles.len() > MAX_DELEGATIONS {
@@ -407,6 +416,9 @@ impl Role for Targets {
         for role in roles {
             if role.name.is_empty() || TOP_LEVEL.contains(&role.name.as_str()) {
                 return rule(format!("a delegated role may not be named {:?}", role.name));
+            }
+            if file_name(&role.name).len() > MAX_FILE_NAME {
+                return rule(format!("the name of a delegated role gives a file name of more than {MAX_FILE_NAME} bytes"));
             }
             if !names.insert(&role.name) {
                 return rule(format!("role {:?} is delegated to twice", role.name));
@@ -422,16 +434,20 @@ impl Role for Targets {
 
 /// The file a role is kept in, without version: the name is percent-encoded, so no role can name a path.
 pub fn file_name(role: &str) -> String {
+    percent_encoded(role) + ".json"
+}
+
+/// `text` as one part of a path or URL: everything but ASCII letters, digits and `-_.~` is percent-encoded.
+pub fn percent_encoded(text: &str) -> String {
     use std::fmt::Write as _;
-    let mut name = String::with_capacity(role.len() + 5);
-    for byte in role.bytes() {
+    let mut name = String::with_capacity(text.len());
+    for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             name.push(char::from(byte));
         } else {
             let _ = write!(name, "%{byte:02X}");
         }
     }
-    name.push_str(".json");
     name
 }
 

@@ -23,9 +23,11 @@ use crate::time::Timestamp;
 mod chain;
 mod error;
 mod judge;
+mod listed;
 mod walk;
 pub use chain::RootChain;
 pub use error::TufError;
+pub use listed::{ListedTarget, TargetCheck, TargetError};
 use walk::Walk;
 pub use walk::matches_pattern;
 
@@ -39,7 +41,7 @@ pub const MAX_SNAPSHOT_BYTES: u64 = 2 << 20;
 pub const MAX_TARGETS_BYTES: u64 = 4 << 20;
 /// Root versions one refresh follows; a device that slept longer goes on at its next refresh.
 pub const MAX_ROOT_HOPS: u32 = 256;
-/// Delegated roles one refresh loads: two for each of a few hundred lines.
+/// Delegations one refresh looks at: two for each of a few hundred lines.
 pub const MAX_ROLES: usize = 512;
 
 /// What was made durable earlier, by plain file name (`root.json`, `timestamp.json`, `snapshot.json`, `targets.json`,
@@ -151,8 +153,17 @@ pub struct Client {
     policy: Policy,
     delegated: BTreeMap<String, Document<Targets>>,
     failures: BTreeMap<String, TufError>,
-    /// Paths to load roles for; empty means every role.
-    wanted: BTreeSet<String>,
+    /// By role, then by the delegator that led to it.
+    refused: BTreeMap<String, BTreeMap<String, TufError>>,
+    wanted: Wanted,
+}
+
+/// Which delegated roles a refresh loads.
+#[derive(Debug, Clone)]
+enum Wanted {
+    EveryRole,
+    /// Those that may list one of these paths.
+    Paths(BTreeSet<String>),
 }
 
 impl Client {
@@ -170,16 +181,28 @@ impl Client {
             policy: Policy::default(),
             delegated: BTreeMap::new(),
             failures: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            wanted: Wanted::EveryRole,
         };
         client.load_stored();
         Ok(client)
     }
 
+    /// Load no delegated role until [`Client::only_for`] names a path: a refresh of the four top-level roles.
+    pub fn on_demand(&mut self) {
+        if matches!(self.wanted, Wanted::EveryRole) {
+            self.wanted = Wanted::Paths(BTreeSet::new());
+            self.settle();
+        }
+    }
+
     /// Load only the roles that may list `path` (callable for several paths). Without it every delegated role is loaded.
     /// What a device does: its own line's trouble is then the only trouble it has.
     pub fn only_for(&mut self, path: &str) {
-        self.wanted.insert(path.to_owned());
+        self.on_demand();
+        if let Wanted::Paths(paths) = &mut self.wanted {
+            paths.insert(path.to_owned());
+        }
         if self.phase == Phase::Done {
             self.phase = Phase::Delegated;
         }
@@ -193,6 +216,7 @@ impl Client {
         self.chain.restart();
         self.delegated.clear();
         self.failures.clear();
+        self.refused.clear();
     }
 
     /// The file that is needed next.
@@ -253,9 +277,17 @@ impl Client {
         Err(TufError::NotFresh)
     }
 
-    /// The target at `path`, if the repository lists it; an error while the refresh is not complete, or if a role that speaks
-    /// for this path could not be trusted.
+    /// The target at `path`, if the repository lists it with a SHA-256, which is what Leeway installs by; an error while the
+    /// refresh is not complete, or if a role that speaks for this path could not be trusted.
     pub fn target(&self, path: &str) -> Result<Option<VerifiedTarget>, TufError> {
+        Ok(self.listed(path)?.and_then(|listed| {
+            let (sha256, ListedTarget { path, length, custom, role, role_version, .. }) = (listed.digests.sha256()?, listed);
+            Some(VerifiedTarget { path, length, sha256, custom, role, role_version })
+        }))
+    }
+
+    /// The same for any program: a target with whatever digests it is listed with.
+    pub fn listed(&self, path: &str) -> Result<Option<ListedTarget>, TufError> {
         if self.phase != Phase::Done {
             return Err(TufError::NotFresh);
         }
@@ -263,11 +295,7 @@ impl Client {
             Walk::Absent => Ok(None),
             Walk::Failed(error) => Err(error),
             Walk::Missing { role, .. } => Err(TufError::NotLoaded { role, path: path.to_owned() }),
-            Walk::Found { role, version, target } => {
-                let Some(sha256) = target.sha256() else { return Ok(None) };
-                let (path, custom, role) = (path.to_owned(), target.custom.clone(), role.to_owned());
-                Ok(Some(VerifiedTarget { path, length: target.length, sha256, custom, role, role_version: version }))
-            }
+            Walk::Found { role, version, target } => Ok(ListedTarget::new(path, role, version, target)),
         }
     }
 
@@ -288,7 +316,7 @@ impl Client {
         &self.policy
     }
 
-    /// Delegated roles that could not be trusted in this refresh, and why.
+    /// Delegated roles that could not be trusted in this refresh by the word of a delegator, and why.
     pub fn failures(&self) -> &BTreeMap<String, TufError> {
         &self.failures
     }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::keys::Verifier;
 use super::{CanonicalError, Header, MAX_KEYS, MetadataError, Role, rule};
 use crate::trust::canonical;
-use crate::trust::keyring::{KeyId, PublicKey, Signature, SigningKey};
+use crate::trust::keyring::{KeyId, PublicKey, SigningKey, bytes_of_hex};
 
 /// Received metadata of one type. Its content is unchecked until [`Document::verify`] has compared it with a key set.
 #[derive(Clone)]
 pub struct Document<T> {
     content: T,
     canonical: Vec<u8>,
-    signatures: Vec<(KeyId, Option<Signature>)>,
+    signatures: Vec<(KeyId, Vec<u8>)>,
     bytes: Vec<u8>,
 }
 
@@ -21,7 +22,7 @@ pub struct Document<T> {
 #[derive(Debug, Clone)]
 pub struct KeySet<'a> {
     role: &'a str,
-    keys: BTreeMap<&'a KeyId, PublicKey>,
+    keys: BTreeMap<&'a KeyId, Verifier>,
     threshold: u32,
 }
 
@@ -81,8 +82,8 @@ impl<T: Role> Document<T> {
         if distinct.len() != envelope.signatures.len() {
             return rule("two signatures name the same key id");
         }
-        // A signature of another scheme has another length; it is kept and never counts.
-        let signatures = envelope.signatures.into_iter().map(|s| (s.keyid, Signature::from_hex(&s.sig))).collect();
+        // What is not hex is no signature of any scheme: it is read as an empty one, which never counts.
+        let signatures = envelope.signatures.into_iter().map(|s| (s.keyid, bytes_of_hex(&s.sig).unwrap_or_default())).collect();
         Ok(Self { content, canonical, signatures, bytes: bytes.to_vec() })
     }
 
@@ -91,7 +92,7 @@ impl<T: Role> Document<T> {
         // Counted by key material: one key under two ids is one key.
         let mut signers = BTreeSet::new();
         for (id, signature) in &self.signatures {
-            if let (Some(key), Some(signature)) = (keys.keys.get(id), signature)
+            if let Some(key) = keys.keys.get(id)
                 && !signers.contains(key)
                 && key.verifies(&self.canonical, signature)
             {
@@ -128,7 +129,7 @@ impl<T: Role> std::fmt::Debug for Document<T> {
 }
 
 impl<'a> KeySet<'a> {
-    pub(crate) fn new(role: &'a str, keys: BTreeMap<&'a KeyId, PublicKey>, threshold: u32) -> Self {
+    pub(crate) fn new(role: &'a str, keys: BTreeMap<&'a KeyId, Verifier>, threshold: u32) -> Self {
         Self { role, keys, threshold }
     }
 
@@ -138,14 +139,14 @@ impl<'a> KeySet<'a> {
         distinct.len() as u64 >= u64::from(self.threshold)
     }
 
-    /// The usable keys.
+    /// The Ed25519 keys: what signs messages outside of metadata.
     pub fn iter(&self) -> impl Iterator<Item = &PublicKey> {
-        self.keys.values()
+        self.keys.values().filter_map(Verifier::ed25519)
     }
 
     /// Does `key` belong to this role?
     pub fn contains(&self, key: &PublicKey) -> bool {
-        self.keys.values().any(|k| k == key)
+        self.iter().any(|k| k == key)
     }
 }
 

@@ -70,7 +70,7 @@ fn documents_that_break_a_rule_are_refused_with_its_name() {
     let a = key(1);
     let good = sign(&root(&[&a], 1), &[&a]).unwrap();
     type Edit = fn(&mut Value);
-    let cases: [(&str, Edit); 12] = [
+    let cases: [(&str, Edit); 15] = [
         ("says it is \"timestamp\"", |v| v["signed"]["_type"] = "timestamp".into()),
         ("\"2.0.0\" is not supported", |v| v["signed"]["spec_version"] = "2.0.0".into()),
         ("\"1\" is not supported", |v| v["signed"]["spec_version"] = "1".into()),
@@ -88,6 +88,15 @@ fn documents_that_break_a_rule_are_refused_with_its_name() {
             let signatures = v["signatures"].as_array_mut().unwrap();
             signatures.push(signatures[0].clone());
         }),
+        ("65 signatures are more than the 64 allowed", |v| {
+            let other = |n| serde_json::json!({ "keyid": format!("other-{n}"), "sig": "" });
+            v["signatures"].as_array_mut().unwrap().extend((0..MAX_KEYS).map(other));
+        }),
+        ("role root lists 65 keys", |v| {
+            let ids = v["signed"]["roles"]["root"]["keyids"].as_array_mut().unwrap();
+            ids.extend((0..MAX_KEYS).map(|n| format!("other-{n}").into()));
+        }),
+        ("\"1.1.0\" is not supported", |v| v["signed"]["spec_version"] = "1.1.0".into()),
         ("missing field `signed`", |v| drop(v.as_object_mut().unwrap().remove("signed"))),
     ];
     for (why, edit) in cases {
@@ -155,6 +164,46 @@ fn delegations_and_policy_are_checked_when_read() {
     assert_eq!(custom["other"], 1);
     let bytes = sign(&with(vec![], Some(custom)), &[&a]).unwrap();
     assert_eq!(Document::<Targets>::parse(&bytes, MAX).unwrap().claims().policy().unwrap(), policy);
+}
+
+#[test]
+fn parents_that_list_what_cannot_be_are_refused() {
+    let later = Timestamp::from_secs(2_000_000_000);
+    let listing = |names: &[&str], meta: &FileMeta| names.iter().map(|name| ((*name).to_owned(), meta.clone())).collect();
+    let (good, none) = (FileMeta::of(1, b"x"), FileMeta { version: 0, ..FileMeta::of(1, b"x") });
+    let odd = FileMeta { hashes: Some([("md5".to_owned(), "x".to_owned())].into()), ..good.clone() };
+    let timestamp =
+        |names: &[&str], meta| TimestampMeta { header: Header::new("timestamp", 1, later), meta: listing(names, meta), rest: Map::new() };
+    let snapshot =
+        |names: &[&str], meta| SnapshotMeta { header: Header::new("snapshot", 1, later), meta: listing(names, meta), rest: Map::new() };
+    assert!(timestamp(&["snapshot.json"], &good).check().is_ok());
+    assert!(snapshot(&["targets.json", "rain.json"], &good).check().is_ok());
+    for (result, why) in [
+        (timestamp(&[], &good).check(), "nothing else"),
+        (timestamp(&["targets.json"], &good).check(), "nothing else"),
+        (timestamp(&["snapshot.json", "targets.json"], &good).check(), "nothing else"),
+        (timestamp(&["snapshot.json"], &none).check(), "version 0"),
+        (timestamp(&["snapshot.json"], &odd).check(), "no sha256 or sha512"),
+        (snapshot(&["rain.json"], &good).check(), "does not list targets.json"),
+        (snapshot(&["targets.json", "rain.json"], &none).check(), "version 0"),
+        (snapshot(&["targets.json"], &odd).check(), "no sha256 or sha512"),
+    ] {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(why), "{why}: {error}");
+    }
+    let role = |n: usize| DelegatedRole {
+        name: format!("r{n}"),
+        keys: RoleKeys { keyids: Vec::new(), threshold: 1 },
+        terminating: false,
+        paths: Some(Vec::new()),
+        path_hash_prefixes: None,
+    };
+    let with = |n: usize| Targets {
+        delegations: Some(Delegations { keys: BTreeMap::new(), roles: (0..n).map(role).collect(), rest: Map::new() }),
+        ..Targets::new(1, later)
+    };
+    assert!(with(MAX_DELEGATIONS).check().is_ok());
+    assert!(with(MAX_DELEGATIONS + 1).check().unwrap_err().to_string().contains("513 delegations"));
 }
 
 #[test]

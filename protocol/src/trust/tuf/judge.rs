@@ -2,8 +2,8 @@
 //! specification. Each either changes the client completely or returns an error and changes nothing.
 use std::sync::Arc;
 
+use super::walk::MAX_VISITED;
 use super::{Client, MAX_ROLES, MAX_SNAPSHOT_BYTES, MAX_TARGETS_BYTES, MAX_TIMESTAMP_BYTES, Persist, Phase, TufError};
-use crate::digest::Digest;
 use crate::trust::metadata::{Document, FileMeta, Header, KeySet, Role, SnapshotMeta, Targets, TimestampMeta, file_name};
 
 impl Client {
@@ -32,16 +32,17 @@ impl Client {
         let new = read::<TimestampMeta>(file, bytes, MAX_TIMESTAMP_BYTES, &self.root().keys_of("timestamp"))?;
         if let Some(old) = &self.timestamp {
             not_lower("timestamp", old.version(), new.version())?;
-            if let (Some(old), Some(new)) = (old.claims().snapshot(), new.claims().snapshot()) {
-                not_lower("snapshot", old.version, new.version)?;
-            }
             if old.version() == new.version() {
-                // Nothing new. The trusted copy goes on, under its own expiry.
+                // Nothing new, whatever else it says. The trusted copy goes on, under its own expiry.
                 self.expect_fresh("timestamp", &old.claims().header)?;
                 self.phase = Phase::Snapshot;
                 return Ok(Vec::new());
             }
         }
+        let named = new.claims().snapshot().map_or(0, |meta| meta.version);
+        not_lower("snapshot", self.snapshot_meta().map_or(0, |meta| meta.version), named)?;
+        // The snapshot itself speaks, too: the timestamp that named it may be lost, or its key taken away.
+        not_lower("snapshot", self.snapshot.as_ref().map_or(0, Document::version), named)?;
         self.expect_fresh("timestamp", &new.claims().header)?;
         self.timestamp = Some(new);
         self.phase = Phase::Snapshot;
@@ -88,7 +89,7 @@ impl Client {
                 vec![persist]
             }
             Err(error) => {
-                self.failures.insert(role, error);
+                self.refuse(delegator, role, error);
                 Vec::new()
             }
         }
@@ -103,6 +104,12 @@ impl Client {
         has_version(file, meta.version, new.version())?;
         self.expect_fresh(role, &new.claims().header)?;
         Ok(new)
+    }
+
+    /// Not by the word of this delegator; another one may name other keys.
+    fn refuse(&mut self, delegator: String, role: String, error: TufError) {
+        self.failures.entry(role.clone()).or_insert_with(|| error.clone());
+        self.refused.entry(role).or_default().insert(delegator, error);
     }
 
     /// Go on as far as stored copies reach, so that only what changed is fetched.
@@ -120,7 +127,7 @@ impl Client {
             self.phase = Phase::Delegated;
         }
         // Each round loads a role or notes its failure, so the walk gets shorter; the bound is for a mistake here.
-        for _ in 0..=MAX_ROLES {
+        for _ in 0..=MAX_ROLES + MAX_VISITED * self.named() {
             if self.phase != Phase::Delegated {
                 return;
             }
@@ -129,7 +136,7 @@ impl Client {
                 return;
             };
             if self.role_meta(&role).is_none() {
-                self.failures.insert(role.clone(), TufError::NotListed { role });
+                self.refuse(delegator, role.clone(), TufError::NotListed { role });
                 continue;
             }
             let file = file_name(&role);
@@ -191,7 +198,7 @@ fn is_listed(file: &str, meta: &FileMeta, bytes: &[u8]) -> Result<(), TufError> 
     {
         return Err(TufError::WrongLength { file: file.to_owned(), listed, got: len });
     }
-    if meta.hashes.is_some() && meta.sha256() != Some(Digest::of(bytes)) {
+    if !meta.matches(bytes) {
         return Err(TufError::WrongDigest { file: file.to_owned() });
     }
     Ok(())

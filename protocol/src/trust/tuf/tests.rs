@@ -4,8 +4,15 @@ use crate::trust::fixture::*;
 use crate::trust::metadata::{self, DelegatedRole, Delegations, Key, RoleKeys};
 use crate::trust::repository::{RootBuilder, TargetsBuilder};
 
+mod damage;
 mod delegations;
+mod graphs;
+mod listed;
+mod rollbacks;
 mod roots;
+mod simulator;
+mod thresholds;
+mod workflow;
 
 const DAY_SECS: i64 = 86_400;
 

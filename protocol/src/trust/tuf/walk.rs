@@ -1,12 +1,12 @@
 //! Which role speaks for a path: delegations in order, depth first, cut short by terminating ones.
 use std::collections::BTreeSet;
 
-use super::{Client, MAX_ROLES, TufError};
+use super::{Client, MAX_ROLES, TufError, Wanted};
 use crate::digest::Digest;
 use crate::trust::metadata::{DelegatedRole, TargetMeta, file_name};
 
 /// Roles one path may lead through; Leeway's own repositories need two.
-const MAX_VISITED: usize = 32;
+pub(super) const MAX_VISITED: usize = 32;
 
 /// Where the search for a path ended.
 pub(super) enum Walk<'a> {
@@ -33,7 +33,7 @@ impl Client {
             if visited.len() >= MAX_VISITED || !visited.insert(role) {
                 continue;
             }
-            if let Some(error) = self.failures.get(role) {
+            if let Some(error) = self.refusal(delegator, role) {
                 return Walk::Failed(error.clone());
             }
             let Some(document) = self.delegated.get(role) else {
@@ -53,26 +53,53 @@ impl Client {
         Walk::Absent
     }
 
-    /// The next role to load: for the wanted paths, or, if none was named, any that is delegated to.
-    pub(super) fn missing(&self) -> Option<(String, String)> {
-        if !self.wanted.is_empty() {
-            return self.wanted.iter().find_map(|path| match self.walk(path) {
-                Walk::Missing { delegator, role } => Some((delegator, role)),
-                _ => None,
-            });
+    fn refusal(&self, delegator: &str, role: &str) -> Option<&TufError> {
+        self.refused.get(role)?.get(delegator)
+    }
+
+    /// How many paths were named.
+    pub(super) fn named(&self) -> usize {
+        match &self.wanted {
+            Wanted::EveryRole => 0,
+            Wanted::Paths(paths) => paths.len(),
         }
-        let mut seen = BTreeSet::new();
-        let mut todo = vec!["targets"];
-        while let Some(delegator) = todo.pop() {
-            for role in roles_of(self, delegator) {
-                if seen.len() >= MAX_ROLES || !seen.insert(role.name.as_str()) || self.failures.contains_key(&role.name) {
-                    continue;
+    }
+
+    /// The next role to load, and who delegates to it: for the paths that were named, or any.
+    pub(super) fn missing(&self) -> Option<(String, String)> {
+        let paths = match &self.wanted {
+            Wanted::EveryRole => return self.any_missing(),
+            Wanted::Paths(paths) => paths,
+        };
+        paths.iter().find_map(|path| match self.walk(path) {
+            Walk::Missing { delegator, role } => Some((delegator, role)),
+            _ => None,
+        })
+    }
+
+    /// Level by level, so that what was settled earlier comes first again and the bound always falls on the same roles.
+    fn any_missing(&self) -> Option<(String, String)> {
+        let (mut delegations, mut level, mut expanded) = (0, vec!["targets"], BTreeSet::new());
+        while !level.is_empty() {
+            let mut below = Vec::new();
+            for delegator in level {
+                for role in roles_of(self, delegator) {
+                    delegations += 1;
+                    if delegations > MAX_ROLES {
+                        return None;
+                    }
+                    if self.refusal(delegator, &role.name).is_some() {
+                        continue;
+                    }
+                    if !self.delegated.contains_key(&role.name) {
+                        return Some((delegator.to_owned(), role.name.clone()));
+                    }
+                    if expanded.insert(role.name.as_str()) {
+                        below.push(role.name.as_str());
+                    }
                 }
-                if !self.delegated.contains_key(&role.name) {
-                    return Some((delegator.to_owned(), role.name.clone()));
-                }
-                todo.push(&role.name);
             }
+            level = below;
         }
         None
     }
@@ -169,6 +196,7 @@ mod tests {
             ("a?c", "abc", true),
             ("a?c", "ac", false),
             ("[ab]", "a", false),
+            ("[ab]", "[ab]", false),
             ("", "", true),
             ("**", "", true),
         ] {
