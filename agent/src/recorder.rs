@@ -1,9 +1,9 @@
 //! Folds single inferences into closed windows of exact counts, at a few nanoseconds a value.
 //!
 //! Two parts. The always-on part counts every inference: answers, failures, latency, decisions by class and confidence,
-//! labels. The profile, one bin per feature, is paid from a budget of 2 % of the inference's own time and is sampled when
-//! that is short; `recorded` against `inferences` says how much. Counting on the device, not sending values, is what keeps a
-//! window at some twenty bytes a feature.
+//! labels. The profile, one bin per feature, is paid from a budget of 2 % of the inference's own time (or a thousandth of all
+//! time, if that is more) and is sampled when that is short; `recorded` against `inferences` says how much. Counting on the
+//! device, not sending values, is what keeps a window at some twenty bytes a feature.
 //!
 //! Pure: the moment and the measured nanoseconds are handed in, chance is a hash. What stays true: every recorded inference
 //! lands in exactly one bin of every feature, and a window is sent once or not at all.
@@ -24,7 +24,7 @@ mod sample;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use budget::{SHARE, TIMED_EVERY};
+pub use budget::{IDLE_SHARE, SHARE, TIMED_EVERY};
 pub use memory::REMEMBERED;
 pub use sample::{BATCH_VALUES, HELD_VALUES, PATIENCE_WINDOWS, WAITING_ROWS};
 
@@ -190,7 +190,7 @@ impl Recorder {
         }
         let at = inference.data_time.unwrap_or(now);
         self.sample.offer(now, inference.request, at, &inference.row, inference.decided);
-        let recorded = self.budget.spend(inference.nanos);
+        let recorded = self.budget.spend(now, inference.nanos);
         if recorded {
             self.cells.fold(&inference.row, inference.decided.map(|d| d.confidence));
             self.open.recorded += 1;

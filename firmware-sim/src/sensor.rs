@@ -65,6 +65,11 @@ impl Sensor {
         Self { noise: rng.fork("sensor-noise", 0), offsets, broken }
     }
 
+    /// From `broken.from_day` on, an instrument reads wrongly; one at a time.
+    pub fn breaks(&mut self, broken: Break) {
+        self.broken = Some(broken);
+    }
+
     /// What is read on day `index`, if the series has that day.
     pub fn read(&self, weather: &Weather, index: usize) -> Option<Reading> {
         let day = weather.days().get(index)?;

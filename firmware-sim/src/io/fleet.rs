@@ -241,6 +241,11 @@ impl FleetHandle {
         self.order(station, Order::Desired(document)).await;
     }
 
+    /// Break one of the station's instruments, from a day on that the station should not have lived yet.
+    pub async fn break_instrument(&self, station: &DeviceId, broken: Break) {
+        self.order(station, Order::Break(broken)).await;
+    }
+
     /// Pull the station's cable, or put it back.
     pub async fn unplug(&self, station: &DeviceId, unplugged: bool) {
         self.order(station, Order::Unplug(unplugged)).await;

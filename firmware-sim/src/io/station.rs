@@ -28,7 +28,7 @@ use super::view::Shared;
 use crate::disk::Disk;
 use crate::organ;
 use crate::rng::Rng;
-use crate::sensor::Sensor;
+use crate::sensor::{Break, Sensor};
 use crate::uplink::Uplink;
 use crate::weather::Weather;
 
@@ -59,6 +59,8 @@ pub(super) enum Order {
     Unplug(bool),
     /// Pull the power and put it back at once.
     PowerCut,
+    /// An instrument breaks.
+    Break(Break),
     /// End in order.
     Stop,
 }
@@ -198,6 +200,7 @@ impl Station {
             Inbox::Order(Order::Desired(bytes)) => self.tell(Event::Desired(bytes)),
             Inbox::Order(Order::Unplug(unplugged)) => self.unplug(unplugged),
             Inbox::Order(Order::PowerCut) => self.power_cut(),
+            Inbox::Order(Order::Break(broken)) => self.sensor.breaks(broken),
             Inbox::Order(Order::Stop) => {
                 self.tell(Event::Stop);
                 self.stopping = true;

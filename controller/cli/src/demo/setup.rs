@@ -25,21 +25,27 @@ pub const BROKEN_FEATURE: &str = "wind_speed";
 const BROKEN_BY: f32 = 1.5;
 /// Inferences (days) in a window.
 pub const WINDOW: u64 = 30;
+/// Days after which every station knows how its instruments differ from its cohort's: `base_blocks` of [`CONFIG`], and one more on
+/// either side.
+pub const BASE_DAYS: usize = 26 * 30;
+
+/// The instrument as it breaks on a day.
+pub fn breakage(from_day: usize) -> Outcome<Break> {
+    let feature = FEATURES.iter().position(|f| *f == BROKEN_FEATURE).ok_or_else(|| Failure::new("the broken feature has no column"))?;
+    Ok(Break { feature, from_day, fault: Fault::Offset(BROKEN_BY) })
+}
 
 /// The stations of the demo.
-pub fn stations(count: u16, broken_from: usize) -> Outcome<Vec<StationConfig>> {
-    let feature = FEATURES.iter().position(|f| *f == BROKEN_FEATURE).ok_or_else(|| Failure::new("the broken feature has no column"))?;
+pub fn stations(count: u16) -> Outcome<Vec<StationConfig>> {
     let mut stations = Vec::new();
     for index in 0..usize::from(count) {
         let site = COHORTS[index % COHORTS.len()];
-        let broken =
-            (index == BROKEN % usize::from(count)).then_some(Break { feature, from_day: broken_from, fault: Fault::Offset(BROKEN_BY) });
         stations.push(StationConfig {
             id: station_name(index).parse().during("naming a station")?,
             labels: BTreeMap::from([("site".to_owned(), site.to_owned())]),
             // Stations the people's models were not taught by.
             seed: station_seed(1000 + index as u64),
-            broken,
+            broken: None,
         });
     }
     Ok(stations)
@@ -91,9 +97,9 @@ pub fn rollout_policy() -> Value {
 }
 
 /// When a better model is asked for.
-fn retrain_policy() -> Value {
+fn retrain_policy(enabled: bool) -> Value {
     json!({
-        "enabled": true,
+        "enabled": enabled,
         "max_accuracy_loss": 0.02,
         "min_labels": 2_000,
         "min_cohorts": 1,
@@ -117,6 +123,8 @@ interval_ms = 200
 block_ms = 2_592_000_000     # 30 days
 season_ms = 31_557_600_000   # a year
 base_blocks = 24
+# At this speed a block passes in 150 ms, and some stations are heard of a few blocks later than others.
+late_blocks = 12
 
 [drift.budget]
 false_alarms = 1.0
@@ -135,11 +143,16 @@ span_ms = 94_672_800_000     # three years
 min_rows = 2_000
 "#;
 
+/// Tell the controller what the line is for, and whether better models are asked for.
+pub fn describe(workshop: &Workshop, retraining: bool) -> Outcome {
+    let about = json!({ "task": "does it rain today?", "rollout": rollout_policy(), "retrain": retrain_policy(retraining) });
+    workshop.put::<Model>(&format!("/api/v1/models/{}", workshop.line), &about).map(drop)
+}
+
 /// Tell the controller about the line and the cohorts.
 pub fn configure(workshop: &Workshop) -> Outcome {
     let line = &workshop.line;
-    let about = json!({ "task": "does it rain today?", "rollout": rollout_policy(), "retrain": retrain_policy() });
-    let _: Model = workshop.put(&format!("/api/v1/models/{line}"), &about)?;
+    describe(workshop, true)?;
     for cohort in COHORTS {
         let _: Value =
             workshop.put(&format!("/api/v1/cohorts/{cohort}"), &json!({ "line": line, "selector": format!("site={cohort}") }))?;

@@ -25,8 +25,14 @@ mod years;
 
 /// The first model learns from the years before this one; the stations start in it.
 const FIRST_YEAR: i64 = 1954;
-/// The year an instrument breaks.
+/// The year from which on an instrument breaks, at a moment when every station knows how it differs from the others.
 const BREAK_YEAR: i64 = 1961;
+/// If there was no such moment before this year, it breaks anyway.
+const LATEST_BREAK: i64 = 1974;
+/// Within so many days the broken instrument is to be found.
+const FOUND_WITHIN: usize = 2 * 365;
+/// From here to the end of the archive no better model is asked for, so that what is under way can end.
+const LAST_DAYS: usize = 3 * 365;
 /// Speed while a rollout is under way: its evidence comes from these days.
 const ROLLOUT_SPEED: f64 = 60.0;
 /// How long any single thing may take before the demo gives up on it.
@@ -44,6 +50,8 @@ struct Story {
     fleet: FleetHandle,
     first: Lesson,
     speed: f64,
+    /// The last day on which a rollout was under way.
+    calm_since: usize,
 }
 
 /// Tell the story; whether every claim held.
@@ -93,7 +101,7 @@ async fn prologue(args: &Demo) -> Outcome<Story> {
     ));
     shop.start_trainer()?;
     tale.chapter("A fleet of weather stations");
-    let stations = setup::stations(args.stations, weather.first_of(BREAK_YEAR))?;
+    let stations = setup::stations(args.stations)?;
     let token: Value = shop.ask("/api/v1/enrolment-tokens", &json!({ "name": "demo fleet", "uses": args.stations, "ttl_ms": 600_000 }))?;
     let config = FleetConfig {
         stations: stations.clone(),
@@ -112,7 +120,8 @@ async fn prologue(args: &Demo) -> Outcome<Story> {
         online,
         &format!("{} stations in {} cohorts made their own keys, enrolled and came online", stations.len(), setup::COHORTS.len()),
     );
-    Ok(Story { tale, watch: Watch::default(), shop, weather, stations, fleet, first, speed: args.speed })
+    let calm_since = weather.first_of(FIRST_YEAR);
+    Ok(Story { tale, watch: Watch::default(), shop, weather, stations, fleet, first, speed: args.speed, calm_since })
 }
 
 /// The people's half of the circle closing by itself: the trainer may release models with these inputs and outputs.
@@ -135,6 +144,7 @@ impl Story {
         let id = self.roll_out("1.0.0", "the first model").await?;
         self.fleet.aim_for(usize::MAX);
         let ended = self.until_over(&id).await?;
+        self.calm_since = self.fleet.day();
         let all = self.fleet.wait_until(PATIENCE, |views| views.iter().all(|v| runs(v, "1.0.0"))).await;
         self.tale.claim(
             ended == "completed" && all,
@@ -164,12 +174,15 @@ impl Story {
         Ok(())
     }
 
-    fn is_busy(&self) -> Outcome<bool> {
+    fn is_busy(&mut self) -> Outcome<bool> {
         let rollouts: Vec<Value> = self.shop.look("/api/v1/rollouts")?;
         let jobs: Vec<Value> = self.shop.look("/api/v1/training/jobs")?;
         let word = |v: &Value, field: &str| v.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let open_rollout = rollouts.iter().any(|r| ["planned", "running", "paused", "rolling_back"].contains(&word(r, "phase").as_str()));
         let open_job = jobs.iter().any(|j| ["queued", "running", "evaluating", "approved"].contains(&word(j, "state").as_str()));
+        if open_rollout {
+            self.calm_since = self.fleet.day();
+        }
         Ok(open_rollout || open_job)
     }
 
@@ -203,7 +216,12 @@ impl Story {
     async fn the_world_changes(&mut self) -> Outcome {
         self.tale.chapter("The world changes, and the circle closes by itself");
         self.watch.new_chapter();
-        self.live_until(self.weather.days().len()).await?;
+        let end = self.weather.days().len();
+        self.live_until(end.saturating_sub(LAST_DAYS)).await?;
+        setup::describe(&self.shop, false)?;
+        self.tale.tell("The archive is nearly read: no better model is asked for any more, and what is under way ends.");
+        // Slower than before, so that the days outlast whatever is still being rolled out: without days there is no evidence.
+        self.live(end, ROLLOUT_SPEED / 2.0).await?;
         self.until_quiet().await?;
         self.better_models()
     }

@@ -30,6 +30,11 @@ impl Ledger {
         self.monitors.get(&(cohort.clone(), manifest)).map(Monitor::instruments).unwrap_or_default()
     }
 
+    /// Windows of one cohort under one manifest that came after their block was judged.
+    pub fn late_windows(&self, cohort: &Cohort, manifest: Digest) -> u64 {
+        self.monitors.get(&(cohort.clone(), manifest)).map(Monitor::late).unwrap_or_default()
+    }
+
     fn verdicts(&self, cohort: &Cohort, manifest: Digest, of: impl Fn(&Monitor, &Setting<'_>) -> Vec<Verdict>) -> Vec<Verdict> {
         let monitor = self.monitors.get(&(cohort.clone(), manifest));
         let Some((monitor, content)) = monitor.zip(self.manifests.get(&manifest)) else { return Vec::new() };

@@ -266,10 +266,11 @@ impl Web {
         let digest = version.manifest.digest;
         let missing = || Problem::Unavailable(format!("the manifest of {line} {} is not at hand: publish it again", version.version));
         let manifest = self.controller().manifest(digest).ok_or_else(missing)?;
-        let (world, instruments, budget) = self.controller().look(|ledger| {
+        let (world, instruments, late, budget) = self.controller().look(|ledger| {
             let world: Vec<Verdict> = asked.iter().flat_map(|c| ledger.world(c, digest)).collect();
             let instruments: Vec<Verdict> = asked.iter().flat_map(|c| ledger.instruments(c, digest)).filter(|v| v.moved).collect();
-            (world, instruments, ledger.drift.budget.sentence())
+            let late = asked.iter().map(|c| ledger.late_windows(c, digest)).sum();
+            (world, instruments, late, ledger.drift.budget.sentence())
         });
         let cohorts: Vec<String> = all.iter().map(ToString::to_string).collect();
         let findings = drift::Findings {
@@ -280,6 +281,7 @@ impl Web {
             cohort: cohort.map(Cohort::as_str),
             world: &world,
             instruments: &instruments,
+            late,
             budget: &budget,
         };
         Ok(drift::drift(&findings))

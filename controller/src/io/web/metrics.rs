@@ -203,9 +203,11 @@ fn drift(web: &Web, registry: &mut Registry) {
     let limit = Family::<Feature, Float>::default();
     let share = Family::<Drifted, Float>::default();
     let quality = Family::<Quality, Float>::default();
+    let late = Family::<Model, Gauge>::default();
     for line in web.lines() {
         let Ok(parsed) = line.parse() else { continue };
         let Ok(drift) = web.drift(&parsed, None) else { continue };
+        late.get_or_create(&Model { model: line.clone() }).set(drift.late_windows.try_into().unwrap_or(i64::MAX));
         let mut per_cohort: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         let mut names: Vec<&str> = Vec::new();
         for f in &drift.features {
@@ -252,6 +254,11 @@ fn drift(web: &Web, registry: &mut Registry) {
     }
     registry.register("drift_score", "How far and how surely a feature moved since training", score);
     registry.register("drift_threshold", "What the evidence must pass", limit);
+    registry.register(
+        "drift_late_windows",
+        "Windows of the watched version that came after their block was judged, and were left out",
+        late,
+    );
     registry.register("features_drifted_ratio", "Share of features that moved", share);
     registry.register("model_quality", "Accuracy lately: measured with labels, or estimated without", quality);
 }

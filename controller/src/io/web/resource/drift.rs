@@ -24,6 +24,8 @@ pub struct Drift {
     pub reference: String,
     /// With what: `last 12 windows, 20 stations, 8 400 inferences`.
     pub current: String,
+    /// Windows that came after their block of time was judged, and were left out of it.
+    pub late_windows: u64,
     /// How it is judged, with the false-alarm budget in words.
     pub method: String,
     /// Features, moved ones first.

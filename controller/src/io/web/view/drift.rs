@@ -25,6 +25,8 @@ pub(in crate::io::web) struct Findings<'a> {
     pub world: &'a [Verdict],
     /// Verdicts about instruments.
     pub instruments: &'a [Verdict],
+    /// Windows that came too late for their block.
+    pub late: u64,
     /// The promise behind the thresholds, in words.
     pub budget: &'a str,
 }
@@ -44,12 +46,26 @@ pub(in crate::io::web) fn drift(f: &Findings<'_>) -> Drift {
         sentence,
         reference: format!("training data of {}, {} rows", f.version, words::count(f.reference.rows)),
         current: if rows > 0.0 { format!("now, {} rows", words::count(rows as u64)) } else { "now, nothing counted yet".to_owned() },
+        late_windows: f.late,
         method: format!(
-            "Exact counts of each feature are compared with the reference in whole blocks of time, by likelihood ratios that may be looked at after every block. {} How far a feature moved (PSI, CDF gap) is shown apart from how sure that is (evidence).",
-            f.budget
+            "Exact counts of each feature are compared with the reference in whole blocks of time, by likelihood ratios that may be looked at after every block. {} How far a feature moved (PSI, CDF gap) is shown apart from how sure that is (evidence).{}",
+            f.budget,
+            left_out(f.late)
         ),
         features,
         devices: f.instruments.iter().filter_map(device).collect(),
+    }
+}
+
+/// What is said of windows that no block waited for; nothing if there are none.
+fn left_out(late: u64) -> String {
+    match late {
+        0 => String::new(),
+        1 => " One window came after its block was judged and was left out; with many of those, raise drift.late_blocks.".to_owned(),
+        _ => format!(
+            " {} windows came after their block was judged and were left out; if they grow with every block, raise drift.late_blocks.",
+            words::count(late)
+        ),
     }
 }
 

@@ -428,6 +428,7 @@ pub(super) fn drift() -> Drift {
         sentence: "2 of 4 features have moved since training: temperature, dew point.".into(),
         reference: "training data of 1.0.0, 1 826 rows".into(),
         current: "last 12 windows of 60 devices".into(),
+        late_windows: 0,
         method: "Each feature's exact counts are compared with the reference window by window (e-detector). All streams together raise at most one false alarm a year; how far a feature moved (PSI) is shown apart from how sure that is (evidence).".into(),
         features: vec![feature("temperature", true, 0.9), feature("dew point", true, 0.6), feature("pressure", false, 0.1), feature("wind", false, 0.05)],
         devices: vec![DeviceDrift { device: "bellevue-21".into(), cohort: "plain".into(), feature: "wind".into(), log_evidence: 77.0, threshold: 18.4, since: Some(ago(4000)), sentence: "wind at bellevue-21 reads 0 in 98 % of windows while its cohort reads 3 to 9: the sensor, not the weather.".into() }],
