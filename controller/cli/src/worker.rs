@@ -189,8 +189,8 @@ impl Worker<'_> {
                 }
                 Err(failure) if failure.is_unreachable() => return Err(failure),
                 Err(failure) => {
-                    let _ = fs::remove_dir_all(&dir);
                     self.give_up(&job.id, &failure)?;
+                    let _ = fs::remove_dir_all(&dir);
                 }
             }
         }

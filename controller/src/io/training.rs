@@ -33,6 +33,8 @@ use crate::trainer::TrainSpec;
 
 /// A worker that was not heard of for so long has lost its job to the next one.
 const LEASE_MS: i64 = 10 * 60_000;
+/// An approved candidate that nobody signed for so long is given up: its worker is gone, and its line would wait for ever.
+const SIGNING_MS: i64 = 7 * 86_400_000;
 /// Times a job is given to a worker.
 const MAX_CLAIMS: u32 = 5;
 /// Captured rows read for one dataset: some gigabytes at a hundred features, far above what a dataset keeps.
@@ -107,6 +109,7 @@ impl Controller {
         let inner = &self.inner;
         let worker: String = worker.chars().take(80).collect();
         let at = clock::now();
+        give_up_unsigned(inner, at).await?;
         let Some(job) = waiting(inner, lines, at)? else { return Ok(None) };
         let mut data = job_data(inner, &job.request.id)?;
         if data.claims >= MAX_CLAIMS {
@@ -163,12 +166,17 @@ impl Controller {
         changed.ok_or_else(|| ControlError::Conflict(format!("training job {job} was given to another worker meanwhile")))
     }
 
-    /// A worker gives up.
+    /// A worker gives up: on a job of its own, or on signing what was approved.
     pub async fn fail_job(&self, job: &str, worker: &str, sentence: &str) -> Result<(), ControlError> {
-        expect_worker(&self.inner.ledger().snapshot, job, worker)?;
-        let sentence: String = sentence.chars().take(500).collect();
-        set_state(&self.inner, job, JobState::Failed { sentence }, None).await?;
-        Ok(())
+        let found = self.inner.ledger().snapshot.jobs.get(job).map(|found| found.state.clone());
+        let Some(before) = found.filter(|state| matches!(state, JobState::Approved { .. })) else {
+            expect_worker(&self.inner.ledger().snapshot, job, worker)?;
+            let sentence: String = sentence.chars().take(500).collect();
+            return set_state(&self.inner, job, JobState::Failed { sentence }, None).await;
+        };
+        let sentence = format!("It won, but worker {worker} could not sign it: {sentence}").chars().take(500).collect();
+        let changed = set_state_if(&self.inner, job, |found| found.state == before, JobState::Failed { sentence }, None).await?;
+        changed.map(drop).ok_or_else(|| ControlError::Conflict(format!("training job {job} is not approved any more")))
     }
 }
 
@@ -184,6 +192,17 @@ fn expect_worker(state: &Snapshot, job: &str, worker: &str) -> Result<(), Contro
 fn job_data(inner: &Inner, job: &str) -> Result<JobData, ControlError> {
     let Some(bytes) = inner.store.doc(Kind::JobData, job)? else { return Ok(JobData::default()) };
     serde_json::from_slice(&bytes).map_err(|e| ControlError::Unavailable(format!("what training job {job} works with cannot be read: {e}")))
+}
+
+/// End jobs whose winner nobody signed.
+async fn give_up_unsigned(inner: &Inner, at: Timestamp) -> Result<(), ControlError> {
+    let jobs = Arc::clone(&inner.ledger().snapshot.jobs);
+    let old = |job: &TrainingJob| matches!(job.state, JobState::Approved { .. }) && at.millis_since(job.updated_at) > SIGNING_MS;
+    for job in jobs.values().filter(|job| old(job)) {
+        let sentence = format!("It won, but in {} days no worker signed it: is the worker that trained it gone?", SIGNING_MS / 86_400_000);
+        set_state_if(inner, &job.request.id, |found| old(found), JobState::Failed { sentence }, None).await?;
+    }
+    Ok(())
 }
 
 /// The oldest job that waits, or whose worker has gone silent.

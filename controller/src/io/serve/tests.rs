@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leeway_protocol::assignment::Assignment;
+use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{BootId, DeviceId, Generation, Line, WindowId};
 use leeway_protocol::manifest::{Blob, Manifest, TargetCustom};
 use leeway_protocol::reported::{DeviceEvent, Phase, Receipt, Reported, Running, Status, TrustedVersions};
@@ -23,8 +24,9 @@ use tokio::time::timeout;
 use super::*;
 use crate::ingest::tests::{manifest, window};
 use crate::io::broker::MAX_PACKET_BYTES;
-use crate::io::control::{EnrolRequest, Enrolled, NewRollout, enrolment_proof};
+use crate::io::control::{ControlError, EnrolRequest, Enrolled, NewRollout, Touched, enrolment_proof};
 use crate::io::store::tests::small_disk;
+use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
 use crate::rollout::{RolloutPolicy, Stage};
 
 /// No message should take longer; only a failing test waits so long.
@@ -539,4 +541,44 @@ async fn what_stops_a_start_is_named_with_its_remedy() {
     std::fs::write(other.dir.path().join("store.redb"), vec![7; 100_000]).unwrap();
     let damaged = other.refusal(other.config()).await;
     assert!(damaged.contains("store.redb") && damaged.contains("backup"), "{damaged}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_winner_that_nobody_signs_does_not_block_its_line() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let controller = &handle.controller;
+    let approve = async |id: &str, updated_at: Timestamp| {
+        let request = RetrainRequest {
+            id: id.to_owned(),
+            line: line(),
+            parent: "1.0.0".parse().unwrap(),
+            trigger: Trigger::Asked { by: "alice".to_owned() },
+            cohorts: Vec::new(),
+            reason: "a test".to_owned(),
+            evidence: Vec::new(),
+            asked_at: updated_at,
+        };
+        let state = JobState::Approved { candidate: Digest::of(id.as_bytes()), sentence: "It won.".to_owned() };
+        let mut snapshot = controller.inner.ledger().snapshot.clone();
+        Arc::make_mut(&mut snapshot.jobs).insert(id.to_owned(), Arc::new(TrainingJob { request, state, updated_at }));
+        let touched = Touched { jobs: [id.to_owned()].into(), ..Touched::default() };
+        let _turn = controller.inner.turn.lock().await;
+        controller.inner.settle(snapshot, &touched, Vec::new(), Vec::new(), clock::now()).await.unwrap();
+    };
+    let state = |id: &str| controller.snapshot().jobs.get(id).unwrap().state.clone();
+    // Its worker's grant was revoked meanwhile: it says so, and the job is over.
+    approve("refused", clock::now()).await;
+    controller.fail_job("refused", "w1", "the role rain-auto is not granted").await.unwrap();
+    let JobState::Failed { sentence } = state("refused") else { panic!("{:?}", state("refused")) };
+    assert!(sentence.contains("worker w1 could not sign it: the role rain-auto is not granted"), "{sentence}");
+    assert!(matches!(controller.fail_job("refused", "w1", "again").await, Err(ControlError::Conflict(_))));
+    // Its worker is gone: what was approved long ago is given up when the next worker asks, what is fresh waits.
+    approve("old", clock::now().plus_secs(-8 * 86_400)).await;
+    approve("fresh", clock::now().plus_secs(-86_400)).await;
+    assert!(controller.claim_job("w2", &[]).await.unwrap().is_none());
+    let JobState::Failed { sentence } = state("old") else { panic!("{:?}", state("old")) };
+    assert!(sentence.contains("no worker signed it"), "{sentence}");
+    assert!(matches!(state("fresh"), JobState::Approved { .. }));
+    handle.shutdown().await;
 }
