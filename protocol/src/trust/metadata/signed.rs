@@ -108,9 +108,8 @@ impl<T: Role> Document<T> {
 
     /// The keys among `keys` whose signatures on this document are good, by name.
     pub fn signers<'a>(&self, keys: &KeySet<'a>) -> Vec<&'a KeyId> {
-        let good = |id: &KeyId, key: &Verifier| {
-            self.signatures.iter().any(|(by, signature)| by == id && key.verifies(&self.canonical, signature))
-        };
+        let good =
+            |id: &KeyId, key: &Verifier| self.signatures.iter().any(|(by, signature)| by == id && key.verifies(&self.canonical, signature));
         keys.keys.iter().filter(|(id, key)| good(id, key)).map(|(id, _)| *id).collect()
     }
 

@@ -106,7 +106,10 @@ pub enum RepositoryError {
     #[error("with this root the targets that are served count for nothing ({0}): sign new targets too and publish both together")]
     Orphaned(#[source] ThresholdError),
     /// The root does not list the controller's key.
-    #[error("the root does not list this controller's {0} key: give it the key that the root names, or sign a new root")]
+    #[error(
+        "the root does not list this controller's {0} key: give it the key that the root names (into the folder next/ of its keys, then \
+         restart it), or sign another root"
+    )]
     WrongKey(&'static str),
     /// Nothing could be signed.
     #[error(transparent)]
