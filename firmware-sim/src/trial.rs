@@ -3,6 +3,8 @@
 //! A trial is a storm, a calm in which the fleet must come to rest, and a last test: every cable pulled, every power cut, and
 //! each device must run a good model by itself. What stays true: a story that ends without a violation kept every promise of
 //! [`Invariant`] at every moment.
+use std::collections::BTreeSet;
+
 use leeway_protocol::reported::Phase;
 
 use crate::authority::Authority;
@@ -20,6 +22,9 @@ const ALONE_MS: u64 = 45_000;
 const KEPT_ACTS: usize = 2;
 /// Replays that shortening a story may take.
 const MAX_REPLAYS: usize = 400;
+
+/// A device's number, and a message of it.
+type Message = (usize, (u64, u64));
 
 /// How a story ended.
 #[derive(Debug, Clone)]
@@ -105,18 +110,27 @@ pub fn live<A: Authority>(world: &mut World<A>) -> Option<Violation> {
     world.watch().violations().first().cloned()
 }
 
-/// Let the fleet come to rest.
+/// Let the fleet come to rest: everything is where it should end up, and what waited for its receipt at the last look has it now.
 fn calm<A: Authority>(world: &mut World<A>) -> bool {
     world.heal();
     let end = world.elapsed_ms() + CALM_MS;
+    let mut waited: Option<BTreeSet<Message>> = None;
     loop {
         let next = world.elapsed_ms() + LOOK_MS;
         world.attend();
         if !world.run_until(next) {
             return false;
         }
-        let restless = restless(world);
-        let Some((device, invariant, why)) = restless else { return true };
+        let (device, invariant, why) = if let Some((device, why)) = restless(world) {
+            waited = None;
+            (device, Invariant::FleetConverges, why)
+        } else {
+            let waits = unheard(world);
+            let before = waited.replace(waits.clone());
+            let Some(before) = before else { continue };
+            let Some((device, order)) = waits.intersection(&before).next() else { return true };
+            (*device, Invariant::NothingSaidIsLost, format!("message {order:?} never arrived"))
+        };
         if world.elapsed_ms() >= end {
             world.break_promise(invariant, device, why);
             return false;
@@ -125,20 +139,25 @@ fn calm<A: Authority>(world: &mut World<A>) -> bool {
 }
 
 /// A device that is not where it should end up, and why.
-fn restless<A: Authority>(world: &World<A>) -> Option<(usize, Invariant, String)> {
+fn restless<A: Authority>(world: &World<A>) -> Option<(usize, String)> {
     if let Some(what) = world.authority().unfinished() {
-        return Some((0, Invariant::FleetConverges, what));
+        return Some((0, what));
     }
-    world.devices().enumerate().find_map(|(number, device)| {
-        let watched = world.watch().device(number)?;
-        if let Some(why) = unsettled(world, number) {
-            return Some((number, Invariant::FleetConverges, why));
-        }
+    (0..world.devices().count()).find_map(|number| Some((number, unsettled(world, number)?)))
+}
+
+/// What devices said, want a receipt for, and was not stored yet.
+fn unheard<A: Authority>(world: &World<A>) -> BTreeSet<Message> {
+    let mut waits = BTreeSet::new();
+    for (number, device) in world.devices().enumerate() {
+        let Some(watched) = world.watch().device(number) else { continue };
         let dropped = watched.reported.as_ref().map_or(0, |reported| reported.dropped);
-        let lost = watched.said.keys().find(|(boot, counter)| !world.authority().has_stored(device.id(), *boot, *counter));
-        lost.filter(|_| dropped == 0 && !watched.uncounted)
-            .map(|order| (number, Invariant::NothingSaidIsLost, format!("message {order:?} never arrived")))
-    })
+        if dropped == 0 && !watched.uncounted {
+            let lost = watched.said.keys().filter(|(boot, counter)| !world.authority().has_stored(device.id(), *boot, *counter));
+            waits.extend(lost.map(|order| (number, *order)));
+        }
+    }
+    waits
 }
 
 fn unsettled<A: Authority>(world: &World<A>, number: usize) -> Option<String> {

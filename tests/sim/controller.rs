@@ -45,6 +45,8 @@ pub(crate) struct Controller {
     rollouts: RolloutPolicy,
     /// Arrived and not stored: gone when it is killed.
     pending: Vec<Message>,
+    /// Will never count; receipted all the same.
+    refused: Vec<Order>,
     stored: BTreeSet<Order>,
     /// Inferences in stored windows, by manifest; each window once.
     inferences: BTreeMap<Digest, u64>,
@@ -85,6 +87,7 @@ impl Controller {
             policy: Policy { settings, retry_after_ms: RETRY_MS, ..Policy::default() },
             rollouts,
             pending: Vec::new(),
+            refused: Vec::new(),
             stored: BTreeSet::new(),
             inferences: BTreeMap::new(),
             windows: BTreeSet::new(),
@@ -317,13 +320,14 @@ impl Authority for Controller {
         match self.ledger.desk.judge(&message) {
             Ok(Standing::New | Standing::Duplicate) => self.pending.push(message),
             // Verified, and will never count: the device is told to forget it.
-            Err(_) if uplink.wants_receipt() => drop(self.stored.insert((device.clone(), uplink.boot.0, uplink.counter))),
+            Err(_) if uplink.wants_receipt() => self.refused.push((device.clone(), uplink.boot.0, uplink.counter)),
             Err(_) => {}
         }
     }
 
     fn tick(&mut self, now: Timestamp, press: &Press) -> Vec<Downlink> {
-        let stored = self.commit(now);
+        let mut stored = self.commit(now);
+        stored.append(&mut self.refused);
         let mut downlinks = self.receipts(press, stored);
         let (plan, _) = plan(&self.ledger.snapshot, &self.policy, now);
         self.carry_out(&plan, now);

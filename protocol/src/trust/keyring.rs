@@ -271,6 +271,21 @@ mod tests {
         }
     }
 
+    /// Made with the secret key: R is the neutral point, so that the plain equation holds and the strict one does not.
+    const SMALL_R: &str = "a4891e33a334d8072916a4f6dbb444aa60171ecdef197f11f1f27f946953d30f";
+
+    #[test]
+    fn a_signature_with_a_small_order_point_is_none() {
+        let key = SigningKey::from_seed(&[7; 32]).public();
+        let bytes: [u8; 32] = bytes_from_hex(SMALL_R).unwrap();
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        signature[32..].copy_from_slice(&bytes);
+        let plain = ed25519_dalek::VerifyingKey::from_bytes(key.as_bytes()).unwrap();
+        assert!(ed25519_dalek::Verifier::verify(&plain, b"x", &ed25519_dalek::Signature::from_bytes(&signature)).is_ok());
+        assert!(!key.verifies(b"x", &Signature::from_bytes(signature)));
+    }
+
     #[test]
     fn the_key_id_is_the_one_other_tuf_tools_compute() {
         // sha256 of {"keytype":"ed25519","keyval":{"public":"d75a…"},"scheme":"ed25519"}

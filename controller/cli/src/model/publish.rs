@@ -89,11 +89,11 @@ pub struct Publish {
 /// How a decision is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Reading {
-    /// One output element: binary; several: classes; without a label column: none.
+    /// By the first float output. One element: binary; several: classes; without a label column: none.
     Auto,
-    /// The first output element is the probability of class 1.
+    /// The first element of the first float output is the probability of class 1.
     Binary,
-    /// The first output holds class probabilities.
+    /// The first float output holds class probabilities.
     Classes,
     /// A regression or an embedding.
     None,

@@ -142,12 +142,16 @@ fn delegations_and_policy_are_checked_when_read() {
         Targets { delegations, custom, ..Targets::new(1, Timestamp::from_secs(2_000_000_000)) }
     };
     assert!(with(vec![role("rain"), role("rain-auto")], None).check().is_ok());
+    let keyed = |keyids, threshold| DelegatedRole { keys: RoleKeys { keyids, threshold }, ..role("rain") };
     let both = DelegatedRole { path_hash_prefixes: Some(vec!["a".into()]), ..role("rain") };
     for (bad, why) in [
         (with(vec![role("root")], None), "may not be named"),
         (with(vec![role("")], None), "may not be named"),
         (with(vec![role("rain"), role("rain")], None), "twice"),
         (with(vec![both], None), "either paths"),
+        (with(vec![DelegatedRole { paths: None, ..role("rain") }], None), "either paths"),
+        (with(vec![keyed(ids.clone(), 0)], None), "threshold of role rain is 0"),
+        (with(vec![keyed(vec![ids[0].clone(), ids[0].clone()], 1)], None), "lists a key id twice"),
         (with(vec![], Some(serde_json::json!({ "lines": { "rain": { "revoked": ["zz"] } } }))), "line policy"),
         (with(vec![], Some(serde_json::json!({ "lines": { "../x": {} } }))), "line policy"),
         (with(vec![], Some(serde_json::json!({ "lines": [] }))), "line policy"),

@@ -94,13 +94,15 @@ pub(super) fn columns(args: &Publish, shape: &Shape, table: &Table) -> Outcome<V
 }
 
 fn reading(args: &Publish, shape: &Shape) -> Outcome<Decision> {
-    let elements = shape.outputs.first().and_then(TensorSpec::elements).unwrap_or(0);
-    let binary = Decision::Binary { output: 0, index: 0, threshold: args.threshold };
+    // Classifiers of scikit-learn give the label first, as an integer, and then the probabilities; confidence is in the latter.
+    let output = shape.outputs.iter().position(|spec| spec.dtype == DType::F32).unwrap_or(0);
+    let elements = shape.outputs.get(output).and_then(TensorSpec::elements).unwrap_or(0);
+    let binary = Decision::Binary { output, index: 0, threshold: args.threshold };
     let decision = match (args.decision, elements) {
         (Reading::Auto, _) if args.label_column.is_none() => Decision::None,
         (Reading::None, _) => Decision::None,
         (Reading::Auto, 1) | (Reading::Binary, _) => binary,
-        (Reading::Auto | Reading::Classes, _) => Decision::Classes { output: 0 },
+        (Reading::Auto | Reading::Classes, _) => Decision::Classes { output },
     };
     if decision != Decision::None && args.label_column.is_none() {
         let problem = "a model that decides needs the truth for its reference rows, to say how far its confidence can be believed";

@@ -47,7 +47,7 @@ pub fn devices_page(now: Timestamp, seq: u64, asked: &Asked, devices: &Page<Devi
                     }
                     section.card {
                         @if devices.items.is_empty() {
-                            (empty("No device fits", "A device joins with the enrolment token that the controller printed when it started.", Some("leeway device list")))
+                            (empty("No device fits", "A device joins with an enrolment token, which `leeway device token` makes.", Some("leeway device list")))
                         } @else {
                             div.flush data-scroll { (rows(now, &devices.items)) }
                             @if let Some(next) = &devices.next_cursor {

@@ -42,7 +42,7 @@ pub fn events_page(now: Timestamp, list: &EventList, kind: Option<&str>) -> Mark
 fn rows(now: Timestamp, events: &[Event]) -> Markup {
     html! {
         table {
-            thead { tr { th.num { "#" } th {} th { "What" } th { "About" } th { "By" } th { "Kind" } th { "Hash" } th.num { "When" } } }
+            thead { tr { th.num { "#" } td {} th { "What" } th { "About" } th { "By" } th { "Kind" } th { "Hash" } th.num { "When" } } }
             tbody {
                 @for e in events {
                     tr {

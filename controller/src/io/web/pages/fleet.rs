@@ -34,7 +34,7 @@ pub fn fleet_page(now: Timestamp, seq: u64, fleet: &Fleet) -> Markup {
 fn welcome() -> Markup {
     html! {
         section.card {
-            (empty("No device is enrolled yet", "A device joins with the enrolment token that this controller printed when it started. It then shows up here within seconds.", Some("leeway-agent enrol --controller http://127.0.0.1:8080 --device station-01 --token …")))
+            (empty("No device is enrolled yet", "A device joins with an enrolment token, which `leeway device token` makes. It then shows up here within seconds.", Some("leeway-agent enrol --url http://127.0.0.1:8080 --dir data --token …")))
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn page(frame: Frame<'_>, body: Markup) -> Markup {
             body data-seq=(frame.seq) {
                 a.skip href="#main" { "Skip to content" }
                 div.shell {
-                    div.side {
+                    div.side role="banner" {
                         a.brand href="/" { (mark()) "Leeway" }
                         nav.nav aria-label="Main" {
                             @for (area, href, name, path) in NAV {

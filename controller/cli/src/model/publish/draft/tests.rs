@@ -107,6 +107,15 @@ fn without_a_label_a_model_is_a_regression() {
 }
 
 #[test]
+fn the_probabilities_are_read_and_not_the_label_in_front_of_them() {
+    let both = r#"[{"name":"label","datatype":"INT64","shape":[-1]},{"name":"p","datatype":"FP32","shape":[-1,2]}]"#;
+    let described = described(r#"[{"name":"x","datatype":"FP32","shape":[-1,2]}]"#, both);
+    let args = args(&["--label-column", "y"]);
+    let shape = shape(&args, &described).unwrap();
+    assert_eq!(reading(&args, &shape).unwrap(), Decision::Classes { output: 1 });
+}
+
+#[test]
 fn constants_fill_their_input_and_are_not_asked_of_the_application() {
     let described = described(
         r#"[{"name":"x","datatype":"FP32","shape":[1,2]},{"name":"sr","datatype":"INT64","shape":[]}]"#,
