@@ -38,7 +38,7 @@ use crate::rollout::{Rollout, evidence};
 
 mod home;
 use home::Home;
-pub use home::{HomeError, KEY_FILES, METADATA_FILES};
+pub use home::{HomeError, KEY_FILES, METADATA_FILES, NEXT};
 
 /// Which broker.
 #[derive(Debug, Clone)]

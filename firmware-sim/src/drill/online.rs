@@ -6,6 +6,8 @@ use super::thief::{Evil, Wanted, mirror};
 use super::{DrillError, Row};
 use crate::scenario::Act;
 
+/// Some eight thousand years.
+const FAR_FUTURE_SECS: i64 = 250_000_000_000;
 /// A version that honest people do not reach in any life.
 const FAR_AHEAD: u64 = 1_000_000;
 
@@ -97,8 +99,10 @@ pub(super) fn director(row: &mut Row) -> Result<(), DrillError> {
 
     // The key is changed while the thief's choice is under way, and while one device is away, which has to find out by itself.
     lab.world.plug(AWAY, false);
-    lab.show_all(&Wanted::Release(0), 1, &stolen)?;
+    let far = lab.world.now().plus_secs(FAR_FUTURE_SECS);
+    lab.show_all_of(&Wanted::Release(0), 1, far, &stolen)?;
     lab.pass(2_000)?;
+    row.saw("signed an assignment of the year 9999, so that nothing would look fresh any more".to_owned());
     let from = lab.world.elapsed_ms();
     lab.people(|press, now| press.rotate_director(now))?;
     lab.world.at_the_authority(|director, now, press| director.sign_again(now, press));

@@ -81,8 +81,15 @@ pub(super) enum Wanted<'a> {
 }
 
 impl Lab {
-    /// An assignment for `device` by whoever has this director key, `ahead` of what the device follows.
-    pub(super) fn forge(&self, device: usize, wanted: &Wanted<'_>, ahead: u64, key: &SigningKey) -> Result<Vec<u8>, DrillError> {
+    /// An assignment for `device` by whoever has this director key, `ahead` of what the device follows, said to be of `issued_at`.
+    pub(super) fn forge(
+        &self,
+        device: usize,
+        wanted: &Wanted<'_>,
+        ahead: u64,
+        issued_at: Timestamp,
+        key: &SigningKey,
+    ) -> Result<Vec<u8>, DrillError> {
         let (named, target) = match wanted {
             Wanted::Evil(evil) => (evil.named.clone(), evil.target.clone()),
             Wanted::Release(number) => {
@@ -103,7 +110,7 @@ impl Lab {
             release: Some(named),
             rollout: None,
             reason: "trust me".to_owned(),
-            issued_at: now,
+            issued_at,
             spread_ms: 0,
             shadow,
             probation,
@@ -115,8 +122,19 @@ impl Lab {
 
     /// Show every device a forged assignment.
     pub(super) fn show_all(&mut self, wanted: &Wanted<'_>, ahead: u64, key: &SigningKey) -> Result<(), DrillError> {
+        self.show_all_of(wanted, ahead, self.world.now(), key)
+    }
+
+    /// The same, said to be signed at another moment.
+    pub(super) fn show_all_of(
+        &mut self,
+        wanted: &Wanted<'_>,
+        ahead: u64,
+        issued_at: Timestamp,
+        key: &SigningKey,
+    ) -> Result<(), DrillError> {
         for device in 0..super::lab::DEVICES {
-            let bytes = self.forge(device, wanted, ahead, key)?;
+            let bytes = self.forge(device, wanted, ahead, issued_at, key)?;
             self.world.show_document(device, bytes);
         }
         Ok(())

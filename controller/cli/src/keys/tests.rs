@@ -289,7 +289,7 @@ fn lines_begin_change_their_keys_and_are_walled_off_by_the_targets_keys() {
     desk.ok("renew 1.rain.json --key k/release/rain.key --by 7.t.json --out old.rain.json");
     assert!(repository.accept_role("rain", &desk.bytes("old.rain.json"), &signer, desk.now).is_err());
     desk.ok("renew 1.rain.json --key n/rain-2.key --by 7.t.json --out 2.rain.json --days 30");
-    assert!(desk.shown("2.rain.json", Some("7.t.json")).1 && desk.shown("2.rain.json", Some("7.t.json")).0.contains("29 days"));
+    assert!(desk.shown("2.rain.json", Some("7.t.json")).1 && desk.shown("2.rain.json", Some("7.t.json")).0.contains("30 days"));
     repository.accept_role("rain", &desk.bytes("2.rain.json"), &signer, desk.now).unwrap();
     desk.ok(&edit("revoke-trainer --line rain", 7));
     assert_eq!(policy(&desk.bytes("8.t.json")).trainer, None);

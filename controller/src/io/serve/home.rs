@@ -14,7 +14,7 @@ pub const KEY_FILES: [&str; 3] = ["snapshot.key", "timestamp.key", "director.key
 /// The documents a controller begins with, beside the keys: image root, image targets, director's root.
 pub const METADATA_FILES: [&str; 3] = ["1.root.json", "1.targets.json", "director.1.root.json"];
 /// Below the keys: their successors, held before a root names them.
-const NEXT: &str = "next";
+pub const NEXT: &str = "next";
 /// The largest file read from there.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
