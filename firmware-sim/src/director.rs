@@ -53,6 +53,27 @@ impl Director {
         Self { wishes, boot: 1, ..Self::default() }
     }
 
+    /// Sign every assignment anew: the director's key was changed.
+    pub fn sign_again(&mut self, now: Timestamp, press: &Press) {
+        for (device, wish) in &mut self.wishes {
+            if let Some(release) = wish.release.and_then(|index| press.releases().get(index)) {
+                wish.sign(device, release, press, now);
+            }
+        }
+    }
+
+    /// The order of what a device was last told.
+    pub fn generation_of(&self, device: &DeviceId) -> u64 {
+        self.wishes.get(device).map_or(0, |wish| wish.generation)
+    }
+
+    /// A device was set up again by hand: what it said before counts no more.
+    pub fn forget(&mut self, device: &DeviceId) {
+        if let Some(wish) = self.wishes.get_mut(device) {
+            wish.heard = None;
+        }
+    }
+
     fn receipts(&mut self, press: &Press) -> Vec<Downlink> {
         let mut by_device: BTreeMap<DeviceId, Vec<(u64, u64)>> = BTreeMap::new();
         for (device, boot, counter) in std::mem::take(&mut self.pending) {

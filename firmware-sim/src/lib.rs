@@ -8,6 +8,7 @@ pub mod authority;
 pub mod device;
 pub mod director;
 pub mod disk;
+pub mod drill;
 pub mod fault;
 pub mod io;
 pub mod model;

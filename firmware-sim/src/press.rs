@@ -20,6 +20,8 @@ use leeway_protocol::trust::repository::{
 use crate::model::{self, Behaviour};
 use crate::rng::Rng;
 
+mod rotate;
+
 /// What a simulated repository could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum PressError {
@@ -76,6 +78,13 @@ pub struct Press {
     /// Floors by the version of the top-level targets that brought them.
     floors: BTreeMap<u64, u64>,
     history: BTreeMap<String, Vec<Arc<[u8]>>>,
+    /// Who releases for the line; all of them sign.
+    line_keys: Vec<SigningKey>,
+    /// The director's roots, the first one first.
+    director_roots: Vec<Vec<u8>>,
+    /// Where later keys come from.
+    rng: Rng,
+    drawn: u64,
 }
 
 impl Press {
@@ -89,7 +98,22 @@ impl Press {
         let signer = OnlineSigner { snapshot: key("snapshot")?, timestamp: key("timestamp")?, director: key("director")?, lifetimes };
         let state = RepositoryState::create(&ceremony.image_root, &ceremony.image_targets, &signer, now)?;
         let (blobs, floors, history) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut press = Self { ceremony, signer, state, line: line.clone(), releases: Vec::new(), blobs, floors, history };
+        let release_key = ceremony.key(release_role(line).as_str()).cloned().ok_or(PressError::NoKey("release"))?;
+        let director_roots = vec![ceremony.director_root.clone()];
+        let mut press = Self {
+            ceremony,
+            signer,
+            state,
+            line: line.clone(),
+            releases: Vec::new(),
+            blobs,
+            floors,
+            history,
+            line_keys: vec![release_key],
+            director_roots,
+            rng: rng.fork("press", 0),
+            drawn: 0,
+        };
         press.remember();
         Ok(press)
     }
@@ -140,7 +164,7 @@ impl Press {
             None => RoleBuilder::new(false, expires),
         };
         let blob = Blob::of(&made.model);
-        let signed = builder.add(&blob, &made.custom).sign(&[self.release_key()?])?;
+        let signed = builder.add(&blob, &made.custom).sign(&self.line_keys.iter().collect::<Vec<_>>())?;
         self.state.accept_role(&role, &signed, &self.signer, now)?;
         let path = target_path(&self.line, false, version);
         let named = AssignedRelease { path, line: self.line.clone(), version: version.clone() };
@@ -184,9 +208,10 @@ impl Press {
         self.state.file(name)
     }
 
-    /// A director root; the first is the only one.
+    /// A director root, by the name that it is served under.
     pub fn director_file(&self, name: &str) -> Option<&[u8]> {
-        (name == "1.root.json").then_some(self.ceremony.director_root.as_slice())
+        let version: usize = name.strip_suffix(".root.json")?.parse().ok()?;
+        self.director_roots.get(version.checked_sub(1)?).map(Vec::as_slice)
     }
 
     /// Every version of a file that was ever served under this name.
@@ -209,10 +234,6 @@ impl Press {
         self.state.accept_targets(&signed, &self.signer, now)?;
         self.remember();
         Ok(())
-    }
-
-    fn release_key(&self) -> Result<&SigningKey, PressError> {
-        self.ceremony.key(release_role(&self.line).as_str()).ok_or(PressError::NoKey("release"))
     }
 
     fn remember(&mut self) {

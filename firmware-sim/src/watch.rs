@@ -196,6 +196,13 @@ impl Watch {
         }
     }
 
+    /// A device was set up again by hand, as it once left the factory: it is a new device, and owes nothing to what it was.
+    pub fn forget(&mut self, device: usize) {
+        if let Some(watched) = self.devices.get_mut(device) {
+            *watched = Watched { factory: watched.factory, ..Watched::default() };
+        }
+    }
+
     /// A model was loaded.
     pub fn executed(&mut self, device: usize, now: Timestamp, executed: Executed, press: &Press) {
         let Some(watched) = self.devices.get_mut(device) else { return };
@@ -301,7 +308,9 @@ impl Watch {
     }
 }
 
+/// A new root may take away the keys that signed a stored timestamp or snapshot, and with them the word of whoever stole those:
+/// then, and only then, both begin again below.
 fn not_older(new: &TrustedVersions, old: &TrustedVersions) -> bool {
-    let pairs = [(new.root, old.root), (new.timestamp, old.timestamp), (new.snapshot, old.snapshot), (new.targets, old.targets)];
-    pairs.iter().all(|(new, old)| new >= old)
+    let freshness = new.root > old.root || (new.timestamp >= old.timestamp && new.snapshot >= old.snapshot);
+    new.root >= old.root && new.targets >= old.targets && freshness
 }

@@ -28,10 +28,13 @@ use crate::watch::{Invariant, Watch};
 
 mod build;
 mod carry;
+mod hands;
 mod trouble;
 
 pub use build::{BuildError, start};
 
+/// In front of the director's files on a mirror.
+pub const DIRECTOR: &str = "director/";
 /// How often an authority decides.
 const TICK_MS: u64 = 500;
 /// How often a serving runner does its work.
@@ -107,6 +110,8 @@ pub struct World<A> {
     network: Network,
     adversary: Adversary,
     outage: bool,
+    /// What thieves serve in place of both repositories, if they do; director files under [`DIRECTOR`].
+    mirror: Option<BTreeMap<String, Vec<u8>>>,
     authority: A,
     watch: Watch,
     scenario: Scenario,

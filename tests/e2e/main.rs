@@ -3,6 +3,7 @@ mod any_trainer;
 mod bad_input;
 mod killed_anywhere;
 mod mosquitto;
+mod other_tuf;
 mod same_numbers;
 mod stream_resumes;
 mod two_binaries;

@@ -37,6 +37,20 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
+/// Our TUF client as a program, built first if need be; it is a tool for tests and in no package.
+pub fn tuf_client() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let path = BUILT.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let what = ["-p", "leeway-protocol", "--features", "conformance", "--bin", "leeway-tuf-client"];
+        let built = Command::new(cargo).args(["build", "--release", "--quiet"]).args(what).current_dir(root()).status();
+        assert!(built.as_ref().is_ok_and(std::process::ExitStatus::success), "the TUF client did not build: {built:?}");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        target.join("release/leeway-tuf-client")
+    });
+    path.clone()
+}
+
 /// A port nobody listens on at this moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());

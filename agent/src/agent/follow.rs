@@ -124,8 +124,9 @@ impl Agent {
             _ => "stay with what runs".to_owned(),
         };
         self.log(Level::Info, format!("assignment {generation}: {what}; {reason}"));
-        self.clock.accept(*issued_at);
-        self.state.trusted_at = self.state.trusted_at.max(Some(*issued_at));
+        let moment = self.believable(*issued_at);
+        self.clock.accept(moment);
+        self.state.trusted_at = self.state.trusted_at.max(Some(moment));
         self.state.generation = generation;
         self.state.outcome = None;
         self.followed = Some(followed);
@@ -137,6 +138,13 @@ impl Agent {
         self.set_policy();
         self.link.report_due = true;
         self.begin();
+    }
+
+    /// A signed moment, but none past the end of the director's root: an online key cannot set the clock to where nothing that
+    /// people signed holds any more.
+    fn believable(&self, issued_at: Timestamp) -> Timestamp {
+        let end = self.trust.director.as_ref().map(|chain| chain.root().header.expires.moment());
+        end.map_or(issued_at, |end| issued_at.min(end))
     }
 
     /// A newer assignment ends what the older one began. A trial goes on if the newer one wants the same, or wants nothing.

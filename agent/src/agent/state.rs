@@ -87,7 +87,8 @@ impl State {
         serde_json::from_str(text).ok().filter(|state: &Self| state.v == 1)
     }
 
-    /// From the two copies: the first is newer if both are whole; the numbers are the highest of both.
+    /// From the two copies: the first is newer if both are whole; the numbers are the highest of both,
+    /// but for the trusted moment, which is taken back when the key behind it is.
     pub(super) fn restore(state: Option<&[u8]>, spare: Option<&[u8]>) -> (Self, bool) {
         let (first, second) = (state.and_then(Self::parse), spare.and_then(Self::parse));
         let damaged = (state.is_some() && first.is_none()) || (spare.is_some() && second.is_none());
@@ -101,7 +102,6 @@ impl State {
             state.outcome = other.outcome;
         }
         state.boot = state.boot.max(other.boot);
-        state.trusted_at = state.trusted_at.max(other.trusted_at);
         state.dropped = state.dropped.max(other.dropped);
         for (line, floor) in other.floor {
             let mine = state.floor.entry(line).or_default();

@@ -3,7 +3,7 @@
 //! A device without a battery-backed clock wakes up in 1970 and jumps by years when it first hears the time. So durations are
 //! sums of small steps: a step back counts as nothing, a step forward as at most [`MAX_STEP_MS`]. And expiry is judged by the
 //! latest of the clock, the last moment that came with a signature, and the build. What stays true: the steady reading never
-//! goes back, the trusted one never behind a signed moment that was accepted.
+//! goes back, the trusted one never behind a signed moment that was accepted, unless the key behind that moment is taken away.
 use leeway_protocol::time::Timestamp;
 
 /// The agent never sleeps longer than [`super::MAX_SLEEP_MS`], so a longer step is a clock that was set, or a process that was
@@ -53,6 +53,12 @@ impl Clock {
         self.trusted = self.trusted.max(signed);
     }
 
+    /// The key behind the signed moments was taken away, and with it what it said.
+    pub(super) fn forget_signed(&mut self) {
+        self.signed = None;
+        self.trusted = self.last.unwrap_or(self.floor).max(self.floor);
+    }
+
     /// Milliseconds since the agent started, roughly; never goes back.
     pub(super) fn steady(&self) -> u64 {
         self.steady
@@ -93,5 +99,8 @@ mod tests {
         clock.observe(Timestamp::from_secs(3_000_000 + 500 * 86_400));
         assert_eq!(clock.trusted(), Timestamp::from_secs(3_000_061), "far ahead is not believed");
         assert!(clock.problem().is_some());
+        clock.forget_signed();
+        clock.observe(Timestamp::from_secs(2_000_000));
+        assert_eq!((clock.trusted(), clock.problem()), (Timestamp::from_secs(2_000_000), None), "what a lost key said is forgotten");
     }
 }

@@ -3,10 +3,14 @@
 //! One refresh at a time: the director's next roots first, then the image repository step by step as the TUF client asks. It
 //! runs for an assignment, or by itself now and then, so that a revocation reaches a device that nobody assigns anything.
 //! What stays true: every file the client takes is written to disk before the next one is asked for.
+use std::collections::BTreeSet;
+
 use leeway_protocol::reason::{Code, Reason};
+use leeway_protocol::trust::keyring::PublicKey;
 use leeway_protocol::trust::tuf::{Client, MAX_ROOT_BYTES, Persist, RootChain, Step, Stored as TufStored, Versions};
 
 use super::Agent;
+use super::persist::Saving;
 use crate::action::{Action, Dir, DiskPath, FetchId, Level, MetadataFile, Repository};
 use crate::event::{Fetched, Stored};
 
@@ -14,6 +18,8 @@ use crate::event::{Fetched, Stored};
 const FIRST_REFRESH_MS: u64 = 60_000;
 /// A path that no role speaks for: a refresh without an assignment loads no role's file.
 const NO_PATH: &str = "-";
+/// The role of the director's root whose keys sign assignments.
+const DIRECTOR_ROLE: &str = "targets";
 /// The longest base of file names we wrote ourselves: the director's root is stored under one name.
 const IMAGE_ROOT: &str = "root.json";
 
@@ -36,6 +42,11 @@ pub(super) struct Trust {
     saved: Versions,
     /// A desired document that no known director root explains was seen; looked at again after the next refresh.
     pub(super) unexplained: Option<Vec<u8>>,
+}
+
+/// The material of the keys that may sign assignments.
+fn director_keys(chain: &RootChain) -> BTreeSet<PublicKey> {
+    chain.root().keys_of(DIRECTOR_ROLE).iter().cloned().collect()
 }
 
 impl Trust {
@@ -150,9 +161,17 @@ impl Agent {
 
     fn take_director_root(&mut self, bytes: Option<Vec<u8>>) {
         let (Some(chain), Some(bytes)) = (&mut self.trust.director, bytes) else { return self.next_image_file() };
+        let before = director_keys(chain);
         match chain.provide(&bytes) {
             Ok(Persist { bytes, .. }) => {
                 let next = chain.next_file();
+                // Whoever lost the key may have signed moments far ahead, and nothing fresh would look fresh any more.
+                let lost_one = !before.is_subset(&director_keys(chain));
+                if lost_one {
+                    self.clock.forget_signed();
+                    self.state.trusted_at = None;
+                    self.save(Saving::Note);
+                }
                 self.keep_metadata(DiskPath::director_root(), bytes);
                 self.want(Repository::Director, next, MAX_ROOT_BYTES);
             }

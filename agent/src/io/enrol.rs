@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{make_dir, read_bounded, write_durably};
 use super::download::agent as http_agent;
-use crate::action::DiskPath;
+use crate::action::{Dir, DiskPath};
 use crate::config::check_base;
 use crate::identity::{BrokerAccess, IDENTITY_FILE, Identity};
 
@@ -104,7 +104,9 @@ pub fn enrol(ask: &Enrolment) -> anyhow::Result<Identity> {
     let artifacts = check_base(&answer.http_base)
         .map_err(|remedy| anyhow::anyhow!("the controller names {} for artifacts: {remedy}", answer.http_base))?;
     let identity = Identity { tenant: answer.tenant, device, key, labels: ask.labels.clone(), broker, artifacts };
-    for (path, bytes) in [(DiskPath::image_root(), image_root), (DiskPath::enrolled_director_root(), director_root)] {
+    let roots = [(DiskPath::image_root(), image_root, Dir::Tuf), (DiskPath::enrolled_director_root(), director_root, Dir::Director)];
+    for (path, bytes, chain) in roots {
+        begin_anew(dir, &path, &bytes, chain).with_context(|| format!("{chain:?} cannot be emptied for the other root of trust"))?;
         let place = dir.join(path.dir().as_str());
         make_dir(&place)
             .and_then(|()| write_durably(&place.join(path.name()), &bytes))
@@ -114,6 +116,20 @@ pub fn enrol(ask: &Enrolment) -> anyhow::Result<Identity> {
     write_durably(&dir.join(IDENTITY_FILE), identity.to_text().as_bytes()).with_context(|| format!("{IDENTITY_FILE} cannot be written"))?;
     drop(std::fs::remove_file(dir.join(KEY_FILE)));
     Ok(identity)
+}
+
+/// Another root of trust than the one enrolled with before: what was believed by that one's word is forgotten, or a root that
+/// thieves of its keys signed would go on standing above the new one. Before the new one is written, so that a power cut
+/// leaves the device with the old root of trust or with nothing, and never with a mixture.
+fn begin_anew(dir: &Path, path: &DiskPath, bytes: &[u8], chain: Dir) -> std::io::Result<()> {
+    let known = read_bounded(&dir.join(path.dir().as_str()).join(path.name()), MAX_ROOT_BYTES)?;
+    if known.is_none_or(|known| known == bytes) {
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(dir.join(chain.as_str())) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => std::fs::File::open(dir)?.sync_all(),
+    }
 }
 
 /// Where the key lies until the identity holds it.
@@ -173,4 +189,27 @@ fn post(url: &str, request: &Request<'_>) -> anyhow::Result<(u16, String)> {
     let mut body = String::new();
     answer.body_mut().as_reader().take(MAX_ANSWER).read_to_string(&mut body).with_context(unreachable)?;
     Ok((answer.status().as_u16(), body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_root_of_trust_begins_with_nothing_and_the_same_one_keeps_what_it_led_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |place: &str, bytes: &[u8]| {
+            std::fs::create_dir_all(dir.path().join(place).parent().unwrap()).unwrap();
+            std::fs::write(dir.path().join(place), bytes).unwrap();
+        };
+        let path = DiskPath::image_root();
+        put("roots/image.json", b"first");
+        put("tuf/root.json", b"signed by thieves");
+        put("director/root.json", b"another matter");
+        begin_anew(dir.path(), &path, b"first", Dir::Tuf).unwrap();
+        assert!(dir.path().join("tuf/root.json").exists());
+        begin_anew(dir.path(), &path, b"second", Dir::Tuf).unwrap();
+        assert!(!dir.path().join("tuf").exists() && dir.path().join("director/root.json").exists());
+        begin_anew(dir.path(), &path, b"second", Dir::Tuf).unwrap();
+    }
 }

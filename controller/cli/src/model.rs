@@ -23,6 +23,21 @@ pub enum Command {
         /// The document, as `leeway keys` wrote it.
         file: PathBuf,
     },
+    /// Upload the next root, of the image repository or of the director, after a change of keys.
+    PublishRoot {
+        /// The root, as `leeway keys` wrote it.
+        file: PathBuf,
+        /// New targets to go with it, when so many targets keys change that the served ones would count for nothing.
+        #[arg(long)]
+        targets: Option<PathBuf>,
+    },
+    /// Upload a line's releases that were signed again, by another key or for another quarter.
+    PublishRole {
+        /// Whose: LINE, or LINE-auto for its trainer.
+        role: String,
+        /// The document, as `leeway keys renew` wrote it.
+        file: PathBuf,
+    },
     /// Model lines with their versions.
     List,
     /// One version, or the champion of a line.
@@ -51,6 +66,8 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
     match command {
         Command::Publish(args) => publish::run(args, context),
         Command::PublishTargets { file } => publish::targets(file, context),
+        Command::PublishRoot { file, targets } => publish::root(file, targets.as_deref(), context),
+        Command::PublishRole { role, file } => publish::role(role, file, context),
         Command::List => list(context),
         Command::Show { line, version } => show(context, line, version.as_ref()),
         Command::Inspect { onnx } => describe::run(onnx, context),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use leeway_controller::config::{BrokerUrl, Config, MqttConfig};
-use leeway_controller::io::serve::{BrokerChoice, KEY_FILES, METADATA_FILES, ServeConfig, start_with};
+use leeway_controller::io::serve::{BrokerChoice, KEY_FILES, METADATA_FILES, NEXT, ServeConfig, start_with};
 use leeway_controller::io::store::StoreConfig;
 use leeway_controller::io::web::Web;
 use leeway_protocol::ids::Tenant;
@@ -165,7 +165,26 @@ fn adopt(data: &Path, keys: &Path, documents: &Path) -> Outcome {
     let home = data.join("keys");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).during(format!("making {}", home.display()))?;
     KEY_FILES.iter().try_for_each(|name| copy_new(&keys.join(name), &home.join(name), 0o600))?;
+    adopt_next(&keys.join(NEXT), &home.join(NEXT))?;
     METADATA_FILES.iter().try_for_each(|name| copy_new(&documents.join(name), &home.join(name), 0o644))
+}
+
+/// Successors of online keys may be handed in before the root names them; those that are there come along.
+fn adopt_next(from: &Path, to: &Path) -> Outcome {
+    let given: Vec<&str> = KEY_FILES.into_iter().filter(|name| from.join(name).exists()).collect();
+    if given.is_empty() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(to).during(format!("making {}", to.display()))?;
+    for name in given {
+        let (given, held) = (from.join(name), to.join(name));
+        if held.exists() && fs::read(&held).ok() != fs::read(&given).ok() {
+            return Err(Failure::new(format!("{} is another successor than {}", given.display(), held.display()))
+                .help(format!("once the root names {}, move it one folder up; then hand in the next one", held.display())));
+        }
+        copy_new(&given, &held, 0o600)?;
+    }
+    Ok(())
 }
 
 fn copy_new(from: &Path, to: &Path, mode: u32) -> Outcome {
@@ -241,6 +260,15 @@ mod tests {
         crate::keys::init(&other, &["rain".parse().unwrap()], crate::now()).unwrap();
         adopt(&data, &other.join("controller"), &other.join("controller")).unwrap();
         assert_eq!(fs::read(data.join("keys/director.key")).unwrap(), before);
+        // Successors come along; another one for the same place does not take it.
+        let next = other.join("controller").join(NEXT);
+        fs::create_dir(&next).unwrap();
+        fs::copy(other.join("controller/director.key"), next.join("director.key")).unwrap();
+        adopt(&data, &other.join("controller"), &other.join("controller")).unwrap();
+        assert!(data.join("keys").join(NEXT).join("director.key").exists() && !data.join("keys").join(NEXT).join("snapshot.key").exists());
+        fs::copy(made.join("controller/director.key"), next.join("director.key")).unwrap();
+        let wrong = adopt(&data, &other.join("controller"), &other.join("controller")).unwrap_err().whole();
+        assert!(wrong.contains("another successor") && wrong.contains("one folder up"), "{wrong}");
         assert!(adopt(&dir.path().join("d2"), &dir.path().join("nowhere"), dir.path()).unwrap_err().whole().contains("keys init"));
     }
 }

@@ -23,7 +23,7 @@ use super::control::publish::{load_manifests, refresh};
 use super::control::{ControlError, Controller, Inner};
 use super::mqtt::{Mqtt, MqttConfig};
 use super::preflight::Runner;
-use super::repository::{OpenError, Repository};
+use super::repository::{Keychain, OpenError, Repository};
 use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::training::TrainingPolicy;
 use super::{checkpoint, clock, execute, intake, reconcile, training};
@@ -38,7 +38,7 @@ use crate::rollout::{Rollout, evidence};
 
 mod home;
 use home::Home;
-pub use home::{HomeError, KEY_FILES, METADATA_FILES};
+pub use home::{HomeError, KEY_FILES, METADATA_FILES, NEXT};
 
 /// Which broker.
 #[derive(Debug, Clone)]
@@ -227,13 +227,13 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         return Err(ServeError::Clock(now));
     }
     let home = Home::open(&config.data, config.keys.as_deref())?;
-    let signer = home.signer(config.lifetimes)?;
+    let keys = home.keychain(config.lifetimes)?;
     let admin_token = home.admin_token(|| secret().map_err(ServeError::from))?;
     let medium = config.medium.clone().unwrap_or_else(|| Medium::file(&config.data.join("store.redb")));
     let store = Store::open_on(medium, config.store.clone())?;
-    let repository = match Repository::load(&store, &signer)? {
+    let repository = match Repository::load(&store, &keys)? {
         Some(repository) => repository,
-        None => begin_repository(&store, &home, &signer).await?,
+        None => begin_repository(&store, &home, &keys).await?,
     };
     let blobs = Blobs::open(&config.data)?;
     let runner = runner(&config)?;
@@ -307,14 +307,10 @@ async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<
     }
 }
 
-async fn begin_repository(
-    store: &Store,
-    home: &Home,
-    signer: &leeway_protocol::trust::repository::OnlineSigner,
-) -> Result<Repository, ServeError> {
+async fn begin_repository(store: &Store, home: &Home, keys: &Keychain) -> Result<Repository, ServeError> {
     let [root, targets, director] = home.metadata()?;
     let at = clock::now();
-    let (repository, writes) = Repository::create(&root, &targets, &director, signer, at).map_err(OpenError::from)?;
+    let (repository, writes) = Repository::create(&root, &targets, &director, keys, at).map_err(OpenError::from)?;
     store.commit(Batch { at, writes, events: Vec::new(), urgent: true }).await?;
     Ok(repository)
 }

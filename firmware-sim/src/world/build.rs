@@ -40,6 +40,24 @@ fn timing() -> Timing {
     }
 }
 
+/// What lies on the disk of a device that leaves the factory.
+pub(super) fn delivered(press: &Press, factory: Option<&model::Made>) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![
+        (DiskPath::image_root().to_string(), press.image_root().to_vec()),
+        (DiskPath::enrolled_director_root().to_string(), press.director_root().to_vec()),
+    ];
+    if let Some(factory) = factory {
+        files.push((DiskPath::factory_model().to_string(), factory.model.clone()));
+        files.push((DiskPath::factory_manifest().to_string(), factory.manifest.clone()));
+    }
+    files
+}
+
+/// The model that devices are delivered with.
+pub(super) fn factory_model(line: &Line) -> Result<model::Made, NameError> {
+    Ok(model::make(line, &"0.1.0".parse()?, 0, Behaviour::Serves { accuracy: 70 }, 0))
+}
+
 impl<A: Authority> World<A> {
     /// The world of a story; the controller is made when its devices are known.
     pub fn new(scenario: Scenario, authority: impl FnOnce(&[(DeviceId, PublicKey)], &Press) -> A) -> Result<Self, BuildError> {
@@ -47,20 +65,13 @@ impl<A: Authority> World<A> {
         let line: Line = "rain".parse()?;
         let tenant: Tenant = "sim".parse()?;
         let press = Press::new(&line, start(), &rng)?;
-        let factory = model::make(&line, &"0.1.0".parse()?, 0, Behaviour::Serves { accuracy: 70 }, 0);
+        let factory = factory_model(&line)?;
         let mut seats = Vec::with_capacity(scenario.devices);
         for number in 0..scenario.devices {
             let key = SigningKey::from_seed(&rng.fork("device-key", number as u64).bytes32());
             let mut settings = Settings::new(tenant.clone(), format!("device-{number}").parse()?, key);
             settings.timing = timing();
-            let mut files = vec![
-                (DiskPath::image_root().to_string(), press.image_root().to_vec()),
-                (DiskPath::enrolled_director_root().to_string(), press.director_root().to_vec()),
-            ];
-            if scenario.factory {
-                files.push((DiskPath::factory_model().to_string(), factory.model.clone()));
-                files.push((DiskPath::factory_manifest().to_string(), factory.manifest.clone()));
-            }
+            let files = delivered(&press, scenario.factory.then_some(&factory));
             let key = settings.key.public();
             let device = Device::new(settings, Disk::with_files(files), rng.fork("device", number as u64));
             seats.push(Seat {
@@ -91,6 +102,7 @@ impl<A: Authority> World<A> {
             press,
             network: Network::new(rng.fork("network", 0)),
             outage: false,
+            mirror: None,
             story: None,
             scenario,
         };

@@ -233,9 +233,11 @@ impl<A: Authority> World<A> {
     fn fetch(&mut self, device: usize, file: &MetadataFile, max_len: u64) -> (u64, Fetched) {
         let cut = self.outage || self.seats.get(device).is_none_or(|seat| seat.unplugged);
         let answer = if cut { Answer::Broken } else { self.network.answer() };
-        let truth = match file.repository {
-            Repository::Image => self.press.file(&file.name),
-            Repository::Director => self.press.director_file(&file.name),
+        let truth = match (&self.mirror, file.repository) {
+            (Some(mirror), Repository::Image) => mirror.get(&file.name).map(Vec::as_slice),
+            (Some(mirror), Repository::Director) => mirror.get(&format!("{DIRECTOR}{}", file.name)).map(Vec::as_slice),
+            (None, Repository::Image) => self.press.file(&file.name),
+            (None, Repository::Director) => self.press.director_file(&file.name),
         };
         let delay = self.network.delay() + self.network.delay();
         let fetched = match answer {

@@ -25,6 +25,10 @@ use crate::time::Timestamp;
 /// The longest assignment document; it travels in one MQTT message.
 pub const MAX_DIRECTIVE_BYTES: u64 = 64 << 10;
 
+/// The most that a generation may rise at once: more than a device is ever told in its life, and so little of what a number holds
+/// that nobody with a stolen director key can use it up and leave the device deaf to the key's successor.
+pub const MAX_GENERATION_STEP: u64 = 1 << 24;
+
 /// The target an assignment names: what the image repository lists under the same path, digest and length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectedTarget {
@@ -88,6 +92,16 @@ pub enum DirectorError {
         /// This one.
         got: Generation,
     },
+    /// Newer by more than anybody needs.
+    #[error(
+        "the assignment has generation {got}, more than {MAX_GENERATION_STEP} after {have}: somebody tries to use the numbers up; change the director's key"
+    )]
+    TooFarAhead {
+        /// The last one followed.
+        have: Generation,
+        /// This one.
+        got: Generation,
+    },
     /// The director's own root is over.
     #[error("the director's root expired at {at} and it is {now}: sign a new director root (or the clock is wrong)")]
     RootExpired {
@@ -111,7 +125,7 @@ impl DirectorError {
     pub fn code(&self) -> Code {
         match self {
             Self::Malformed(_) | Self::Unsigned(_) | Self::Inconsistent(_) => Code::SignatureInvalid,
-            Self::OtherDevice(_) | Self::Older { .. } => Code::AssignmentStale,
+            Self::OtherDevice(_) | Self::Older { .. } | Self::TooFarAhead { .. } => Code::AssignmentStale,
             Self::Expired { .. } | Self::RootExpired { .. } => Code::MetadataExpired,
         }
     }
@@ -164,6 +178,9 @@ pub fn verify(bytes: &[u8], director: &Root, device: &DeviceId, now: Timestamp, 
     let generation = Generation(signed.header.version);
     if generation < last {
         return Err(DirectorError::Older { have: last, got: generation });
+    }
+    if generation.0.saturating_sub(last.0) > MAX_GENERATION_STEP {
+        return Err(DirectorError::TooFarAhead { have: last, got: generation });
     }
     if director.header.expires.is_over(now) {
         return Err(DirectorError::RootExpired { at: director.header.expires.moment(), now });

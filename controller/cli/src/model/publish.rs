@@ -11,6 +11,7 @@ use leeway_controller::reference::table::Table;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, Version};
 use leeway_protocol::manifest::{Golden, MAX_MODEL_BYTES, Manifest};
+use leeway_protocol::trust::metadata::{Document, Root};
 
 use super::describe::{describe, refusal, runner};
 use crate::context::Context;
@@ -155,6 +156,38 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
 pub fn targets(file: &Path, context: &Context) -> Outcome {
     let bytes = fs::read(file).during(format!("reading {}", file.display()))?;
     context.client.send_bytes("/api/v1/tuf/targets", "application/json", &bytes)?;
+    putln!("published {}", file.display());
+    Ok(())
+}
+
+/// Upload the next root; which repository's it is, it says itself. With new targets, both at once.
+pub fn root(file: &Path, targets: Option<&Path>, context: &Context) -> Outcome {
+    let bytes = fs::read(file).during(format!("reading {}", file.display()))?;
+    let document = Document::<Root>::parse(&bytes, 1 << 20).during(format!("reading {}", file.display()))?;
+    let director = keys::is_director(document.claims());
+    let body = match targets {
+        None => bytes,
+        Some(_) if director => return Err(Failure::new("the director's root comes alone: it names no people who sign targets").code(2)),
+        Some(targets) => {
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).during("reading the documents");
+            let targets = fs::read(targets).during(format!("reading {}", targets.display()))?;
+            serde_json::to_vec(&serde_json::json!({ "root": text(bytes)?, "targets": text(targets)? })).during("putting them together")?
+        }
+    };
+    let repository = if director { "director" } else { "image" };
+    context.client.send_bytes(&format!("/api/v1/tuf/roots/{repository}"), "application/json", &body)?;
+    putln!("published {}: version {} of the {repository} root", file.display(), document.version());
+    Ok(())
+}
+
+/// Upload a line's releases, signed again.
+pub fn role(role: &str, file: &Path, context: &Context) -> Outcome {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if role.is_empty() || !role.bytes().all(plain) {
+        return Err(Failure::new(format!("{role:?} is no role: name a line, or LINE-auto for its trainer")).code(2));
+    }
+    let bytes = fs::read(file).during(format!("reading {}", file.display()))?;
+    context.client.send_bytes(&format!("/api/v1/tuf/roles/{role}"), "application/json", &bytes)?;
     putln!("published {}", file.display());
     Ok(())
 }

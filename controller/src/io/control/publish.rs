@@ -44,9 +44,10 @@ impl From<RepositoryError> for ControlError {
             RepositoryError::NoSuchRole(_) => Self::NotFound(error.to_string()),
             RepositoryError::Version { .. } => Self::Conflict(error.to_string()),
             RepositoryError::Unsigned(_) | RepositoryError::Root(_) => Self::Forbidden(error.to_string()),
-            RepositoryError::Malformed(_) | RepositoryError::Expired { .. } | RepositoryError::Release { .. } => {
-                Self::Invalid(error.to_string())
-            }
+            RepositoryError::Malformed(_)
+            | RepositoryError::Expired { .. }
+            | RepositoryError::Release { .. }
+            | RepositoryError::Orphaned(_) => Self::Invalid(error.to_string()),
             RepositoryError::NoRoot | RepositoryError::Damaged(_) | RepositoryError::WrongKey(_) | RepositoryError::Sign(_) => {
                 Self::Unavailable(error.to_string())
             }
@@ -108,26 +109,37 @@ impl Controller {
         .await
     }
 
-    /// Take in a new image root.
-    pub async fn upload_root(&self, bytes: &[u8], by: &str) -> Result<(), ControlError> {
-        self.upload(by, "root.published", "A new root of the image repository was taken in.", |state, signer, at| {
-            state.accept_root(bytes, signer, at)
-        })
-        .await
+    /// Take in a new image root, and with it targets that its targets keys signed, if those change so much that the served ones
+    /// would count for nothing. Of the online keys that this controller holds it signs with those that the new root names.
+    pub async fn upload_root(&self, bytes: &[u8], targets: Option<&[u8]>, by: &str) -> Result<(), ControlError> {
+        let inner = &self.inner;
+        let sentence = match targets {
+            None => "A new root of the image repository was taken in.",
+            Some(_) => "A new root of the image repository was taken in, and targets signed by the keys that it names.",
+        };
+        // Read for the keys it names; it is judged below.
+        let named = Document::<Root>::parse(bytes, MAX_ROOT_BYTES).map_err(RepositoryError::Malformed)?;
+        let keys = inner.repository().keys.signer(named.claims(), None);
+        self.upload(by, "root.published", sentence, |state, _, at| state.accept_root_with(bytes, targets, &keys, at)).await?;
+        inner.repository.write().unwrap_or_else(PoisonError::into_inner).choose_keys();
+        Ok(())
     }
 
-    /// Take in a new root of the director.
+    /// Take in a new root of the director. If it names another key, every assignment is signed again by that one.
     pub async fn upload_director_root(&self, bytes: &[u8], by: &str) -> Result<(), ControlError> {
         let inner = &self.inner;
         let _turn = inner.turn.lock().await;
         let at = clock::now();
-        let invalid = |e: &dyn std::fmt::Display| ControlError::Invalid(format!("the director's root was refused: {e}"));
-        let current =
-            inner.repository().director_root().ok_or_else(|| ControlError::Unavailable("there is no director root yet".to_owned()))?;
-        let old = Document::<Root>::parse(&current, MAX_ROOT_BYTES).map_err(|e| invalid(&e))?;
-        let new = Document::<Root>::parse(bytes, MAX_ROOT_BYTES).map_err(|e| invalid(&e))?;
-        new.verify(&old.claims().keys_of("root")).map_err(|e| invalid(&e))?;
-        new.verify(&new.claims().keys_of("root")).map_err(|e| invalid(&e))?;
+        let refused = |e: &dyn std::fmt::Display| format!("the director's root was refused: {e}");
+        let (current, image, keys) = {
+            let repository = inner.repository();
+            (repository.director_root(), repository.state.contents().root().clone(), repository.keys.clone())
+        };
+        let current = current.ok_or_else(|| ControlError::Unavailable("there is no director root yet".to_owned()))?;
+        let old = Document::<Root>::parse(&current, MAX_ROOT_BYTES).map_err(|e| ControlError::Invalid(refused(&e)))?;
+        let new = Document::<Root>::parse(bytes, MAX_ROOT_BYTES).map_err(|e| ControlError::Invalid(refused(&e)))?;
+        new.verify(&old.claims().keys_of("root")).map_err(|e| ControlError::Forbidden(refused(&e)))?;
+        new.verify(&new.claims().keys_of("root")).map_err(|e| ControlError::Forbidden(refused(&e)))?;
         if new.version() != old.version() + 1 {
             return Err(ControlError::Conflict(format!(
                 "director root version {} was uploaded, {} is next",
@@ -135,13 +147,27 @@ impl Controller {
                 old.version() + 1
             )));
         }
+        let expires = new.claims().header.expires;
+        if expires.is_over(at) {
+            return Err(RepositoryError::Expired { role: "director root".to_owned(), at: expires.moment() }.into());
+        }
+        // A root without this controller's key would leave every device deaf to it.
+        if !new.claims().keys_of("targets").contains(&keys.signer(&image, Some(new.claims())).director.public()) {
+            return Err(RepositoryError::WrongKey("director").into());
+        }
         let file = format!("{DIRECTOR}{}.root.json", new.version());
         let changes = Changes { write: vec![Persist { file, bytes: bytes.to_vec() }], remove: Vec::new() };
         let event =
             draft(at, by, "root.published", "trust/director".to_owned(), "A new root of the director was taken in.".to_owned(), json!({}));
         let state = inner.ledger().snapshot.clone();
         inner.settle(state, &Touched::default(), writes(&changes), vec![event], at).await?;
-        inner.repository.write().unwrap_or_else(PoisonError::into_inner).serve(&changes);
+        {
+            let mut repository = inner.repository.write().unwrap_or_else(PoisonError::into_inner);
+            repository.serve(&changes);
+            repository.choose_keys();
+        }
+        let told: Vec<_> = inner.ledger().snapshot.fleet.iter().filter(|d| d.desired.is_some()).map(|d| d.id.clone()).collect();
+        inner.publish_later(told);
         Ok(())
     }
 

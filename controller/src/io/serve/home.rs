@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use leeway_protocol::trust::keyring::{KeyFile, SigningKey};
 use leeway_protocol::trust::repository::{Lifetimes, OnlineSigner};
 
+use super::super::repository::Keychain;
+
 /// The keys a controller holds, as files in its key directory.
 pub const KEY_FILES: [&str; 3] = ["snapshot.key", "timestamp.key", "director.key"];
 /// The documents a controller begins with, beside the keys: image root, image targets, director's root.
 pub const METADATA_FILES: [&str; 3] = ["1.root.json", "1.targets.json", "director.1.root.json"];
+/// Below the keys: their successors, held before a root names them.
+pub const NEXT: &str = "next";
 /// The largest file read from there.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
@@ -83,20 +87,30 @@ impl Home {
         Ok(Self { data: data.to_owned(), keys, _lock: lock })
     }
 
-    /// The online keys; refuses a directory that holds any other.
-    pub(super) fn signer(&self, lifetimes: Lifetimes) -> Result<OnlineSigner, HomeError> {
-        self.refuse_foreign()?;
-        let [snapshot, timestamp, director] = KEY_FILES.map(|name| self.key(name));
-        Ok(OnlineSigner { snapshot: snapshot?, timestamp: timestamp?, director: director?, lifetimes })
+    /// The online keys and their successors in `next/`; refuses a directory that holds any other.
+    pub(super) fn keychain(&self, lifetimes: Lifetimes) -> Result<Keychain, HomeError> {
+        Self::refuse_foreign(&self.keys)?;
+        let [snapshot, timestamp, director] = KEY_FILES.map(|name| Self::key(&self.keys, name));
+        let current = OnlineSigner { snapshot: snapshot?, timestamp: timestamp?, director: director?, lifetimes };
+        let folder = self.keys.join(NEXT);
+        if !folder.is_dir() {
+            return Ok(current.into());
+        }
+        Self::refuse_foreign(&folder)?;
+        let [snapshot, timestamp, director] = KEY_FILES.map(|name| match folder.join(name).exists() {
+            true => Self::key(&folder, name).map(Some),
+            false => Ok(None),
+        });
+        Ok(Keychain { current, next: [snapshot?, timestamp?, director?] })
     }
 
-    fn refuse_foreign(&self) -> Result<(), HomeError> {
-        let entries = fs::read_dir(&self.keys).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => HomeError::Missing(self.keys.join("snapshot.key")),
-            _ => io(&self.keys, e),
+    fn refuse_foreign(folder: &Path) -> Result<(), HomeError> {
+        let entries = fs::read_dir(folder).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => HomeError::Missing(folder.join("snapshot.key")),
+            _ => io(folder, e),
         })?;
         for entry in entries {
-            let path = entry.map_err(|e| io(&self.keys, e))?.path();
+            let path = entry.map_err(|e| io(folder, e))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if KEY_FILES.contains(&name) || !path.is_file() {
                 continue;
@@ -111,8 +125,8 @@ impl Home {
         Ok(())
     }
 
-    fn key(&self, name: &str) -> Result<SigningKey, HomeError> {
-        let path = self.keys.join(name);
+    fn key(folder: &Path, name: &str) -> Result<SigningKey, HomeError> {
+        let path = folder.join(name);
         let text = read(&path)?;
         let mode = fs::metadata(&path).map_err(|e| io(&path, e))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {

@@ -15,7 +15,7 @@ use leeway_protocol::trust::director::{self, Directive};
 use leeway_protocol::trust::envelope::{self, Kind as Envelope};
 use leeway_protocol::trust::keyring::SigningKey;
 use leeway_protocol::trust::metadata::{Document, Root};
-use leeway_protocol::trust::repository::{Ceremony, LineGrant, RoleBuilder, ceremony};
+use leeway_protocol::trust::repository::{Ceremony, LineGrant, RoleBuilder, RootBuilder, ceremony};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
@@ -373,6 +373,66 @@ async fn a_release_reaches_a_device_and_survives_a_kill() {
     handle.shutdown().await;
     let handle = place.start().await;
     assert_eq!(handle.controller.snapshot().rollouts[&rollout.id].state.phase(), "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_online_keys_are_held_first_named_by_a_root_then_and_every_assignment_is_signed_again() {
+    let place = Place::new();
+    let fresh = |n: u8| SigningKey::from_seed(&[200 + n; 32]);
+    let root = |old: &[u8], roles: &[(&str, u8)]| {
+        let old = Document::<Root>::parse(old, 1 << 20).unwrap();
+        let next = RootBuilder::after(old.claims(), clock::now().plus_secs(1000));
+        let next = roles.iter().fold(next, |root, (role, n)| root.role(role, &[fresh(*n).public()], 1));
+        next.sign(&[place.ceremony.key("root-1").unwrap(), place.ceremony.key("root-3").unwrap()]).unwrap()
+    };
+    let image = root(&place.ceremony.image_root, &[("snapshot", 0), ("timestamp", 1)]);
+    let directors = root(&place.ceremony.director_root, &[("targets", 2), ("snapshot", 2), ("timestamp", 2)]);
+
+    let handle = place.start().await;
+    let refused = handle.controller.upload_root(&image, None, "ann").await.unwrap_err().to_string();
+    assert!(refused.contains("snapshot key") && refused.contains("next/"), "{refused}");
+    let refused = handle.controller.upload_director_root(&directors, "ann").await.unwrap_err().to_string();
+    assert!(refused.contains("director key"), "{refused}");
+    drop(handle);
+    let next = place.dir.path().join("keys/next");
+    std::fs::create_dir(&next).unwrap();
+    for (n, name) in (0..).zip(["snapshot", "timestamp", "director"]) {
+        let path = next.join(format!("{name}.key"));
+        std::fs::write(&path, fresh(n).to_key_file(name)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    let handle = place.start().await;
+    let controller = handle.controller.clone();
+    cohort(&controller).await;
+    place.publish(&controller, "1", 1).await;
+    let (key, access) = Device::enrol(&controller, 1).await;
+    let mut device = Device::connect(key, access, 0).await;
+    controller.create_rollout(new_rollout("1"), "ann").await.unwrap();
+    let (before, _) = device.directive().await;
+    controller.upload_root(&image, None, "ann").await.unwrap();
+    controller.upload_director_root(&directors, "ann").await.unwrap();
+    assert!(controller.upload_director_root(&directors, "ann").await.is_err(), "the same root twice");
+    let bytes = device.hear(Channel::Desired).await;
+    let newest = Document::<Root>::parse(&directors, 1 << 20).unwrap();
+    let again = director::verify(&bytes, newest.claims(), &device.access.device, clock::now(), Generation(0)).unwrap();
+    assert_eq!((again.generation, again.target), (before.generation, before.target));
+    assert!(director::verify(&bytes, device.director().claims(), &device.access.device, clock::now(), Generation(0)).is_err());
+    assert_eq!(controller.tuf_file("director/2.root.json").unwrap(), directors);
+    place.publish(&controller, "2", 2).await;
+    let versions = |controller: &Controller| controller.inner.repository().state.client_at(clock::now()).unwrap().versions().root;
+    assert_eq!(versions(&controller), 2, "the new keys sign freshness");
+
+    // After a restart the root says again which keys sign. A key that is nobody's successor is still refused.
+    drop((controller, handle));
+    let handle = place.start().await;
+    assert_eq!(versions(&handle.controller), 2);
+    let signer = handle.controller.inner.repository().signer.clone();
+    assert_eq!((signer.timestamp.public(), signer.director.public()), (fresh(1).public(), fresh(2).public()));
+    drop(handle);
+    place.hand_over("root-2", &next.join("other.key"));
+    let foreign = place.refusal(place.config()).await;
+    assert!(foreign.contains("root-2") && foreign.contains("move it away"), "{foreign}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

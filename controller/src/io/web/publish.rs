@@ -99,6 +99,9 @@ pub(super) async fn targets(State(web): State<Web>, By(by): By, body: Body) -> R
 }
 
 /// Upload a new root of the image repository, or with `director` of the director.
+///
+/// Where a new image root changes so many targets keys that the served targets would count for nothing, both are uploaded together,
+/// as `{"root": TEXT, "targets": TEXT}`.
 #[utoipa::path(post, path = "/api/v1/tuf/roots/{repository}", tag = "publish", operation_id = "publishRoot", params(("repository" = String, Path, description = "`image` or `director`")), request_body(content = Vec<u8>, content_type = "application/json"),
     responses((status = 204, description = "Taken in"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn root(
@@ -109,16 +112,38 @@ pub(super) async fn root(
 ) -> Result<axum::http::StatusCode, Problem> {
     let bytes = read(body, MAX_ROLE).await?;
     match repository.as_str() {
-        "image" => web.controller().upload_root(&bytes, &by).await?,
+        "image" => match together(&bytes) {
+            Some(both) => web.controller().upload_root(both.root.as_bytes(), Some(both.targets.as_bytes()), &by).await?,
+            None => web.controller().upload_root(&bytes, None, &by).await?,
+        },
         "director" => web.controller().upload_director_root(&bytes, &by).await?,
         _ => return Err(Problem::NotFound("there are two repositories: image and director".to_owned())),
     }
     Ok(axum::http::StatusCode::NO_CONTENT)
 }
 
+/// A root and targets in one upload, each as the text that was signed.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Together {
+    root: String,
+    targets: String,
+}
+
+fn together(bytes: &[u8]) -> Option<Together> {
+    serde_json::from_slice(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_comes_alone_or_together_with_targets() {
+        let both = together(br#"{"root": "{\"signed\": 1}", "targets": "t"}"#).unwrap();
+        assert_eq!((both.root.as_str(), both.targets.as_str()), ("{\"signed\": 1}", "t"));
+        assert!(together(br#"{"signatures": [], "signed": {}}"#).is_none());
+    }
 
     #[test]
     fn both_spellings_of_a_digest_are_read() {

@@ -215,3 +215,18 @@ fn a_slip_in_the_delegations_opens_nothing() {
         assert!(matches!(may_assign(&path, &image), Err(CrossCheckError::NotARelease(_))), "{why}");
     }
 }
+
+#[test]
+fn nobody_uses_the_generations_up() {
+    let world = World::new();
+    let seen = |generation: u64, last: u64| {
+        let document = signed(&world, generation, None);
+        verify(&document, &root(&world), &device(), now(), Generation(last)).map(|directive| directive.generation.0)
+    };
+    assert_eq!(seen(MAX_GENERATION_STEP, 0).unwrap(), MAX_GENERATION_STEP);
+    for (generation, last) in [(MAX_GENERATION_STEP + 1, 0), (u64::MAX, 7), (u64::MAX - 1, u64::MAX - 2 - MAX_GENERATION_STEP)] {
+        let error = seen(generation, last).unwrap_err();
+        assert!(matches!(error, DirectorError::TooFarAhead { .. }), "{generation} after {last}: {error}");
+        assert_eq!(error.code(), Code::AssignmentStale);
+    }
+}

@@ -106,6 +106,18 @@ impl<T: Role> Document<T> {
         Ok(&self.content)
     }
 
+    /// The keys among `keys` whose signatures on this document are good, by name.
+    pub fn signers<'a>(&self, keys: &KeySet<'a>) -> Vec<&'a KeyId> {
+        let good =
+            |id: &KeyId, key: &Verifier| self.signatures.iter().any(|(by, signature)| by == id && key.verifies(&self.canonical, signature));
+        keys.keys.iter().filter(|(id, key)| good(id, key)).map(|(id, _)| *id).collect()
+    }
+
+    /// The key names that the signatures carry, good or not: whose they are is for the delegating document to say.
+    pub fn claimed_signers(&self) -> impl Iterator<Item = &KeyId> {
+        self.signatures.iter().map(|(id, _)| id)
+    }
+
     /// The content without any check: what the document *claims*. For a root, which brings its own keys, and for signers.
     pub fn claims(&self) -> &T {
         &self.content
@@ -131,6 +143,11 @@ impl<T: Role> std::fmt::Debug for Document<T> {
 impl<'a> KeySet<'a> {
     pub(crate) fn new(role: &'a str, keys: BTreeMap<&'a KeyId, Verifier>, threshold: u32) -> Self {
         Self { role, keys, threshold }
+    }
+
+    /// How many distinct keys must sign.
+    pub fn threshold(&self) -> u32 {
+        self.threshold
     }
 
     /// Can this role ever be signed for?

@@ -102,8 +102,14 @@ pub enum RepositoryError {
         /// What is wrong.
         why: String,
     },
+    /// The targets that are served would not be believed any more.
+    #[error("with this root the targets that are served count for nothing ({0}): sign new targets too and publish both together")]
+    Orphaned(#[source] ThresholdError),
     /// The root does not list the controller's key.
-    #[error("the root does not list this controller's {0} key: give it the key that the root names, or sign a new root")]
+    #[error(
+        "the root does not list this controller's {0} key: give it the key that the root names (into the folder next/ of its keys, then \
+         restart it), or sign another root"
+    )]
     WrongKey(&'static str),
     /// Nothing could be signed.
     #[error(transparent)]
@@ -174,6 +180,18 @@ impl RepositoryState {
 
     /// Take in a new root: key rotation.
     pub fn accept_root(&mut self, bytes: &[u8], signer: &OnlineSigner, now: Timestamp) -> Result<Changes, RepositoryError> {
+        self.accept_root_with(bytes, None, signer, now)
+    }
+
+    /// Take in a new root, and with it the targets that its targets keys signed: needed when so many targets keys change that
+    /// the served targets would not be believed any more. Devices see both at once, or neither.
+    pub fn accept_root_with(
+        &mut self,
+        bytes: &[u8],
+        targets: Option<&[u8]>,
+        signer: &OnlineSigner,
+        now: Timestamp,
+    ) -> Result<Changes, RepositoryError> {
         let root = Document::<Root>::parse(bytes, cap(MAX_ROOT_BYTES))?;
         expect_fresh("root", &root.claims().header, now)?;
         let name = format!("{}.root.json", self.client.root().header.version + 1);
@@ -183,10 +201,27 @@ impl RepositoryState {
             .map_err(RepositoryError::Root)?;
         chain.provide(bytes).map_err(RepositoryError::Root)?;
         // The old snapshot and timestamp may be signed by keys that are gone: both are signed anew before anything is read.
-        let roles = self.client.snapshot().map(|snapshot| snapshot.meta.clone()).unwrap_or_default();
+        let mut roles = self.client.snapshot().map(|snapshot| snapshot.meta.clone()).unwrap_or_default();
+        let mut first = vec![Persist { file: name, bytes: bytes.to_vec() }];
+        let keys = chain.root().keys_of("targets");
+        let new = targets.map(|bytes| Document::<Targets>::parse(bytes, cap(MAX_TARGETS_BYTES))).transpose()?;
+        if let Some(new) = &new {
+            new.verify(&keys)?;
+            self.expect_next("targets", new.version())?;
+            expect_fresh("targets", &new.claims().header, now)?;
+            let file = versioned_name("targets", new.version());
+            roles.insert("targets.json".to_owned(), FileMeta::of(new.version(), new.bytes()));
+            next.files.insert(file.clone(), new.bytes().to_vec());
+            first.push(Persist { file, bytes: new.bytes().to_vec() });
+        } else if let Some(served) = self.client.role("targets") {
+            served.verify(&keys).map_err(RepositoryError::Orphaned)?;
+        }
         let mut changes = next.sign_snapshot(roles, chain.root(), signer, now)?;
+        if let Some(new) = &new {
+            next.forget_older("targets", new.version(), &mut changes);
+        }
         next.client = read_through(&next.files)?;
-        changes.write.insert(0, Persist { file: name, bytes: bytes.to_vec() });
+        changes.write.splice(0..0, first);
         *self = next;
         Ok(changes)
     }

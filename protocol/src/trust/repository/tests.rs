@@ -186,6 +186,40 @@ fn a_controller_with_keys_that_the_root_does_not_name_says_so() {
 }
 
 #[test]
+fn a_root_that_replaces_the_targets_keys_comes_together_with_new_targets() {
+    let mut world = World::new();
+    let signer = world.signer.clone();
+    let fresh = [spare(0xe1), spare(0xe2), spare(0xe3)];
+    let public: Vec<_> = fresh.iter().map(SigningKey::public).collect();
+    let root = RootBuilder::after(world.state.contents().root(), until()).role("targets", &public, 2);
+    let root = root.sign(&[world.key("root-1"), world.key("root-2")]).unwrap();
+    let before = world.state.files().clone();
+    let alone = world.state.accept_root(&root, &signer, now()).unwrap_err();
+    assert!(matches!(alone, RepositoryError::Orphaned(_)), "{alone}");
+    let next = TargetsBuilder::after(&world.state.role("targets").unwrap(), until()).unwrap();
+    let by_old = next.sign(&[world.key("targets-1"), world.key("targets-2")]).unwrap();
+    assert!(matches!(world.state.accept_root_with(&root, Some(&by_old), &signer, now()), Err(RepositoryError::Unsigned(_))));
+    assert_eq!(world.state.files(), &before, "a refused upload changes nothing");
+    let by_new = next.sign(&[&fresh[0], &fresh[2]]).unwrap();
+    let changes = world.state.accept_root_with(&root, Some(&by_new), &signer, now()).unwrap();
+    let written: Vec<_> = changes.write.iter().map(|persist| persist.file.as_str()).collect();
+    assert_eq!(written, ["2.root.json", "2.targets.json", "6.snapshot.json", "timestamp.json"]);
+    let versions = world.refreshed().0.versions();
+    assert_eq!((versions.root, versions.targets), (2, 2));
+}
+
+#[test]
+fn who_signed_is_told_apart_from_who_claims_to_have() {
+    let world = World::empty();
+    let root = Document::<Root>::parse(&world.keys.image_root, 1 << 20).unwrap();
+    let targets = TargetsBuilder::new(until()).sign(&[world.key("targets-2"), world.key("director")]).unwrap();
+    let document = Document::<Targets>::parse(&targets, 1 << 20).unwrap();
+    let keys = root.claims().keys_of("targets");
+    assert_eq!(document.signers(&keys), [&world.key("targets-2").public().key_id()]);
+    assert_eq!((document.claimed_signers().count(), keys.threshold()), (2, 2));
+}
+
+#[test]
 fn old_files_go_and_what_a_slow_device_still_needs_stays() {
     let mut world = World::new();
     let slow = world.state.files()["timestamp.json"].clone();
