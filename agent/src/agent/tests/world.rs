@@ -18,6 +18,7 @@ use super::disk::{Disk, Trouble};
 use super::repo::{Repo, device, start};
 use crate::action::{Action, DiskPath, FetchId, Level, Payload, RunId, RunnerPurpose};
 use crate::agent::{Agent, Settings};
+use crate::confinement::Confinement;
 use crate::control::{PROTOCOL, Proof, Role, RunnerCommand, RunnerNotice, Slot};
 use crate::deployment::Deployment;
 use crate::event::{BlobFailure, Event, Fetched};
@@ -298,7 +299,13 @@ impl World {
                 }
                 let (loaded, active, shadow) = (BTreeMap::new(), None, None);
                 self.runners.push(Runner { run, purpose, loaded, active, shadow, served: 0, compared: 0, silent: false });
-                let ready = RunnerNotice::Ready { protocol: PROTOCOL, pid: 1, version: String::new(), listens: vec![] };
+                let ready = RunnerNotice::Ready {
+                    protocol: PROTOCOL,
+                    pid: 1,
+                    version: String::new(),
+                    listens: vec![],
+                    confinement: Confinement::in_process(),
+                };
                 self.notice(run, ready);
             }
             Action::Runner { run, command } => self.command(run, command),
