@@ -18,7 +18,7 @@ use super::disk::{Disk, Trouble};
 use super::repo::{Repo, device, start};
 use crate::action::{Action, DiskPath, FetchId, Level, Payload, RunId, RunnerPurpose};
 use crate::agent::{Agent, Settings};
-use crate::confinement::Confinement;
+use crate::confinement::{Confinement, Reached};
 use crate::control::{PROTOCOL, Proof, Role, RunnerCommand, RunnerNotice, Slot};
 use crate::deployment::Deployment;
 use crate::event::{BlobFailure, Event, Fetched};
@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) dead: bool,
     /// Another program has the port: a runner that should serve ends before it is ready.
     pub(super) port_taken: bool,
+    /// What runners say of their confinement.
+    pub(super) confinement: Confinement,
     sealed: BTreeMap<(u64, u64), Digest>,
     highest: u64,
     pub(super) settings: Settings,
@@ -105,6 +107,7 @@ impl World {
             dies_after: None,
             dead: true,
             port_taken: false,
+            confinement: Confinement { landlock: Reached::Full, seccomp: Reached::Full, limits: Reached::Full },
             sealed: BTreeMap::new(),
             highest: 0,
             settings,
@@ -304,7 +307,7 @@ impl World {
                     pid: 1,
                     version: String::new(),
                     listens: vec![],
-                    confinement: Confinement::in_process(),
+                    confinement: self.confinement.clone(),
                 };
                 self.notice(run, ready);
             }
