@@ -1,10 +1,11 @@
 //! What watching a model costs: inference with the recorder on against the bare engine on the same model, in turns in one run.
 //!
-//!     cargo run --release -p leeway-agent --example bench_overhead
+//!     cargo run --release -p leeway-agent --example bench_overhead [confined]
 //!
 //! Batches of both kinds take turns, so that a busy machine hits both alike; medians over the batches are compared. The bare
 //! engine runs the same optimised plan (the same weights in the same memory) without anything of ours around it. The last
 //! column is the whole way of a request inside the process: tensors of the wire in and out, checks, engine, record.
+//! With `confined` the process first confines itself as the runner does: what that costs is the difference of two runs.
 //! Not a test: figures are for reading.
 use std::hint::black_box;
 use std::io::Cursor;
@@ -37,6 +38,9 @@ const INPUTS: usize = 64;
 const CLASSES: usize = 10;
 
 fn main() -> Result<()> {
+    if std::env::args().any(|argument| argument == "confined") {
+        println!("{}", leeway_agent::io::runner::confine(&[]).sentence());
+    }
     println!("{INPUTS} inputs, {CLASSES} outputs and the confidence: {} features of 10 bins\n", INPUTS + CLASSES + 1);
     println!(
         "{:>8} {:>12} {:>12} {:>8} {:>10} {:>12} {:>14}",

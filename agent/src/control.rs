@@ -19,8 +19,10 @@ use leeway_protocol::reason::Reason;
 use leeway_protocol::report::{Errors, WindowReport};
 use leeway_protocol::reported::ShadowSummary;
 
+use crate::confinement::Confinement;
+
 /// The number of this conversation's form; raised with every change of the enums below.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The longest frame: the largest window (some 70 KB) and the largest capture batch (256 KB) fit many times over.
 pub const MAX_FRAME: usize = 4 << 20;
@@ -113,6 +115,8 @@ pub enum RunnerNotice {
         version: String,
         /// Where the application asks for inferences: `127.0.0.1:8000`, `/run/leeway/agent.sock`; empty for a candidate's runner.
         listens: Vec<String>,
+        /// How far it has confined itself; it has read no model yet.
+        confinement: Confinement,
     },
     /// The release in this slot passed its golden vectors and is in its role now (a candidate is already dropped again).
     Loaded {
@@ -259,7 +263,13 @@ mod tests {
     fn notices() -> Vec<RunnerNotice> {
         let reason = Reason::new(Code::GoldenMismatch, "output 0 off by 0.9");
         vec![
-            RunnerNotice::Ready { protocol: PROTOCOL, pid: 7, version: "0.1.0".into(), listens: vec!["127.0.0.1:1".into()] },
+            RunnerNotice::Ready {
+                protocol: PROTOCOL,
+                pid: 7,
+                version: "0.1.0".into(),
+                listens: vec!["127.0.0.1:1".into()],
+                confinement: Confinement::in_process(),
+            },
             RunnerNotice::LoadFailed { slot: Slot::B, role: Role::Candidate, reason },
             RunnerNotice::Progress { slot: Slot::A, inferences: 9, errors: Errors::default() },
             RunnerNotice::Exited { code: None, signal: Some(9) },

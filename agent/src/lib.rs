@@ -5,6 +5,7 @@
 pub mod action;
 pub mod agent;
 pub mod config;
+pub mod confinement;
 pub mod control;
 pub mod deployment;
 pub mod event;

@@ -1,7 +1,8 @@
 //! Bytes of a model in; refused, or a runnable plan that has proved on this device that it computes what its publisher signed.
 //!
 //! The only place that knows the engine (tract). Nothing here reads a file, a clock or the network; [`host`] drives it all by
-//! the supervisor's commands, in the runner process or inside the program of a firm that links this library.
+//! the supervisor's commands, in the runner process or inside the program of a firm that links this library. The runner confines
+//! itself first; a program that links the library runs its models with all its own rights, and chooses that.
 pub mod allow;
 pub mod golden;
 pub mod host;
@@ -12,6 +13,7 @@ pub mod prescan;
 pub mod recipe;
 pub mod release;
 pub mod tensors;
+pub mod warm;
 
 pub use host::Host;
 pub use plan::{InferError, Plan, Session};

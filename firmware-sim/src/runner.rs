@@ -5,6 +5,7 @@
 //! What stays true: a model is executed only by a load that is recorded, see [`Executed`].
 use std::collections::BTreeMap;
 
+use leeway_agent::confinement::Confinement;
 use leeway_agent::control::{PROTOCOL, Proof, Role, RunnerCommand, RunnerNotice, Slot};
 use leeway_protocol::assignment::Windows;
 use leeway_protocol::digest::Digest;
@@ -78,7 +79,8 @@ pub struct Runner {
 impl Runner {
     /// A runner that just started, and its first words.
     pub fn start() -> (Self, Said) {
-        let ready = RunnerNotice::Ready { protocol: PROTOCOL, pid: 1, version: "simulated".to_owned(), listens: Vec::new() };
+        let (version, confinement) = ("simulated".to_owned(), Confinement::in_process());
+        let ready = RunnerNotice::Ready { protocol: PROTOCOL, pid: 1, version, listens: Vec::new(), confinement };
         let said = Said { notices: vec![(20, ready)], ..Said::default() };
         (Self { slots: BTreeMap::new(), windows: Windows::default(), frozen: false }, said)
     }

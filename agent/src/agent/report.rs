@@ -7,6 +7,7 @@ use leeway_protocol::reported::{Condition, DeviceEvent, Phase, Reported, Running
 use super::Agent;
 use super::state::{Outcome, State};
 use crate::action::{DiskPath, OutboxKind};
+use crate::confinement::CONFINED;
 use crate::control::Slot;
 use crate::deployment::Deployment;
 use crate::event::Stored;
@@ -93,13 +94,17 @@ impl Agent {
         let stale =
             self.trust.trouble.as_ref().map(ToString::to_string).filter(|_| self.metadata_problem().is_some()).or(self.metadata_problem());
         let lost = (self.state.dropped > 0).then(|| format!("{} messages were given up since enrolment", self.state.dropped));
-        vec![
+        let confined = self.confinement().map(|c| condition("ModelConfined", c.problem(), CONFINED));
+        let mut conditions = vec![
             condition("ModelVerified", unverified, "the model that answers matched its golden vectors on this device"),
             condition("InferenceHealthy", sick, "no inference failed since the model was loaded"),
             condition("MetadataFresh", stale, "the signed metadata is fresh"),
             condition("ClockSane", self.clock.problem().map(str::to_owned), "the clock agrees with what was signed"),
             condition("TelemetryFlowing", lost, "no message was given up"),
-        ]
+        ];
+        // Known only of a runner that is there.
+        conditions.extend(confined);
+        conditions
     }
 
     /// What the data directory says about a device whose agent may not run now, for people.

@@ -14,6 +14,7 @@ use super::Agent;
 use super::persist::Saving;
 use super::trial::load;
 use crate::action::{Action, Level, RunId, RunnerPurpose};
+use crate::confinement::Confinement;
 use crate::control::{PROTOCOL, Proof, Role, RunnerCommand, RunnerNotice, Slot};
 use crate::deployment::Deployment;
 use crate::slot::Release;
@@ -29,6 +30,8 @@ pub(super) struct Serving {
     run: RunId,
     /// It said that it is: its sockets are bound, and from now on what happens to it speaks about the release.
     ready: bool,
+    /// How far it is confined, from its own first words.
+    confinement: Option<Confinement>,
     /// What answers; none until the first load is done.
     up: Option<Up>,
     loading: Option<Loading>,
@@ -94,7 +97,8 @@ impl Agent {
         let now = self.clock.steady();
         self.out.push(Action::StartRunner { run, purpose: RunnerPurpose::Serving });
         self.last.starts_runner();
-        self.serving = Some(Serving { run, ready: false, up: None, loading: None, shadow: None, life: now, suspected: None });
+        self.serving =
+            Some(Serving { run, ready: false, confinement: None, up: None, loading: None, shadow: None, life: now, suspected: None });
         self.set_policy();
         self.load_beside(slot, Role::Active, &release);
     }
@@ -136,6 +140,11 @@ impl Agent {
     pub(super) fn stays_with(&self, slot: Slot) -> bool {
         let replaced = |loading: &Loading| loading.role == Role::Active && loading.slot != slot;
         self.answers_from(slot) && !self.serving.as_ref().and_then(|s| s.loading.as_ref()).is_some_and(replaced)
+    }
+
+    /// How far the runner that is there is confined.
+    pub(super) fn confinement(&self) -> Option<&Confinement> {
+        self.serving.as_ref()?.confinement.as_ref()
     }
 
     pub(super) fn up(&self) -> Option<&Up> {
@@ -181,7 +190,7 @@ impl Agent {
             };
         }
         match notice {
-            RunnerNotice::Ready { protocol, .. } => self.runner_is_ready(protocol),
+            RunnerNotice::Ready { protocol, confinement, .. } => self.runner_is_ready(protocol, confinement),
             RunnerNotice::Loaded { slot, role, proof } => self.loaded(slot, role, proof),
             RunnerNotice::LoadFailed { slot, reason, .. } => self.load_failed(slot, reason),
             RunnerNotice::Activated { slot } => {
@@ -220,10 +229,11 @@ impl Agent {
         }
     }
 
-    fn runner_is_ready(&mut self, protocol: u32) {
+    fn runner_is_ready(&mut self, protocol: u32, confinement: Confinement) {
         self.false_starts = 0;
         if let Some(serving) = &mut self.serving {
             serving.ready = true;
+            serving.confinement = Some(confinement);
         }
         if protocol != PROTOCOL {
             let Reason { code, detail } = other_release(protocol);
@@ -410,8 +420,18 @@ fn other_release(protocol: u32) -> Reason {
 
 fn describe_exit(code: Option<i32>, signal: Option<i32>) -> String {
     match (code, signal) {
-        (_, Some(signal)) => format!("by signal {signal}"),
+        (_, Some(signal)) => format!("by signal {signal}{}", describe_signal(signal)),
         (Some(code), None) => format!("with status {code}"),
         (None, None) => "it could not be started, or broke off the conversation".to_owned(),
+    }
+}
+
+/// What a signal means when it ends a confined runner; numbers as on every processor that Leeway is built for.
+fn describe_signal(signal: i32) -> &'static str {
+    match signal {
+        6 => ", as when more memory is wanted than was signed",
+        24 => ", as when its processor time is used up",
+        31 => ": it asked the kernel for what no model needs, so treat the model as hostile",
+        _ => "",
     }
 }

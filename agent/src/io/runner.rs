@@ -5,9 +5,17 @@
 //! HTTP. Inference never runs on the thread that reads sockets, and the sign of life comes from the loop that infers, so a
 //! model that hangs silences it. Loading happens on a thread of its own: the active model goes on answering.
 //!
+//! It confines itself before it reads a model, whichever of its commands reads one: see [`sandbox`].
+//!
 //! Also here, for publisher, controller and trainer, who run it as a child because only children may hold the engine:
 //! `preflight`, `describe` and `predict`.
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use leeway_protocol::manifest::Manifest;
+use leeway_protocol::tensor::Tensor;
+
+use crate::confinement::Confinement;
 
 mod engine;
 mod files;
@@ -16,6 +24,7 @@ mod oip;
 mod pipe;
 mod requests;
 mod rows;
+mod sandbox;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -25,10 +34,11 @@ pub use files::FileOrgans;
 
 /// What the runner understands.
 const USAGE: &str = "\
-usage: leeway-runner serve [--dir DIR] [--tcp 127.0.0.1:PORT] [--unix PATH]   (commands on stdin, notices on stdout)
+usage: leeway-runner serve [--dir DIR] [--models SUBDIR]... [--tcp 127.0.0.1:PORT] [--unix PATH]   (commands on stdin, notices on stdout)
        leeway-runner preflight --model FILE --manifest FILE                   (one JSON object on stdout, status 0 or 1)
        leeway-runner describe --model FILE                                    (inputs, outputs, operators as JSON)
-       leeway-runner predict --model FILE --manifest FILE --rows FILE.csv     (decision,confidence,outputs per row)";
+       leeway-runner predict --model FILE --manifest FILE --rows FILE.csv     (decision,confidence,outputs per row)
+       leeway-runner probe --try WHAT [--file FILE] [--to ADDRESS]            (confine, then try: status 0 if it was refused)";
 
 /// Ended in order.
 const DONE: u8 = 0;
@@ -43,10 +53,11 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let Some((command, options)) = args.split_first() else { return usage("a command is missing") };
     quiet_panics();
     let told = match command.as_str() {
-        "serve" => Options::parse(options, &["--dir", "--tcp", "--unix"]).and_then(|o| serve::run(&o)),
+        "serve" => Options::parse(options, &["--dir", "--models", "--thrown-away", "--tcp", "--unix"]).and_then(|o| serve::run(&o)),
         "preflight" => Options::parse(options, &["--model", "--manifest"]).and_then(|o| tools::preflight(&o)),
         "describe" => Options::parse(options, &["--model"]).and_then(|o| tools::describe(&o)),
         "predict" => Options::parse(options, &["--model", "--manifest", "--rows"]).and_then(|o| tools::predict(&o)),
+        "probe" => Options::parse(options, &["--try", "--file", "--to", "--models", "--confined"]).and_then(|o| sandbox::probe::run(&o)),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(DONE)
@@ -60,6 +71,19 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::from(USAGE_ERROR)
         }
     }
+}
+
+/// For a program that runs models in its own process and wants them confined all the same: give away every file but those beneath
+/// `folders`, new connections and programs, for the whole process and for good. Call it before the first thread is started.
+pub fn confine(folders: &[PathBuf]) -> Confinement {
+    sandbox::confine(&sandbox::Keep { folders: folders.to_vec(), cpu_seconds: None })
+}
+
+/// What the server makes of the body of a request for an inference: its tensors, or the sentence it answers with. For those who
+/// throw bytes at it.
+pub fn judge_request(body: &[u8], manifest: &Manifest) -> Result<Vec<Tensor>, String> {
+    let request: oip::InferRequest = serde_json::from_slice(body).map_err(|e| format!("the body is not an inference request: {e}"))?;
+    request.check(manifest, || 0).map(|checked| checked.ask.inputs)
 }
 
 fn usage(what: &str) -> ExitCode {

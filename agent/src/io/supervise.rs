@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::action::{RunId, RunnerPurpose};
+use crate::action::{Dir, RunId, RunnerPurpose};
 use crate::config::RunnerConfig;
 use crate::control::{Decoder, RunnerCommand, RunnerNotice, encode};
 use crate::event::Event;
@@ -68,8 +68,12 @@ impl Runners {
     pub(super) fn start(&mut self, run: RunId, purpose: RunnerPurpose) {
         let mut command = Command::new(&self.program);
         command.args(&self.prefix).arg("serve").arg("--dir").arg(&self.dir);
+        // It reads nothing else of the data directory: not the device's key, not the outbox.
+        command.args([Dir::Blobs, Dir::Factory].into_iter().flat_map(|dir| ["--models", dir.as_str()]));
         if purpose == RunnerPurpose::Serving {
             command.args(&self.sockets);
+        } else {
+            command.args(["--thrown-away", "yes"]);
         }
         command.current_dir(&self.dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         let (commands, queue) = channel(COMMANDS);

@@ -30,6 +30,8 @@ pub trait Organs {
     fn nanos(&self) -> u64;
     /// Resident memory of the process that runs the model; 0 if the process does more than that, which turns the limit off.
     fn resident_bytes(&self) -> u64;
+    /// This release is about to be loaded: bound what the process may use by what was signed, where the process is there for that.
+    fn admit(&mut self, _manifest: &Manifest) {}
 }
 
 /// A model that has proved itself on this device.
@@ -69,6 +71,7 @@ impl Release {
         }
         let manifest = Manifest::parse(&bytes).map_err(|e| Reason::new(Code::ManifestInvalid, causes(&e)))?;
         drop(bytes);
+        organs.admit(&manifest);
         let model = organs.read(files.model, MAX_MODEL_BYTES).map_err(|e| Reason::new(Code::DiskFailed, e))?;
         if model.len() as u64 != manifest.model.length {
             let found = format!("the model {} has {} bytes instead of {}", files.model, model.len(), manifest.model.length);

@@ -5,6 +5,7 @@
 //! golden vectors are per device, so nothing is shared between stations.
 use std::time::Instant;
 
+use leeway_agent::confinement::Confinement;
 use leeway_agent::control::{PROTOCOL, RunnerCommand, RunnerNotice};
 use leeway_agent::runtime::host::{Host, Request};
 use leeway_agent::runtime::release::Organs;
@@ -63,6 +64,7 @@ impl Runner {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             listens: Vec::new(),
+            confinement: Confinement::in_process(),
         };
         (Self { host: Host::new(), since: Instant::now() }, vec![ready])
     }

@@ -8,6 +8,7 @@ use leeway_protocol::trust::envelope::Kind;
 use super::repo::{Repo, start};
 use super::world::World;
 use crate::action::Dir;
+use crate::confinement::Reached;
 use crate::control::RunnerNotice;
 use crate::event::Event;
 
@@ -144,4 +145,17 @@ fn an_event_before_the_start_is_ignored() {
     world.feed(Event::Tick);
     world.feed(Event::Desired(vec![1]));
     assert!(world.logged("before the start"));
+}
+
+#[test]
+fn how_far_the_runner_is_confined_is_reported_in_a_sentence() {
+    let mut world = world();
+    let confined = |world: &World| world.state().conditions.into_iter().find(|c| c.kind == "ModelConfined");
+    let told = confined(&world).unwrap();
+    assert!(told.holds && told.message.starts_with("the model runs confined: no files but its own"), "{told:?}");
+    world.confinement.seccomp = Reached::None("not in this kernel".to_owned());
+    world.kill_runner();
+    world.run_for(10);
+    let told = confined(&world).unwrap();
+    assert!(!told.holds && told.message.contains("it could open connections and start programs (not in this kernel)"), "{told:?}");
 }

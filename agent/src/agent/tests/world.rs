@@ -18,6 +18,7 @@ use super::disk::{Disk, Trouble};
 use super::repo::{Repo, device, start};
 use crate::action::{Action, DiskPath, FetchId, Level, Payload, RunId, RunnerPurpose};
 use crate::agent::{Agent, Settings};
+use crate::confinement::{Confinement, Reached};
 use crate::control::{PROTOCOL, Proof, Role, RunnerCommand, RunnerNotice, Slot};
 use crate::deployment::Deployment;
 use crate::event::{BlobFailure, Event, Fetched};
@@ -65,6 +66,8 @@ pub(super) struct World {
     pub(super) dead: bool,
     /// Another program has the port: a runner that should serve ends before it is ready.
     pub(super) port_taken: bool,
+    /// What runners say of their confinement.
+    pub(super) confinement: Confinement,
     sealed: BTreeMap<(u64, u64), Digest>,
     highest: u64,
     pub(super) settings: Settings,
@@ -104,6 +107,7 @@ impl World {
             dies_after: None,
             dead: true,
             port_taken: false,
+            confinement: Confinement { landlock: Reached::Full, seccomp: Reached::Full, limits: Reached::Full },
             sealed: BTreeMap::new(),
             highest: 0,
             settings,
@@ -298,7 +302,13 @@ impl World {
                 }
                 let (loaded, active, shadow) = (BTreeMap::new(), None, None);
                 self.runners.push(Runner { run, purpose, loaded, active, shadow, served: 0, compared: 0, silent: false });
-                let ready = RunnerNotice::Ready { protocol: PROTOCOL, pid: 1, version: String::new(), listens: vec![] };
+                let ready = RunnerNotice::Ready {
+                    protocol: PROTOCOL,
+                    pid: 1,
+                    version: String::new(),
+                    listens: vec![],
+                    confinement: self.confinement.clone(),
+                };
                 self.notice(run, ready);
             }
             Action::Runner { run, command } => self.command(run, command),

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::files::FileOrgans;
 use super::pipe::Notices;
+use super::sandbox::Memory;
 use crate::control::{Role, RunnerCommand, Slot};
 use crate::runtime::host::{Answer, Host, Refusal, Request, Serving};
 use crate::runtime::release::{Files, Organs as _, Release};
@@ -61,6 +62,8 @@ pub(super) type Board = Arc<RwLock<Option<Serving>>>;
 pub(super) struct Engine {
     host: Host,
     organs: FileOrgans,
+    /// What bounds this process; `None` where the engine runs inside another program.
+    memory: Option<Memory>,
     jobs: SyncSender<Job>,
     notices: Notices,
     board: Board,
@@ -71,7 +74,12 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(organs: FileOrgans, jobs: SyncSender<Job>, notices: Notices, board: Board) -> Self {
-        Self { host: Host::new(), organs, jobs, notices, board, loading: BTreeMap::new(), tickets: 0 }
+        Self { host: Host::new(), organs, memory: None, jobs, notices, board, loading: BTreeMap::new(), tickets: 0 }
+    }
+
+    /// The same, in a process whose memory is bounded by what is signed for the models it loads.
+    pub(super) fn bounded_by(self, memory: Memory) -> Self {
+        Self { memory: Some(memory), ..self }
     }
 
     /// Until the supervisor says stop or is gone.
@@ -102,7 +110,7 @@ impl Engine {
             Job::Command(RunnerCommand::Load { slot, role, model_path, manifest_path, manifest }) => {
                 self.tickets += 1;
                 self.loading.insert(slot, self.tickets);
-                let (ticket, jobs, mut organs) = (self.tickets, self.jobs.clone(), self.organs.clone());
+                let (ticket, jobs, mut organs) = (self.tickets, self.jobs.clone(), self.organs(slot));
                 std::thread::spawn(move || {
                     let files = Files { model: &model_path, manifest: &manifest_path, digest: Some(manifest) };
                     let loaded = Box::new(Release::load(&mut organs, files, role));
@@ -131,6 +139,14 @@ impl Engine {
                 reply.send(found).ok();
             }
             Job::Ended => {}
+        }
+    }
+
+    fn organs(&self, slot: Slot) -> FileOrgans {
+        let organs = self.organs.clone();
+        match &self.memory {
+            Some(memory) => organs.bounded(memory.clone(), slot),
+            None => organs,
         }
     }
 

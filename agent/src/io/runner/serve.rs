@@ -7,24 +7,29 @@ use anyhow::{Context as _, bail};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
+use axum::body::HttpBody as _;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::engine::{Board, Engine, Job, WAITING_JOBS};
 use super::oip::{InferRequest, InferResponse, metadata};
 use super::requests::{self, Numbering};
+use super::sandbox::{self, Keep, Memory};
 use super::{DONE, FileOrgans, Options, REFUSED, pipe};
 use crate::control::{PROTOCOL, RunnerNotice};
 use crate::runtime::host::{Refusal, Serving};
 
 /// The largest request body: an image of three million pixels as JSON text.
 const MAX_BODY: usize = 32 << 20;
+/// Kilobytes of bodies that are held at once; further requests wait. What the memory of a confined runner is reckoned with.
+const HELD_KILOBYTES: u32 = 64 << 10;
 
 /// Run until the supervisor says stop or is gone.
 pub(super) fn run(options: &Options) -> anyhow::Result<u8> {
@@ -56,18 +61,27 @@ async fn serve(options: &Options) -> anyhow::Result<u8> {
         listens.push(path.to_owned());
         tokio::spawn(std::future::IntoFuture::into_future(axum::serve(listener, app.clone())));
     }
+    let organs = FileOrgans::of_runner(options.all("--dir").next().unwrap_or("."));
+    // A self-test's runner has one model in its life.
+    let thrown_away = options.all("--thrown-away").next() == Some("yes");
+    let memory = Memory::of_process(thrown_away);
+    // Before the first thread is started and the first command is read.
+    let confinement = sandbox::confine(&keep(options, thrown_away));
+    if let Some(problem) = confinement.problem() {
+        tracing::warn!("{problem}");
+    }
     let (notices, writer) = pipe::write_notices();
     notices.tell(RunnerNotice::Ready {
         protocol: PROTOCOL,
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         listens,
+        confinement,
     });
-    let organs = FileOrgans::of_runner(options.all("--dir").next().unwrap_or("."));
     pipe::read_commands(jobs.clone());
     let (ended, end) = oneshot::channel();
     let engine = std::thread::spawn(move || {
-        Engine::new(organs, jobs, notices, board).run(&queue);
+        Engine::new(organs, jobs, notices, board).bounded_by(memory).run(&queue);
         ended.send(()).ok();
     });
     // An engine that panicked drops its end of the channel: the supervisor sees a status other than 0.
@@ -75,6 +89,16 @@ async fn serve(options: &Options) -> anyhow::Result<u8> {
     drop(engine.join());
     drop(writer.join());
     Ok(if in_order { DONE } else { REFUSED })
+}
+
+/// Models lie in the folders it is told of, or, by hand, beneath its directory.
+fn keep(options: &Options, thrown_away: bool) -> Keep {
+    let dir = std::path::Path::new(options.all("--dir").next().unwrap_or("."));
+    let mut folders: Vec<_> = options.all("--models").map(|folder| dir.join(folder)).collect();
+    if folders.is_empty() {
+        folders.push(dir.to_owned());
+    }
+    Keep { folders, cpu_seconds: thrown_away.then_some(sandbox::CPU_SECONDS) }
 }
 
 /// The application's server in front of an engine.
@@ -185,7 +209,18 @@ fn router(shared: Shared) -> Router {
         })
         .method_not_allowed_fallback(|| async { Problem(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::new(Semaphore::new(HELD_KILOBYTES as usize)), hold))
         .with_state(shared)
+}
+
+/// A request with a body waits until there is room for it; one that does not say how long it is takes the most.
+async fn hold(State(room): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<usize>().ok());
+    let bytes = if request.body().is_end_stream() { 0 } else { length.unwrap_or(MAX_BODY).min(MAX_BODY) };
+    let kilobytes = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(HELD_KILOBYTES);
+    // Never closed, so this waits and does not fail.
+    let _held = room.acquire_many(kilobytes).await;
+    next.run(request).await
 }
 
 async fn server() -> impl IntoResponse {

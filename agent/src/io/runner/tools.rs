@@ -1,4 +1,6 @@
 //! The runtime for people and programs that do not serve: would this model run, what is in it, what does it say.
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 
 use anyhow::Context as _;
@@ -8,8 +10,10 @@ use leeway_protocol::tensor::TensorSpec;
 use serde_json::json;
 
 use super::rows::Columns;
+use super::sandbox::{self, CPU_SECONDS, Keep, Memory};
 use super::{DONE, FileOrgans, Options, REFUSED};
-use crate::control::Role;
+use crate::confinement::Confinement;
+use crate::control::{Role, Slot};
 use crate::recorder::row::{Decider, Elements};
 use crate::runtime::prescan::Port;
 use crate::runtime::release::{Files, Organs as _, Release};
@@ -20,18 +24,18 @@ const MAX_LINE: usize = 1 << 20;
 
 /// What a device would do with a release, run here: one JSON object, status 0 if it would serve.
 pub(super) fn preflight(options: &Options) -> anyhow::Result<u8> {
-    match load(options) {
+    let (confined, loaded) = load(options, Some(CPU_SECONDS))?;
+    match loaded {
         Ok(release) => {
             let p = &release.proof;
             let proof = json!({
                 "manifest": p.manifest, "model": p.model, "golden": p.golden,
                 "load_ms": p.load_ms, "p50_us": p.p50_us, "p99_us": p.p99_us, "rss_bytes": p.rss_bytes,
             });
-            println!("{}", json!({"ok": true, "proof": proof}));
+            println!("{}", json!({"ok": true, "proof": proof, "confined": confined.sentence()}));
             Ok(DONE)
         }
-        Err(Failure::Refused(reason)) => refused(&reason),
-        Err(Failure::Called(error)) => Err(error),
+        Err(reason) => refused(&reason),
     }
 }
 
@@ -40,22 +44,33 @@ fn refused(reason: &Reason) -> anyhow::Result<u8> {
     Ok(REFUSED)
 }
 
-enum Failure {
-    Called(anyhow::Error),
-    Refused(Reason),
+/// A model that nobody has judged yet, loaded where it can do no harm: its files are opened, then everything else is given away.
+fn load(options: &Options, cpu_seconds: Option<u64>) -> anyhow::Result<(Confinement, Result<Release, Reason>)> {
+    let (model, manifest) = (options.one("--model")?, options.one("--manifest")?);
+    let (mut organs, confined) = confine(&[model, manifest], cpu_seconds)?;
+    let files = Files { model, manifest, digest: None };
+    Ok((confined, Release::load(&mut organs, files, Role::Candidate)))
 }
 
-fn load(options: &Options) -> Result<Release, Failure> {
-    let model = options.one("--model").map_err(Failure::Called)?;
-    let manifest = options.one("--manifest").map_err(Failure::Called)?;
-    let mut organs = FileOrgans::of_runner(".");
-    Release::load(&mut organs, Files { model, manifest, digest: None }, Role::Candidate).map_err(Failure::Refused)
+/// Open these files and give everything else away.
+fn confine(files: &[&str], cpu_seconds: Option<u64>) -> anyhow::Result<(FileOrgans, Confinement)> {
+    let mut opened = BTreeMap::new();
+    for path in files {
+        opened.insert((*path).to_owned(), File::open(path).with_context(|| (*path).to_owned())?);
+    }
+    let organs = FileOrgans::of_runner(".").with_opened(opened).bounded(Memory::of_process(true), Slot::A);
+    let confinement = sandbox::confine(&Keep { folders: Vec::new(), cpu_seconds });
+    if let Some(problem) = confinement.problem() {
+        eprintln!("leeway-runner: {problem}");
+    }
+    Ok((organs, confinement))
 }
 
 /// What is in a model, as far as the file says; needs no manifest.
 pub(super) fn describe(options: &Options) -> anyhow::Result<u8> {
     let model = options.one("--model")?;
-    let bytes = FileOrgans::of_runner(".").read(model, MAX_MODEL_BYTES).map_err(anyhow::Error::msg)?;
+    let (mut organs, _) = confine(&[model], Some(CPU_SECONDS))?;
+    let bytes = organs.read(model, MAX_MODEL_BYTES).map_err(anyhow::Error::msg)?;
     let length = bytes.len();
     let scanned = match prescan(bytes, &Limits::default()) {
         Ok(scanned) => scanned,
@@ -91,12 +106,12 @@ fn port(port: &Port) -> serde_json::Value {
 /// answer for gives a line of empty fields, so lines stay rows, and a word on stderr; status 1 if there was one.
 pub(super) fn predict(options: &Options) -> anyhow::Result<u8> {
     let path = options.one("--rows")?.to_owned();
-    let mut release = match load(options) {
+    let file = File::open(&path).with_context(|| path.clone())?;
+    // As many rows as there are: whoever asked is there to stop it.
+    let mut release = match load(options, None)?.1 {
         Ok(release) => release,
-        Err(Failure::Refused(reason)) => return refused(&reason),
-        Err(Failure::Called(error)) => return Err(error),
+        Err(reason) => return refused(&reason),
     };
-    let file = std::fs::File::open(&path).with_context(|| path.clone())?;
     let mut lines = BufReader::new(file).split(b'\n');
     let mut out = BufWriter::new(std::io::stdout().lock());
     let first = text(lines.next().with_context(|| format!("{path} is empty"))?)?;
