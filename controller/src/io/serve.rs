@@ -37,8 +37,10 @@ use crate::retraining::job::TrainingJob;
 use crate::rollout::{Rollout, evidence};
 
 mod home;
+mod listen;
 use home::Home;
 pub use home::{HomeError, KEY_FILES, METADATA_FILES};
+use listen::Bounds;
 
 /// Which broker.
 #[derive(Debug, Clone)]
@@ -293,18 +295,9 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),
         tokio::spawn(forget(Arc::clone(&inner), config.keep_windows_ms, config.keep_captures_ms)),
     ];
-    tasks.push(tokio::spawn(serve(listener, app, stopped)));
+    tasks.push(tokio::spawn(listen::serve(listener, app, stopped, Bounds::default())));
     inner.wake.notify_one();
     Ok(Handle { http, mqtt: mqtt_addr, controller, admin_token, tasks, stop, _home: home })
-}
-
-async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
-    let ended = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(ended).await {
-        tracing::error!("the HTTP listener ended: {error}");
-    }
 }
 
 async fn begin_repository(
