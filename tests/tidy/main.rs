@@ -207,7 +207,8 @@ fn the_security_page_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
     let tests: String = sources().into_iter().map(|(_, text)| text).collect();
     let proofs = page.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.trim_end_matches(" |").rsplit(" | ").next());
-    let named: Vec<&str> = proofs.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|name| name.matches('_').count() > 2).collect();
+    let named: Vec<&str> =
+        proofs.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|name| name.matches('_').count() > 2).collect();
     assert!(named.len() > 40, "only {} tests are named", named.len());
     let missing: Vec<String> = named.into_iter().filter(|name| !tests.contains(&format!("fn {name}("))).map(str::to_owned).collect();
     report("name a test that exists", &missing);
