@@ -56,7 +56,7 @@ impl Default for Config {
 pub struct HttpConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// How devices and browsers reach it, if not at `listen`: `https://fleet.example`.
+    /// How devices and browsers reach it, if not at `listen`: `https://fleet.example`. With it, nothing is open without a token.
     pub public_url: Option<String>,
 }
 

@@ -1,4 +1,5 @@
 //! The fleet: registry, cohorts, rollouts, drift, retraining, web.
+pub mod access;
 pub mod audit;
 pub mod config;
 pub mod drift;

@@ -191,6 +191,20 @@ pub enum SpecError {
 }
 
 impl RolloutPolicy {
+    /// The same with every approval that `least` asks for: before the first device, and before the first stage that reaches as
+    /// large a share as a stage of `least` that needs one.
+    pub fn with_approvals_of(mut self, least: &Self) -> Self {
+        self.require_approval |= least.require_approval;
+        if self.stages != least.stages {
+            for own in least.stages.iter().filter(|stage| stage.require_approval) {
+                if let Some(as_large) = self.stages.iter_mut().find(|stage| stage.share >= own.share) {
+                    as_large.require_approval = true;
+                }
+            }
+        }
+        self
+    }
+
     /// Refuse what could not work.
     pub fn check(&self) -> Result<(), SpecError> {
         if self.stages.is_empty() || self.stages.len() > MAX_STAGES {
@@ -250,12 +264,29 @@ impl Rollout {
         self.spec.baseline.is_some() && self.spec.policy.control_share > 0.0 && !self.is_last(stage)
     }
 
+    /// Whether `stage` may not begin before a person has approved it.
+    pub fn needs_approval(&self, stage: usize) -> bool {
+        let own = self.spec.policy.stages.get(stage).is_some_and(|s| s.require_approval);
+        own || (stage == 0 && self.spec.policy.require_approval)
+    }
+
     /// Whether `stage` may begin: it asks for no approval, or has one by somebody other than the rollout's author.
     pub fn is_approved(&self, stage: usize) -> bool {
-        let own = self.spec.policy.stages.get(stage).is_some_and(|s| s.require_approval);
-        let needed = own || (stage == 0 && self.spec.policy.require_approval);
         let author = self.created_by.name();
-        !needed || self.approvals.iter().any(|a| a.stage == stage && a.by != author)
+        !self.needs_approval(stage) || self.approvals.iter().any(|a| a.stage == stage && a.by != author)
+    }
+
+    /// The stage that `action` would begin or skip though its approval is missing. Whoever runs the fleet may wait for no gate,
+    /// but cannot stand in for the second pair of eyes.
+    pub fn unapproved(&self, action: Action) -> Option<&Stage> {
+        let next = self.state.next_stage();
+        let end = match (action, &self.state) {
+            (Action::PromoteAll, _) => self.spec.policy.stages.len(),
+            (Action::Promote, _) | (Action::Resume, RolloutState::Paused { passed: true, .. }) => next + 1,
+            _ => next,
+        };
+        let missing = (next..end).find(|stage| !self.is_approved(*stage))?;
+        self.spec.policy.stages.get(missing)
     }
 
     /// Which arm a window of `device` about `manifest` counts for, or `None`. Comparisons are frozen while no control group is
@@ -291,5 +322,72 @@ impl Rollout {
             self.transitions.remove(0);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(needs: [bool; 3], first: bool) -> RolloutPolicy {
+        let mut policy = RolloutPolicy { require_approval: first, ..RolloutPolicy::default() };
+        for (stage, needs) in policy.stages.iter_mut().zip(needs) {
+            stage.require_approval = needs;
+        }
+        policy
+    }
+
+    #[test]
+    fn nobody_promotes_past_an_approval() {
+        let at = Timestamp::from_secs(1_000_000);
+        let why = || "because".to_owned();
+        let by = |name: &str| Actor::from(name.to_owned());
+        let rollout = |needs| {
+            let (line, version) = ("rain".parse().unwrap(), "2".parse().unwrap());
+            let spec = RolloutSpec { line, version, baseline: None, policy: policy(needs, false) };
+            let mut rollout = Rollout::new("rain-2".parse().unwrap(), spec, why(), by("ann"), at);
+            rollout.make(&Move::Start { reason: why(), baseline: None }, &by("controller"), at).unwrap();
+            rollout
+        };
+        let missing = |rollout: &Rollout, action| rollout.unapproved(action).map(|stage| stage.name.clone());
+        let all = || Some("all".to_owned());
+        let free = rollout([false, false, false]);
+        assert!([Action::Promote, Action::PromoteAll, Action::Resume].iter().all(|action| free.unapproved(*action).is_none()));
+
+        let mut held = rollout([false, false, true]);
+        assert_eq!((missing(&held, Action::Promote), missing(&held, Action::PromoteAll)), (None, all()));
+        held.make(&Move::Promote { reason: why() }, &by("ann"), at).unwrap();
+        held.make(&Move::Approve { remark: why() }, &by("ann"), at).unwrap();
+        assert_eq!((missing(&held, Action::Promote), missing(&held, Action::PromoteAll)), (all(), all()), "one's own counts for nothing");
+        for action in [Action::Resume, Action::Pause, Action::Abort, Action::Approve] {
+            assert_eq!(missing(&held, action), None, "{}", action.as_str());
+        }
+        held.make(&Move::Pause { reason: why(), passed: true }, &by("controller"), at).unwrap();
+        assert_eq!(missing(&held, Action::Resume), all(), "going on after a passed gate begins the next stage");
+        held.make(&Move::Approve { remark: why() }, &by("bob"), at).unwrap();
+        for action in [Action::Resume, Action::Promote, Action::PromoteAll] {
+            assert_eq!(missing(&held, action), None, "{}", action.as_str());
+        }
+    }
+
+    #[test]
+    fn a_rollout_of_its_own_policy_keeps_the_approvals_of_its_line() {
+        let needs = |policy: &RolloutPolicy| policy.stages.iter().map(|stage| stage.require_approval).collect::<Vec<_>>();
+        let everyone = || RolloutPolicy { stages: vec![Stage::share("all", 1.0)], ..RolloutPolicy::default() };
+        let halves = || RolloutPolicy { stages: vec![Stage::share("half", 0.5), Stage::share("all", 1.0)], ..RolloutPolicy::default() };
+        // (asked for, the line's own, approvals per stage, approval before the first)
+        let table = [
+            (everyone(), policy([false; 3], false), vec![false], false),
+            (everyone(), policy([false; 3], true), vec![false], true),
+            (everyone(), policy([false, false, true], false), vec![true], false),
+            (halves(), policy([false, true, false], false), vec![true, false], false),
+            (halves(), policy([false, true, true], false), vec![true, true], false),
+            (policy([true, false, false], true), policy([true, false, false], false), vec![true, false, false], true),
+            (policy([false; 3], false), policy([false, true, false], false), vec![false, true, false], false),
+        ];
+        for (n, (asked, line, stages, first)) in table.into_iter().enumerate() {
+            let got = asked.with_approvals_of(&line);
+            assert_eq!((needs(&got), got.require_approval), (stages, first), "row {n}");
+        }
     }
 }

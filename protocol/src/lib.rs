@@ -5,6 +5,7 @@
 pub mod assignment;
 pub mod capture;
 pub mod digest;
+pub mod enrolment;
 pub mod ids;
 pub mod manifest;
 pub mod profile;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use leeway_protocol::enrolment;
 use leeway_protocol::ids::{DeviceId, Tenant};
-use leeway_protocol::trust::envelope::pae;
 use leeway_protocol::trust::keyring::{KeyFile, SigningKey};
 use leeway_protocol::trust::tuf::{MAX_ROOT_BYTES, RootChain};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,6 @@ use crate::action::{Dir, DiskPath};
 use crate::config::check_base;
 use crate::identity::{BrokerAccess, IDENTITY_FILE, Identity};
 
-/// What is signed to prove that a key is held.
-const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v1";
 /// The name is taken; proof that it is ours is asked for.
 const CONFLICT: u16 = 409;
 /// The longest answer: two roots and a few words.
@@ -59,7 +57,15 @@ struct Request<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<String>,
+}
+
+/// What a controller says that knows this device already.
+#[derive(Deserialize)]
+struct Taken {
+    challenge: Option<String>,
 }
 
 /// What the controller answers; fields for newer devices are ignored.
@@ -167,10 +173,14 @@ fn root_file(path: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
 fn ask_controller(base: &str, ask: &Enrolment, device: &DeviceId, key: &SigningKey) -> anyhow::Result<Answer> {
     let url = format!("{base}/api/v1/enrol");
     let public_key = key.public().hex();
-    let mut request = Request { device, public_key: public_key.clone(), labels: &ask.labels, token: ask.token.as_deref(), proof: None };
+    let mut request =
+        Request { device, public_key: public_key.clone(), labels: &ask.labels, token: ask.token.as_deref(), challenge: None, proof: None };
     let (mut status, mut body) = post(&url, &request)?;
-    if status == CONFLICT {
-        request.proof = Some(key.sign(&pae(PROOF_TYPE, format!("{device}\n{public_key}").as_bytes())).hex());
+    let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
+    // The name is this key's own: what was sent could have been sent by anybody, so the controller asks for a signature.
+    if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
+        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge)).hex());
+        request.challenge = Some(challenge);
         (status, body) = post(&url, &request)?;
     }
     if !(200..300).contains(&status) {

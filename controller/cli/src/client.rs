@@ -145,7 +145,8 @@ fn exit_code(status: u16) -> u8 {
 impl Failure {
     fn help_for(self, status: u16) -> Self {
         match status {
-            401 | 403 => self.help("give the token that `leeway serve` wrote to admin.token, with --token or LEEWAY_TOKEN"),
+            401 => self.help("give the token that `leeway serve` wrote to admin.token, or one of your own, with --token or LEEWAY_TOKEN"),
+            403 => self.help("`leeway token whoami` says what this token may do"),
             _ => self,
         }
     }

@@ -17,7 +17,7 @@ pub struct Global {
     /// The controller's address.
     #[arg(long, global = true, env = "LEEWAY_URL", value_name = "URL")]
     pub url: Option<String>,
-    /// The admin token; `leeway serve` writes it to admin.token in its data directory.
+    /// A token; `leeway token create` makes one, and `leeway serve` writes the admin's to admin.token in its data directory.
     #[arg(long, global = true, env = "LEEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
     /// Print JSON, one document (or one per line for streams).

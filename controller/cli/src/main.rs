@@ -19,6 +19,7 @@ mod release;
 mod rollout;
 mod serve;
 mod sim;
+mod token;
 mod training;
 mod worker;
 
@@ -76,6 +77,9 @@ enum Command {
     /// Training: ask for a better model, see the jobs, work on them.
     #[command(subcommand, alias = "training")]
     Trainer(training::Command),
+    /// Tokens for people and programs: who may look, run, publish, approve.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Simulated devices that run the real agent.
     #[command(subcommand)]
     Sim(sim::Sim),
@@ -114,6 +118,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Drift(command) => drift::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
         Command::Trainer(command) => training::run(command, &context()?),
+        Command::Token(command) => token::run(command, &context()?),
         Command::Runner { .. } => Ok(()),
     }
 }
@@ -138,6 +143,9 @@ mod tests {
         assert!(Cli::try_parse_from(["leeway", "rollout", "abort", "rain-1"]).is_err(), "an action needs a reason");
         assert!(Cli::try_parse_from(["leeway", "rollout", "show", "UP"]).unwrap_err().to_string().contains("a-z, 0-9"));
         assert!(Cli::try_parse_from(["leeway", "device", "list", "--state", "odd"]).is_err());
+        let scope = Cli::try_parse_from(["leeway", "token", "create", "--name", "x", "--scope", "root"]).unwrap_err().to_string();
+        assert!(scope.contains("publisher"), "{scope}");
+        assert!(Cli::try_parse_from(["leeway", "token", "create", "--name", "x", "--scope", "viewer", "--ttl", "30d"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "sim", "live", "--devices", "3", "--url", "http://x"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "device", "list", "--json", "--url", "http://x:1"]).is_ok());
     }

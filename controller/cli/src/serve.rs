@@ -45,7 +45,8 @@ pub struct Serve {
     /// Whose fleet.
     #[arg(long)]
     pub tenant: Option<Tenant>,
-    /// Base URL that devices are told, if they do not see this machine under the address listened on.
+    /// Base URL that devices are told, if they do not see this machine under the address listened on. With it,
+    /// nothing is open without a token to browsers on this machine.
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
     /// Let devices enrol without a token.

@@ -28,12 +28,14 @@ use crate::ingest::ledger::{Glance, StoredDevice, Tally};
 use crate::planner::{PlanReport, Policy};
 use crate::snapshot::Snapshot;
 
+pub(super) mod access;
 pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod publish;
 
+pub use access::NewAccessToken;
 pub use decisions::{LinePolicies, NewRollout};
-pub use enrol::{EnrolRequest, Enrolled, MqttAccess, Principal, Scope, enrolment_proof};
+pub use enrol::{EnrolRequest, Enrolled, MqttAccess};
 pub use publish::Published;
 
 /// A running controller. Cheap to clone.
@@ -85,6 +87,14 @@ pub enum ControlError {
     /// Not with this token or key.
     #[error("{0}")]
     Forbidden(String),
+    /// Only for whoever holds the device's key.
+    #[error("{detail}")]
+    Prove {
+        /// What to do.
+        detail: String,
+        /// What to sign.
+        challenge: String,
+    },
     /// Not now: the store, the disk or the runner.
     #[error("{0}")]
     Unavailable(String),
@@ -246,6 +256,16 @@ impl Controller {
     /// The controller's clock.
     pub fn now(&self) -> Timestamp {
         clock::now()
+    }
+
+    /// Whether it was told a name that others reach it by.
+    pub fn has_public_url(&self) -> bool {
+        self.inner.access.public
+    }
+
+    /// Whether others reach it by TLS.
+    pub fn is_reached_by_tls(&self) -> bool {
+        self.inner.access.public && self.inner.access.http.starts_with("https://")
     }
 
     /// Whose fleet.

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 
 use super::artifacts::{BlobError, Blobs};
 use super::broker::{Broker, BrokerConfig, BrokerError, Credentials};
-use super::control::enrol::{Access, Principal, Scope, Token, secret};
+use super::control::access::{self, Holders};
+use super::control::enrol::{Access, Token, secret};
 use super::control::publish::{load_manifests, refresh};
 use super::control::{ControlError, Controller, Inner};
 use super::mqtt::{Mqtt, MqttConfig};
@@ -27,6 +28,7 @@ use super::repository::{Keychain, OpenError, Repository};
 use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::training::TrainingPolicy;
 use super::{checkpoint, clock, execute, intake, reconcile, training};
+use crate::access::AccessToken;
 use crate::drift::DriftPolicy;
 use crate::fleet::{CohortDoc, DeviceSettings};
 use crate::ingest::Ledger;
@@ -37,8 +39,10 @@ use crate::retraining::job::TrainingJob;
 use crate::rollout::{Rollout, evidence};
 
 mod home;
+mod listen;
 use home::Home;
 pub use home::{HomeError, KEY_FILES, METADATA_FILES, NEXT};
+use listen::Bounds;
 
 /// Which broker.
 #[derive(Debug, Clone)]
@@ -203,6 +207,9 @@ impl Handle {
         if let Err(error) = checkpoint::write(&self.controller.inner, true).await {
             tracing::error!("the state was not written down at the end: {error}; it is put together from the logs at the next start");
         }
+        if let Err(error) = access::note_use(&self.controller.inner).await {
+            tracing::warn!("when tokens were used last was not written down: {error}");
+        }
         self.controller.inner.mqtt.close().await;
         self.end();
     }
@@ -247,7 +254,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let (broker, client) = broker(&config, &credentials, &mqtt_secret).await?;
     let reach = (client.host.clone(), client.port);
     let (mqtt, inbox) = Mqtt::connect(client);
-    let access = access(&config, &store, http, reach, &admin_token)?;
+    let access = admission(&config, &store, http, reach, &admin_token)?;
     let mqtt_addr = broker.as_ref().map(Broker::addr);
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
     let policy = Policy { converge_per_minute: config.converge_per_minute, retry_after_ms, settings, compare: evidence::compare };
@@ -290,21 +297,13 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         tokio::spawn(execute::publish(Arc::clone(&inner))),
         tokio::spawn(checkpoint::run(Arc::clone(&inner))),
         tokio::spawn(training::run(Arc::clone(&inner))),
+        tokio::spawn(access::remember(Arc::clone(&inner))),
         tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),
         tokio::spawn(forget(Arc::clone(&inner), config.keep_windows_ms, config.keep_captures_ms)),
     ];
-    tasks.push(tokio::spawn(serve(listener, app, stopped)));
+    tasks.push(tokio::spawn(listen::serve(listener, app, stopped, Bounds::default())));
     inner.wake.notify_one();
     Ok(Handle { http, mqtt: mqtt_addr, controller, admin_token, tasks, stop, _home: home })
-}
-
-async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
-    let ended = async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(ended).await {
-        tracing::error!("the HTTP listener ended: {error}");
-    }
 }
 
 async fn begin_repository(store: &Store, home: &Home, keys: &Keychain) -> Result<Repository, ServeError> {
@@ -356,17 +355,20 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-fn access(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (String, u16), admin_token: &str) -> Result<Access, ServeError> {
-    let admin = Principal { name: "admin".to_owned(), scope: Scope::Admin };
+fn admission(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (String, u16), admin_token: &str) -> Result<Access, ServeError> {
     let tokens = store.parsed::<Token>(Kind::Token)?;
     let tokens = tokens.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
+    let issued = store.parsed::<AccessToken>(Kind::Access)?;
+    let issued = issued.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
     Ok(Access {
         open_enrolment: config.open_enrolment,
         http: config.public_http.clone().unwrap_or_else(|| format!("http://{}", reachable(http))),
+        public: config.public_http.is_some(),
         mqtt: config.public_mqtt.clone().unwrap_or(mqtt),
         embedded: matches!(config.broker, BrokerChoice::Embedded { .. }),
-        principals: RwLock::new([(Digest::of(admin_token.as_bytes()), admin)].into()),
+        holders: Holders::new(admin_token, issued),
         tokens: RwLock::new(tokens),
+        challenges: Mutex::default(),
     })
 }
 

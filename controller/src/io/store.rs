@@ -32,6 +32,8 @@ pub enum Kind {
     Device,
     /// An enrolment token, by its hash.
     Token,
+    /// A token of a person or a program, by its hash.
+    Access,
     /// A cohort.
     Cohort,
     /// A model line with its aliases and policies.
@@ -57,6 +59,7 @@ impl Kind {
         match self {
             Self::Device => "device",
             Self::Token => "token",
+            Self::Access => "access-token",
             Self::Cohort => "cohort",
             Self::Line => "line",
             Self::Version => "version",

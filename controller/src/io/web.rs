@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 
 use super::control::{ControlError, Controller};
 use error::Problem;
+pub use limits::Limits;
 
 pub mod error;
 pub mod pages;
@@ -33,14 +34,17 @@ mod extract;
 mod files;
 mod fleet;
 mod guard;
+mod limits;
 mod load;
 mod metrics;
 mod models;
 mod publish;
 mod range;
 mod rollouts;
+mod scope;
 mod session;
 mod stream;
+mod tokens;
 mod training;
 mod view;
 
@@ -60,6 +64,7 @@ struct Inner {
     checked: load::Checked,
     clients: stream::Clients,
     http: metrics::Http,
+    limits: limits::Left,
 }
 
 #[derive(utoipa::OpenApi)]
@@ -88,6 +93,7 @@ impl From<ControlError> for Problem {
             ControlError::Conflict(detail) => Self::Conflict(detail),
             ControlError::Invalid(detail) => Self::Invalid(detail),
             ControlError::Forbidden(detail) => Self::Refused(detail),
+            ControlError::Prove { detail, challenge } => Self::Prove { detail, challenge },
             ControlError::Unavailable(detail) => Self::Unavailable(detail),
         }
     }
@@ -96,8 +102,18 @@ impl From<ControlError> for Problem {
 impl Web {
     /// The web side of `controller`.
     pub fn new(controller: Controller) -> Self {
+        Self::with_limits(controller, Limits::default())
+    }
+
+    /// The same with other bounds.
+    pub fn with_limits(controller: Controller, limits: Limits) -> Self {
         let (sessions, checked, clients) = Default::default();
-        Self { inner: Arc::new(Inner { controller, sessions, checked, clients, http: metrics::Http::new() }) }
+        let (http, limits) = (metrics::Http::new(), limits::Left::new(limits));
+        Self { inner: Arc::new(Inner { controller, sessions, checked, clients, http, limits }) }
+    }
+
+    fn limits(&self) -> &limits::Left {
+        &self.inner.limits
     }
 
     fn controller(&self) -> &Controller {
@@ -195,6 +211,9 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(publish::root))
         .routes(routes!(enrol::enrol))
         .routes(routes!(enrol::token))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(tokens::whoami))
         .routes(routes!(files::tuf))
         .routes(routes!(files::director))
         .routes(routes!(files::blob))

@@ -3,14 +3,16 @@
 //! A device is *made* with its roots of trust, and whoever answers the enrolment should not choose them: so the caller may give
 //! them. Without them the first answer is believed, as with a first SSH login, and the caller has decided that.
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use leeway_protocol::enrolment;
 use leeway_protocol::ids::{DeviceId, Tenant};
-use leeway_protocol::trust::envelope::pae;
 use leeway_protocol::trust::keyring::SigningKey;
 use serde::{Deserialize, Serialize};
 
-/// What is signed to prove that a key is held.
-const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v1";
+/// Times a station waits because thousands of others enrol from the same machine, and the longest it waits each time.
+const MAX_WAITS: usize = 20;
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The two roots a station is made with.
 #[derive(Debug, Clone)]
@@ -29,7 +31,15 @@ struct Request<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<String>,
+}
+
+/// What a controller says that knows this station already.
+#[derive(Debug, Deserialize)]
+struct Taken {
+    challenge: Option<String>,
 }
 
 /// What the controller answers; fields for other programs are ignored.
@@ -85,11 +95,12 @@ pub(super) fn enrol(
     const CONFLICT: u16 = 409;
     let url = format!("{}/api/v1/enrol", base.trim_end_matches('/'));
     let public_key = key.public().hex();
-    let mut request = Request { device, public_key: public_key.clone(), labels, token, proof: None };
+    let mut request = Request { device, public_key: public_key.clone(), labels, token, challenge: None, proof: None };
     let (mut status, mut body) = post(http, &url, &request)?;
-    if status == CONFLICT {
-        let message = pae(PROOF_TYPE, format!("{device}\n{public_key}").as_bytes());
-        request.proof = Some(key.sign(&message).hex());
+    let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
+    if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
+        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge)).hex());
+        request.challenge = Some(challenge);
         (status, body) = post(http, &url, &request)?;
     }
     let refused = |body: &str| EnrolError::Refused { device: device.clone(), status, body: body.chars().take(300).collect() };
@@ -100,10 +111,20 @@ pub(super) fn enrol(
 }
 
 fn post(http: &ureq::Agent, url: &str, request: &Request<'_>) -> Result<(u16, String), EnrolError> {
+    const TOO_MANY: u16 = 429;
     let unreachable = |source| EnrolError::Unreachable { url: url.to_owned(), source: Box::new(source) };
     // Names, a key, a token and labels: always has a JSON form.
     let json = serde_json::to_vec(request).unwrap_or_default();
-    let mut answer = http.post(url).header("Content-Type", "application/json").send(&json).map_err(unreachable)?;
-    let status = answer.status().as_u16();
-    answer.body_mut().read_to_string().map(|body| (status, body)).map_err(unreachable)
+    let mut waits = 0;
+    loop {
+        let mut answer = http.post(url).header("Content-Type", "application/json").send(&json).map_err(unreachable)?;
+        let status = answer.status().as_u16();
+        if status == TOO_MANY && waits < MAX_WAITS {
+            let secs = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(1);
+            std::thread::sleep(Duration::from_secs(secs).min(MAX_WAIT));
+            waits += 1;
+            continue;
+        }
+        return answer.body_mut().read_to_string().map(|body| (status, body)).map_err(unreachable);
+    }
 }

@@ -166,6 +166,33 @@ fn releases_that_cannot_be(site: &Site, lesson: &Lesson) {
     assert!(!listed.contains("2.0.0"), "{listed}");
 }
 
+#[test]
+fn a_token_does_what_its_scope_says_and_only_until_it_is_revoked() {
+    let site = Site::started("rain");
+    let make = |name: &str, scope: &str| {
+        let told = site.leeway(&["token", "create", "--name", name, "--owner", "ann", "--scope", scope, "--ttl", "1h"]).ok();
+        told.out.trim().to_owned()
+    };
+    let (looks, runs) = (make("ann-looks", "viewer"), make("ann-runs", "operator"));
+    let with = |token: &str, args: &[&str]| site.leeway(&[&["--token", token], args].concat());
+    let cohort = ["cohort", "set", "coast", "--line", "rain", "--selector", "region=coast"];
+    expect("who looks changes nothing", &with(&looks, &cohort), SIGN_IN, &["operator", "viewer", "leeway token whoami"]);
+    assert!(!site.leeway(&["cohort", "list"]).ok().out.contains("coast"), "it was refused and done all the same");
+    assert_eq!(with(&looks, &["token", "whoami"]).ok().out.trim(), "ann, viewer");
+    let _ = with(&runs, &cohort).ok();
+    assert!(with(&looks, &["cohort", "list"]).ok().out.contains("coast"));
+    let more = ["token", "create", "--name", "more", "--scope", "admin"];
+    expect("nobody helps himself to more", &with(&runs, &more), SIGN_IN, &["admin", "operator"]);
+    let listed = site.leeway(&["token", "list"]).ok().out;
+    assert!(listed.contains("ann-looks") && listed.contains("ann-runs") && !listed.contains("more"), "{listed}");
+    assert!(!listed.contains(&runs) && !listed.contains(&looks), "shown once");
+    expect("no reason", &site.leeway(&["token", "revoke", "ann-runs"]), USAGE, &["--reason"]);
+    let _ = site.leeway(&["token", "revoke", "ann-runs", "--reason", "ann left"]).ok();
+    expect("revoked", &with(&runs, &cohort), SIGN_IN, &["token", "--token"]);
+    site.assert_chain();
+    site.assert_calm();
+}
+
 fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let places: Vec<usize> = bytes.windows(from.len()).enumerate().filter(|(_, w)| *w == from).map(|(at, _)| at).collect();

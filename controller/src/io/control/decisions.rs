@@ -66,7 +66,7 @@ pub(in crate::io) fn draft(at: Timestamp, actor: &str, kind: &str, subject: Stri
     Draft { at, actor: actor.to_owned(), kind: kind.to_owned(), subject, sentence, data }
 }
 
-fn reason(text: &str) -> Result<String, ControlError> {
+pub(super) fn reason(text: &str) -> Result<String, ControlError> {
     let text: String = text.trim().chars().take(MAX_REASON).collect();
     if text.is_empty() {
         return Err(ControlError::Invalid("a reason is needed: it is kept in the audit trail".to_owned()));
@@ -266,7 +266,8 @@ fn create_rollout(state: &mut Snapshot, at: Timestamp, new: NewRollout, why: Str
         let because = release.status.reason().unwrap_or_default();
         return Err(ControlError::Conflict(format!("version {version} is {}: {because}", release.status.as_str())));
     }
-    let policy = policy.unwrap_or_else(|| found.rollout.clone());
+    // Whoever asks for a rollout may ask for more approvals than the line does, and not for fewer.
+    let policy = policy.map_or_else(|| found.rollout.clone(), |own| own.with_approvals_of(&found.rollout));
     policy.check().map_err(|e| ControlError::Invalid(e.to_string()))?;
     for stage in &policy.stages {
         if let Some(stranger) = stage.cohorts.iter().find(|name| state.cohorts.get(*name).is_none_or(|c| c.line != line)) {
@@ -321,6 +322,16 @@ fn act(
         return Err(ControlError::Conflict(format!("rollout {id} changed since you looked (revision {seen}, now {now}): look again")));
     }
     let mut touched = Touched { rollouts: [id.clone()].into(), ..Touched::default() };
+    if action == Action::Approve && found.created_by.name() == by && found.needs_approval(found.state.next_stage()) {
+        // Such an approval would count for nothing: better to say so now than to let people wait for it.
+        return Err(ControlError::Conflict(format!("rollout {id} was asked for by {by}: its approval must come from somebody else")));
+    }
+    if let Some(stage) = found.unapproved(action) {
+        let (author, stage) = (found.created_by.name(), &stage.name);
+        return Err(ControlError::Conflict(format!(
+            "stage {stage} of rollout {id} must be approved first, by somebody other than {author}"
+        )));
+    }
     let step = match action {
         Action::Approve => Move::Approve { remark: why.clone() },
         Action::Pause => Move::Pause { reason: why.clone(), passed: false },

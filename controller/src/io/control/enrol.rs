@@ -2,23 +2,28 @@
 //!
 //! A device draws its own key and keeps it; enrolment tells the controller the public half and gives back what the device needs
 //! to trust and to connect. Tokens for enrolment are single-use unless said otherwise, and only their hashes are kept. A name
-//! that is taken is given again only to whoever proves to hold its key, so nobody can push a device out.
+//! that is taken is given again only to whoever proves to hold its key, by signing a challenge that nobody saw before; that needs
+//! no token and spends none. What stays true: nobody can push a device out, nothing overheard lets anybody try, and who has
+//! neither a token nor the very key learns nothing about which devices there are.
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use leeway_protocol::digest::Digest;
+use leeway_protocol::enrolment;
 use leeway_protocol::ids::{DeviceId, Tenant};
 use leeway_protocol::time::Timestamp;
-use leeway_protocol::trust::envelope::pae;
 use leeway_protocol::trust::keyring::{PublicKey, Signature};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::clock;
 use super::super::store::{Batch, Kind, Write};
+use super::access::Holders;
 use super::decisions::{check_labels, draft};
 use super::{ControlError, Controller, Touched, document};
+use crate::access::challenge::{self, Challenges};
 use crate::fleet::Device;
+use crate::snapshot::Snapshot;
 
 /// Devices of one controller: bounds memory and the store.
 const MAX_DEVICES: usize = 200_000;
@@ -27,38 +32,24 @@ const MAX_USES: u32 = 100_000;
 /// Tokens that are open at one time.
 const MAX_TOKENS: usize = 10_000;
 
-/// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// Look.
-    Read,
-    /// Everything.
-    Admin,
-}
-
-/// Who is calling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// Its name in the audit trail.
-    pub name: String,
-    /// What it may do.
-    pub scope: Scope,
-}
-
 /// Who is let in, and what they are told.
 #[derive(Debug)]
 pub(in crate::io) struct Access {
     pub(in crate::io) open_enrolment: bool,
     /// Base URL for devices.
     pub(in crate::io) http: String,
+    /// Whether that was chosen, because others reach it by another name than its own address.
+    pub(in crate::io) public: bool,
     /// Broker for devices.
     pub(in crate::io) mqtt: (String, u16),
     /// Whether secrets of devices are ours to give.
     pub(in crate::io) embedded: bool,
-    /// By the hash of the token.
-    pub(in crate::io) principals: RwLock<BTreeMap<Digest, Principal>>,
+    /// People and programs.
+    pub(in crate::io) holders: Holders,
+    /// For devices, by the hash of the token.
     pub(in crate::io) tokens: RwLock<BTreeMap<Digest, Token>>,
+    /// For devices that are in already.
+    pub(in crate::io) challenges: Mutex<Challenges>,
 }
 
 /// A token for enrolment.
@@ -82,7 +73,11 @@ pub struct EnrolRequest {
     /// The token; not needed where enrolment is open.
     #[serde(default)]
     pub token: Option<String>,
-    /// Proof that it holds the key: its signature, in hex, over [`enrolment_proof`]. Needed to enrol a name again.
+    /// What the controller asked it to sign; from the answer to a first try.
+    #[serde(default)]
+    pub challenge: Option<String>,
+    /// Proof that it holds the key: its signature, in hex, over [`leeway_protocol::enrolment::proof`]. Needed, instead of a token,
+    /// to enrol a name again.
     #[serde(default)]
     pub proof: Option<String>,
 }
@@ -117,9 +112,12 @@ pub struct MqttAccess {
     pub password: String,
 }
 
-/// The bytes a device signs to prove that it holds its key.
-pub fn enrolment_proof(device: &DeviceId, public_key: &str) -> Vec<u8> {
-    pae("application/vnd.leeway.enrol.v1", format!("{device}\n{public_key}").as_bytes())
+/// How a device came in.
+enum Way {
+    /// It proved that it holds the key of a device that is in.
+    Key,
+    /// By a token, shown with what is left of it, or where none is needed.
+    Token(Option<(Digest, Token)>),
 }
 
 /// A fresh secret of 256 bits, in hex.
@@ -130,13 +128,6 @@ pub(in crate::io) fn secret() -> Result<String, ControlError> {
 }
 
 impl Controller {
-    /// Whose token this is.
-    pub fn principal(&self, bearer: &str) -> Option<Principal> {
-        // Looked up by hash: the time it takes says nothing about the token.
-        let principals = self.inner.access.principals.read().unwrap_or_else(PoisonError::into_inner);
-        principals.get(&Digest::of(bearer.as_bytes())).cloned()
-    }
-
     /// A new token for enrolment; shown once, kept as a hash.
     pub async fn create_token(&self, name: &str, uses: u32, ttl_ms: i64, by: &str) -> Result<String, ControlError> {
         let name: String = name.chars().take(80).collect();
@@ -169,48 +160,39 @@ impl Controller {
         tokens.iter().filter(|(_, token)| token.expires_at <= at || token.uses_left == 0).map(|(hash, _)| *hash).collect()
     }
 
-    /// Let a device in.
+    /// Let a device in: a new one by its token, one that is in already by its key.
     pub async fn enrol(&self, request: EnrolRequest) -> Result<Enrolled, ControlError> {
         let bad_key = |_| ControlError::Invalid("the public key is not an ed25519 key in 64 lower-case hex digits".to_owned());
         let key = PublicKey::from_hex(&request.public_key).map_err(bad_key)?;
         check_labels(&request.labels)?;
-        let proven = request.proof.as_deref().map(|proof| proves(&request, &key, proof)).transpose()?.is_some();
+        // Whoever has no way in is told so before anything waits for it.
+        let proven = self.is_proven(&request, &key)?;
+        if !proven && !self.is_known(&request) {
+            drop(self.spend(&request, clock::now())?);
+        }
         let password = if self.inner.access.embedded { secret()? } else { String::new() };
         let credential = self.inner.access.embedded.then(|| Digest::of(password.as_bytes()));
 
         let _turn = self.inner.turn.lock().await;
         let at = clock::now();
-        let spent = self.spend(&request, at)?;
         let mut state = self.inner.ledger().snapshot.clone();
         let known = state.fleet.device(&request.device).cloned();
-        let device = match known {
-            Some(known) if known.public_key != request.public_key => {
-                let name = &request.device;
-                return Err(ControlError::Conflict(format!(
-                    "device {name} is enrolled with another key: choose another name, or remove it first"
-                )));
-            }
-            Some(_) if !proven => {
-                let name = &request.device;
-                return Err(ControlError::Conflict(format!("device {name} is enrolled already: prove with `proof` that you hold its key")));
-            }
-            Some(known) => Device { credential, ..known.as_ref().clone() },
-            None if state.fleet.len() >= MAX_DEVICES => {
-                return Err(ControlError::Conflict(format!("{MAX_DEVICES} devices are enrolled, which is the bound")));
-            }
-            None => {
-                let mut device = Device::new(request.device.clone(), request.public_key.clone(), request.labels.clone(), at);
-                device.credential = credential;
-                device
-            }
+        let (device, way) = match known.filter(|known| known.public_key == request.public_key) {
+            Some(known) if proven => (Device { credential, ..known.as_ref().clone() }, Way::Key),
+            Some(_) => return Err(self.challenge(&request, at)?),
+            None => (self.newcomer(&state, &request, credential, at)?, Way::Token(self.spend(&request, at)?)),
         };
         state.fleet.insert(device.clone());
         state.revision += 1;
         let touched = Touched { devices: [device.id.clone()].into(), ..Touched::default() };
         let cohort = state.cohort_of(&device).map_or_else(|| "no cohort".to_owned(), |c| format!("cohort {}", c.name));
-        let sentence = format!("{} was enrolled into {cohort}.", device.id);
+        let sentence = match way {
+            Way::Key => format!("{} was enrolled again, by its key, into {cohort}.", device.id),
+            Way::Token(_) => format!("{} was enrolled into {cohort}.", device.id),
+        };
         let data = json!({ "labels": device.labels, "public_key": device.public_key });
         let event = draft(at, &format!("devices/{}", device.id), "device.enrolled", format!("devices/{}", device.id), sentence, data);
+        let spent = if let Way::Token(spent) = way { spent } else { None };
         let more = spent.iter().map(|(hash, token)| document(Kind::Token, hash.hex(), Some(token))).collect::<Result<_, _>>()?;
         self.inner.settle(state, &touched, more, vec![event], at).await?;
         if let Some((hash, token)) = spent {
@@ -221,6 +203,60 @@ impl Controller {
         }
         self.inner.ledger().enrol(device.clone());
         self.welcome(device.id, password)
+    }
+
+    /// A device that is not in yet. A token is asked for first: without one, nobody learns which names are taken.
+    fn newcomer(
+        &self,
+        state: &Snapshot,
+        request: &EnrolRequest,
+        credential: Option<Digest>,
+        at: Timestamp,
+    ) -> Result<Device, ControlError> {
+        drop(self.spend(request, at)?);
+        let name = &request.device;
+        if state.fleet.device(name).is_some() {
+            return Err(ControlError::Conflict(format!(
+                "device {name} is enrolled with another key: choose another name, or remove it first"
+            )));
+        }
+        if state.fleet.len() >= MAX_DEVICES {
+            return Err(ControlError::Conflict(format!("{MAX_DEVICES} devices are enrolled, which is the bound")));
+        }
+        let device = Device::new(name.clone(), request.public_key.clone(), request.labels.clone(), at);
+        Ok(Device { credential, ..device })
+    }
+
+    fn is_known(&self, request: &EnrolRequest) -> bool {
+        self.inner.ledger().snapshot.fleet.device(&request.device).is_some_and(|known| known.public_key == request.public_key)
+    }
+
+    /// Whether the request answers a challenge of ours. One that was shown is gone, right or wrong.
+    fn is_proven(&self, request: &EnrolRequest, key: &PublicKey) -> Result<bool, ControlError> {
+        let (Some(challenge), Some(proof)) = (&request.challenge, &request.proof) else { return Ok(false) };
+        let mut open = self.inner.access.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.take(challenge, &request.device, &request.public_key, clock::now()) {
+            return Ok(false);
+        }
+        drop(open);
+        let message = enrolment::proof(&request.device, &request.public_key, challenge);
+        match Signature::from_hex(proof).is_some_and(|signature| key.verifies(&message, &signature)) {
+            true => Ok(true),
+            false => Err(ControlError::Forbidden("the proof is not a signature by the device's key over the challenge".to_owned())),
+        }
+    }
+
+    /// What a device that is in already is asked to sign.
+    fn challenge(&self, request: &EnrolRequest, at: Timestamp) -> Result<ControlError, ControlError> {
+        let text = secret()?;
+        let mut open = self.inner.access.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        open.put(&text, &request.device, &request.public_key, at);
+        let secs = challenge::LIFE_MS / 1_000;
+        let detail = format!(
+            "device {} is enrolled already: prove that you hold its key by signing the challenge, within {secs} seconds",
+            request.device
+        );
+        Ok(ControlError::Prove { detail, challenge: text })
     }
 
     /// The token after this use; `None` where none is needed.
@@ -252,9 +288,4 @@ impl Controller {
         let mqtt = MqttAccess { host, port, username: device.to_string(), password };
         Ok(Enrolled { tenant: self.inner.tenant.clone(), device, mqtt, http_base: access.http.clone(), image_root, director_root })
     }
-}
-
-fn proves(request: &EnrolRequest, key: &PublicKey, proof: &str) -> Result<(), ControlError> {
-    let signed = Signature::from_hex(proof).is_some_and(|s| key.verifies(&enrolment_proof(&request.device, &request.public_key), &s));
-    if signed { Ok(()) } else { Err(ControlError::Forbidden("the proof is not a signature by the device's key".to_owned())) }
 }

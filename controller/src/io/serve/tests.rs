@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use leeway_protocol::assignment::Assignment;
 use leeway_protocol::digest::Digest;
+use leeway_protocol::enrolment;
 use leeway_protocol::ids::{BootId, DeviceId, Generation, Line, WindowId};
 use leeway_protocol::manifest::{Blob, Manifest, TargetCustom};
 use leeway_protocol::reported::{DeviceEvent, Phase, Receipt, Reported, Running, Status, TrustedVersions};
@@ -22,9 +23,10 @@ use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use tokio::time::timeout;
 
 use super::*;
+use crate::access::{Principal, Scope};
 use crate::ingest::tests::{manifest, window};
 use crate::io::broker::MAX_PACKET_BYTES;
-use crate::io::control::{ControlError, EnrolRequest, Enrolled, NewRollout, Touched, enrolment_proof};
+use crate::io::control::{ControlError, EnrolRequest, Enrolled, NewAccessToken, NewRollout, Touched};
 use crate::io::store::tests::small_disk;
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
 use crate::rollout::{RolloutPolicy, Stage};
@@ -152,6 +154,7 @@ impl Device {
             public_key: key.public().hex(),
             labels: [("region".to_owned(), "coast".to_owned())].into(),
             token: None,
+            challenge: None,
             proof: None,
         };
         (key, controller.enrol(request).await.unwrap())
@@ -505,33 +508,65 @@ async fn who_may_enrol() {
     let controller = &handle.controller;
     let key = SigningKey::from_seed(&[9; 32]);
     let device: DeviceId = "d1".parse().unwrap();
-    let ask = |token: Option<String>, proof: Option<String>| EnrolRequest {
+    let ask = |token: Option<&str>, challenge: Option<&str>, proof: Option<String>| EnrolRequest {
         device: device.clone(),
         public_key: key.public().hex(),
         labels: BTreeMap::new(),
-        token,
+        token: token.map(str::to_owned),
+        challenge: challenge.map(str::to_owned),
         proof,
     };
-    let refused = controller.enrol(ask(None, None)).await.unwrap_err().to_string();
+    let challenge = async |request| match controller.enrol(request).await {
+        Err(ControlError::Prove { challenge, .. }) => challenge,
+        other => panic!("{other:?}"),
+    };
+    let sign = |key: &SigningKey, challenge: &str| Some(key.sign(&enrolment::proof(&device, &key.public().hex(), challenge)).hex());
+    let refused = controller.enrol(ask(None, None, None)).await.unwrap_err().to_string();
     assert!(refused.contains("token"), "{refused}");
-    let token = controller.create_token("first", 2, 60_000, "ann").await.unwrap();
-    assert!(matches!(controller.enrol(ask(Some("guess".into()), None)).await, Err(ControlError::Forbidden(_))));
-    let first = controller.enrol(ask(Some(token.clone()), None)).await.unwrap();
+    let token = controller.create_token("first", 1, 60_000, "ann").await.unwrap();
+    assert!(matches!(controller.enrol(ask(Some("guess"), None, None)).await, Err(ControlError::Forbidden(_))));
+    let first = controller.enrol(ask(Some(&token), None, None)).await.unwrap();
     assert_eq!(first.mqtt.username, "d1");
-    assert!(matches!(controller.enrol(ask(Some(token.clone()), None)).await, Err(ControlError::Conflict(_))), "a taken name needs a proof");
+    let asked = challenge(ask(Some(&token), None, None)).await;
     let stranger = SigningKey::from_seed(&[10; 32]);
-    let wrong = stranger.sign(&enrolment_proof(&device, &key.public().hex())).hex();
-    assert!(matches!(controller.enrol(ask(Some(token.clone()), Some(wrong))).await, Err(ControlError::Forbidden(_))));
-    let other = EnrolRequest { public_key: stranger.public().hex(), ..ask(Some(token.clone()), None) };
-    assert!(matches!(controller.enrol(other).await, Err(ControlError::Conflict(_))), "another key may not take the name");
-    let proof = key.sign(&enrolment_proof(&device, &key.public().hex())).hex();
-    let again = controller.enrol(ask(Some(token.clone()), Some(proof.clone()))).await.unwrap();
+    let other = EnrolRequest { public_key: stranger.public().hex(), ..ask(Some("guess"), Some(&asked), sign(&stranger, &asked)) };
+    assert!(matches!(controller.enrol(other).await, Err(ControlError::Forbidden(_))), "another key may not take the name");
+    let asked = challenge(ask(None, None, None)).await;
+    let again = controller.enrol(ask(None, Some(&asked), sign(&key, &asked))).await.unwrap();
     assert_ne!(again.mqtt.password, first.mqtt.password, "a new secret");
-    assert!(matches!(controller.enrol(ask(Some(token), Some(proof))).await, Err(ControlError::Forbidden(_))), "both uses are gone");
+    let _ = challenge(ask(None, Some(&asked), sign(&key, &asked))).await;
     assert!(controller.principal(&handle.admin_token).is_some() && controller.principal("guess").is_none());
     let store = std::fs::read(place.dir.path().join("store.redb")).unwrap();
     let holds = |secret: &str| store.windows(secret.len()).any(|w| w == secret.as_bytes());
     assert!(!holds(&again.mqtt.password) && !holds(&first.mqtt.password), "secrets are kept as hashes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_outlive_a_restart_and_end_when_they_should() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let make = async |controller: &Controller, name: &str| {
+        let new = NewAccessToken { name: name.into(), owner: "ann".into(), scope: Scope::Operator, ttl_ms: 60_000 };
+        controller.create_access_token(new, "admin").await.unwrap().0
+    };
+    let (kept, revoked) = (make(&handle.controller, "kept").await, make(&handle.controller, "revoked").await);
+    let ann = Some(Principal { name: "ann".into(), scope: Scope::Operator });
+    assert_eq!((handle.controller.principal(&kept), handle.controller.principal(&revoked)), (ann.clone(), ann.clone()));
+    handle.controller.revoke_access_token("revoked", "lost", "admin").await.unwrap();
+    assert_eq!(handle.controller.principal(&revoked), None);
+    let used = handle.controller.access_tokens()[0].last_used;
+    assert!(used.is_some());
+    handle.shutdown().await;
+    let handle = place.start().await;
+    assert_eq!(handle.controller.access_tokens()[0].last_used, used, "when it was used last is written down");
+    assert_eq!((handle.controller.principal(&kept), handle.controller.principal(&revoked)), (ann, None));
+    assert!(
+        handle
+            .controller
+            .create_access_token(NewAccessToken { name: "short".into(), owner: "ann".into(), scope: Scope::Viewer, ttl_ms: 1 }, "admin")
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,9 +9,10 @@ use utoipa::ToSchema;
 
 use super::Web;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Json as Body, name};
+use super::extract::{Json as Body, SmallJson as Small, name};
 use super::guard::By;
-use crate::io::control::{EnrolRequest, Enrolled};
+use super::limits::Asker;
+use crate::io::control::{ControlError, EnrolRequest, Enrolled};
 
 /// What a device sends to be let in.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,7 +28,10 @@ pub(super) struct Enrol {
     /// The enrolment token; not needed where enrolment is open.
     #[serde(default)]
     token: Option<String>,
-    /// Its signature over the name and the key, in hex; needed to enrol a name again.
+    /// What a first try was told to sign.
+    #[serde(default)]
+    challenge: Option<String>,
+    /// Its signature over name, key and challenge, in hex; needed, instead of a token, to enrol a name again.
     #[serde(default)]
     proof: Option<String>,
 }
@@ -56,17 +60,22 @@ pub(super) struct Token {
     token: String,
 }
 
-/// Enrol a device. The answer holds its broker secret: it is given out once.
+/// Enrol a device. The answer holds its broker secret: it is given out once. A device that is enrolled already is answered 409
+/// with a `challenge`; with its signature over that it gets a new secret, and needs no token.
 #[utoipa::path(post, path = "/api/v1/enrol", tag = "devices", operation_id = "enrol", request_body = Enrol, responses((status = 200, description = "How to connect, and the roots to trust", body = Object), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
-pub(super) async fn enrol(State(web): State<Web>, Body(ask): Body<Enrol>) -> Result<Json<Enrolled>, Problem> {
+pub(super) async fn enrol(State(web): State<Web>, asker: Asker, Small(ask): Small<Enrol>) -> Result<Json<Enrolled>, Problem> {
     let request = EnrolRequest {
         device: name::<DeviceId>(&ask.device)?,
         public_key: ask.public_key,
         labels: ask.labels,
         token: ask.token,
+        challenge: ask.challenge,
         proof: ask.proof,
     };
-    Ok(Json(web.controller().enrol(request).await?))
+    web.controller().enrol(request).await.map(Json).map_err(|error| match error {
+        ControlError::Forbidden(_) => web.limits().wrong(asker.0, web.now(), error.into()),
+        other => other.into(),
+    })
 }
 
 /// Make a token for enrolment.

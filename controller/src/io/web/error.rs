@@ -3,12 +3,13 @@
 //! Each kind has one status, one stable `type` that is a page of this controller, and a detail that names the thing and says
 //! what to do. Pages show the same sentence as HTML. What stays true: nothing internal (a path, a backtrace) leaves the process.
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::pages::session::problem_page;
+use crate::access::Scope;
 
 /// What went wrong, as the caller may know it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,8 +24,38 @@ pub enum Problem {
     #[error("{0}")]
     Invalid(String),
     /// No token, or a wrong one.
-    #[error("this needs the controller's token: send it as `Authorization: Bearer …`, or sign in at /login")]
+    #[error("this needs a token of this controller: send it as `Authorization: Bearer …`, or sign in at /login")]
     Unauthorized,
+    /// A token, but not for this.
+    #[error(
+        "this needs a token of scope {}; this one is {who}'s, of scope {has}: ask the admin for another (`leeway token create`)",
+        either(needs)
+    )]
+    Scope {
+        /// Whose token it is.
+        who: String,
+        /// What it may do.
+        has: Scope,
+        /// What would do.
+        needs: &'static [Scope],
+    },
+    /// Too often from one address.
+    #[error("that is too often from this address: wait {0} seconds, then try again")]
+    TooMany(u64),
+    /// Too much at one time from all together.
+    #[error("the controller works on as many requests as it takes at one time: wait {0} seconds, then try again")]
+    Busy(u64),
+    /// The body came too slowly.
+    #[error("the body came too slowly, so it was not waited for: send it again over a better line")]
+    TooSlow,
+    /// The name is taken; only who holds its key may have it again.
+    #[error("{detail}")]
+    Prove {
+        /// What to do.
+        detail: String,
+        /// What to sign.
+        challenge: String,
+    },
     /// A browser was made to send this by another site.
     #[error("the request came from another site ({0}), so it was refused: use the dashboard itself, or a token")]
     CrossSite(String),
@@ -74,7 +105,7 @@ pub struct Kind {
 }
 
 /// Every kind, for its page.
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 20] = [
     Kind {
         slug: "not-found",
         status: StatusCode::NOT_FOUND,
@@ -97,7 +128,37 @@ pub const KINDS: [Kind; 15] = [
         slug: "unauthorized",
         status: StatusCode::UNAUTHORIZED,
         title: "Token needed",
-        meaning: "Changing something needs the controller's admin token; so does reading from another machine.",
+        meaning: "Changing something needs a token of this controller; so does reading from another machine. A token may be unknown, over or revoked.",
+    },
+    Kind {
+        slug: "scope",
+        status: StatusCode::FORBIDDEN,
+        title: "Another scope needed",
+        meaning: "The token is good, but not for this. Scopes are jobs: viewer looks, operator runs the fleet, publisher brings models in, approver approves rollouts of others, admin does everything.",
+    },
+    Kind {
+        slug: "too-many",
+        status: StatusCode::TOO_MANY_REQUESTS,
+        title: "Too often",
+        meaning: "So many wrong tokens, sign-ins or enrolments came from this address that it has to wait. `Retry-After` says how many seconds.",
+    },
+    Kind {
+        slug: "busy",
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        title: "Busy",
+        meaning: "The controller works on as many requests as it takes at one time. `Retry-After` says how many seconds to wait.",
+    },
+    Kind {
+        slug: "too-slow",
+        status: StatusCode::REQUEST_TIMEOUT,
+        title: "Body too slow",
+        meaning: "The body of the request came so slowly that the connection was given up. Nothing was stored.",
+    },
+    Kind {
+        slug: "prove-key",
+        status: StatusCode::CONFLICT,
+        title: "Prove that you hold the key",
+        meaning: "The device is enrolled already. Sign the `challenge` of the answer with the device's key, and send challenge and proof; no token is needed then.",
     },
     Kind {
         slug: "cross-site",
@@ -179,6 +240,13 @@ pub struct ProblemBody {
     pub status: u16,
     /// What is wrong with this request, and what to do.
     pub detail: String,
+    /// What a device has to sign, where that is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<String>,
+}
+
+fn either(scopes: &[Scope]) -> String {
+    scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" or ")
 }
 
 impl Problem {
@@ -194,6 +262,11 @@ impl Problem {
             Self::BadRequest(_) => "bad-request",
             Self::Invalid(_) => "invalid",
             Self::Unauthorized => "unauthorized",
+            Self::Scope { .. } => "scope",
+            Self::TooMany(_) => "too-many",
+            Self::Busy(_) => "busy",
+            Self::TooSlow => "too-slow",
+            Self::Prove { .. } => "prove-key",
             Self::CrossSite(_) => "cross-site",
             Self::IllegalTransition(_) => "illegal-transition",
             Self::Conflict(_) => "conflict",
@@ -222,9 +295,22 @@ impl Problem {
             title: kind.title.to_owned(),
             status: kind.status.as_u16(),
             detail: self.to_string(),
+            challenge: if let Self::Prove { challenge, .. } = self { Some(challenge.clone()) } else { None },
+        }
+    }
+
+    /// Seconds to wait before trying again, where waiting helps.
+    fn wait_secs(&self) -> Option<u64> {
+        match self {
+            Self::TooMany(secs) | Self::Busy(secs) => Some(*secs),
+            Self::Unavailable(_) => Some(UNAVAILABLE_SECS),
+            _ => None,
         }
     }
 }
+
+/// What is said to wait where nobody knows how long it takes.
+const UNAVAILABLE_SECS: u64 = 5;
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -241,10 +327,24 @@ impl IntoResponse for Problem {
                     headers.insert(header::CONTENT_RANGE, value);
                 }
             }
-            Self::Unavailable(_) => drop(headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            Self::Scope { needs, .. } => {
+                let value = format!("Bearer realm=\"leeway\", error=\"insufficient_scope\", scope=\"{}\"", either(needs));
+                if let Ok(value) = HeaderValue::from_str(&value) {
+                    headers.insert(header::WWW_AUTHENTICATE, value);
+                }
+            }
+            // What is left of the body is not waited for.
+            Self::TooSlow => drop(headers.insert(header::CONNECTION, HeaderValue::from_static("close"))),
             _ => {}
         }
+        retry_after(&self, headers);
         response
+    }
+}
+
+fn retry_after(problem: &Problem, headers: &mut HeaderMap) {
+    if let Some(secs) = problem.wait_secs() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
     }
 }
 
@@ -261,7 +361,9 @@ impl From<Problem> for PageProblem {
 impl IntoResponse for PageProblem {
     fn into_response(self) -> Response {
         let kind = self.0.kind();
-        (kind.status, problem_page(kind.title, &self.0.to_string())).into_response()
+        let mut response = (kind.status, problem_page(kind.title, &self.0.to_string())).into_response();
+        retry_after(&self.0, response.headers_mut());
+        response
     }
 }
 
@@ -276,6 +378,11 @@ mod tests {
             Problem::BadRequest("b".into()),
             Problem::Invalid("i".into()),
             Problem::Unauthorized,
+            Problem::Scope { who: "ann".into(), has: Scope::Viewer, needs: &[Scope::Operator, Scope::Publisher] },
+            Problem::TooMany(7),
+            Problem::Busy(1),
+            Problem::TooSlow,
+            Problem::Prove { detail: "p".into(), challenge: "c".into() },
             Problem::CrossSite("http://evil".into()),
             Problem::IllegalTransition("t".into()),
             Problem::Conflict("c".into()),
@@ -291,5 +398,8 @@ mod tests {
         let slugs: std::collections::BTreeSet<_> = all.iter().map(|p| p.body().kind).collect();
         assert_eq!(slugs.len(), KINDS.len(), "two problems share a row, or one has none");
         assert!(all[0].to_string().contains("leeway rollout list"));
+        assert!(all[4].to_string().contains("operator or publisher"));
+        let wait = |problem: &Problem| problem.clone().into_response().headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned());
+        assert_eq!((wait(&all[5]).as_deref(), wait(&all[6]).as_deref(), wait(&all[0])), (Some("7"), Some("1"), None));
     }
 }

@@ -8,9 +8,12 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::error::Problem;
+use super::limits::TooSlow;
 
 /// The largest JSON body: a rollout policy with every stage has some 20 KB.
 const MAX_JSON: usize = 256 << 10;
+/// The largest JSON body of somebody without a token: an enrolment with every label has some 5 KB.
+const MAX_SMALL_JSON: usize = 16 << 10;
 
 /// A JSON body. Unknown fields are refused where the type says so.
 pub(super) struct Json<T>(pub T);
@@ -19,19 +22,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().is_some_and(|k| k.trim().eq_ignore_ascii_case("application/json")) {
-            return Err(Problem::MediaType("send the body as application/json".to_owned()));
-        }
-        let bytes = read(request.into_body(), MAX_JSON).await?;
-        let value = serde_json::from_slice(&bytes).map_err(|e| Problem::BadRequest(format!("the body cannot be read: {e}")))?;
-        Ok(Self(value))
+        json(request, MAX_JSON).await.map(Self)
     }
+}
+
+/// The same from anybody.
+pub(super) struct SmallJson<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for SmallJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        json(request, MAX_SMALL_JSON).await.map(Self)
+    }
+}
+
+async fn json<T: DeserializeOwned>(request: Request, max: usize) -> Result<T, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|k| k.trim().eq_ignore_ascii_case("application/json")) {
+        return Err(Problem::MediaType("send the body as application/json".to_owned()));
+    }
+    let bytes = read(request.into_body(), max).await?;
+    serde_json::from_slice(&bytes).map_err(|e| Problem::BadRequest(format!("the body cannot be read: {e}")))
 }
 
 /// A whole body of at most `max` bytes.
 pub(super) async fn read(body: Body, max: usize) -> Result<Bytes, Problem> {
-    to_bytes(body, max).await.map_err(|_| Problem::TooLarge(max as u64))
+    to_bytes(body, max).await.map_err(|error| if TooSlow::is_cause(&error) { Problem::TooSlow } else { Problem::TooLarge(max as u64) })
 }
 
 /// A query. Unknown parameters are refused where the type says so.

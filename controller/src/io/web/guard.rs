@@ -1,25 +1,30 @@
 //! Who may ask for what: a bearer token or a signed-in browser, open reading on loopback, nothing on behalf of other sites.
 //!
-//! Reading is open to a browser on this machine that asks for this machine by name (so a page elsewhere that points its own
-//! name at 127.0.0.1 sees nothing); everything else needs a token. What changes something always needs one, and a browser
-//! must show that the request comes from the dashboard itself. Devices need no token: what they fetch is signed, what they
-//! send is signed, and enrolment has a token of its own. What stays true: tokens are compared by digest and never logged; the
-//! cookie is not the token.
+//! What a route asks for stands in [`super::scope`]. Reading is open to a browser on this machine that asks for this machine by
+//! name (so a page elsewhere that points its own name at 127.0.0.1 sees nothing, and neither does whoever comes through a proxy);
+//! everything else needs a token of the right scope. A browser that changes something must show that the request comes from the
+//! dashboard itself. Devices need no token: what they fetch is signed, what they send is signed, and enrolment has a token of
+//! its own. What stays true: tokens are compared by digest and never logged; the cookie is not the token, and is worth no more
+//! than the token is at that moment; a wrong token is refused even where none is needed to look.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
-use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::time::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Web;
 use super::error::{PageProblem, Problem};
-use crate::io::control::{Principal, Scope};
+use super::limits::Asker;
+use super::scope::{Need, needed};
+use crate::access::allowance::Client;
+use crate::access::{Principal, Scope};
 
 /// The cookie of a signed-in browser.
 pub(super) const COOKIE: &str = "leeway_session";
@@ -29,33 +34,37 @@ const MAX_SESSIONS: usize = 1_000;
 const SESSION_MS: i64 = 12 * 3_600_000;
 
 /// Everything a page may load comes from here, and nothing inline runs.
-const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+pub(super) const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// Browsers that signed in, by the digest of their cookie. Lives in memory: after a restart one signs in again.
+/// Browsers that signed in, by the digest of their cookie, with the digest of the token they showed. Lives in memory: after a
+/// restart one signs in again.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<BTreeMap<Digest, (Timestamp, Principal)>>);
+pub(super) struct Sessions(Mutex<BTreeMap<Digest, (Timestamp, Digest)>>);
 
 impl Sessions {
     /// Remember a browser under a fresh cookie value.
-    pub(super) fn begin(&self, principal: Principal, cookie: &str, now: Timestamp) {
+    pub(super) fn begin(&self, token: Digest, cookie: &str, now: Timestamp) {
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|_, (until, _)| *until > now);
         if sessions.len() >= MAX_SESSIONS {
             let oldest = sessions.iter().min_by_key(|(_, (until, _))| *until).map(|(key, _)| *key);
             oldest.map(|key| sessions.remove(&key));
         }
-        sessions.insert(Digest::of(cookie.as_bytes()), (now.plus_millis(SESSION_MS), principal));
+        sessions.insert(Digest::of(cookie.as_bytes()), (now.plus_millis(SESSION_MS), token));
     }
 
     /// Forget a browser.
     pub(super) fn end(&self, headers: &HeaderMap) {
         let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        cookies(headers).for_each(|value| drop(sessions.remove(&Digest::of(value.as_bytes()))));
+        for value in cookies(headers) {
+            sessions.remove(&Digest::of(value.as_bytes()));
+        }
     }
 
-    fn find(&self, headers: &HeaderMap, now: Timestamp) -> Option<Principal> {
+    /// The token it signed in with.
+    fn find(&self, headers: &HeaderMap, now: Timestamp) -> Option<Digest> {
         let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = |value: &str| sessions.get(&Digest::of(value.as_bytes())).filter(|(until, _)| *until > now).map(|(_, p)| p.clone());
+        let found = |value: &str| sessions.get(&Digest::of(value.as_bytes())).filter(|(until, _)| *until > now).map(|(_, token)| *token);
         cookies(headers).find_map(found)
     }
 }
@@ -67,29 +76,49 @@ pub(super) struct By(pub String);
 impl<S: Send + Sync> FromRequestParts<S> for By {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        parts.extensions.get::<Self>().cloned().ok_or(Problem::Unauthorized)
+        parts.extensions.get::<Principal>().map(|who| Self(who.name.clone())).ok_or(Problem::Unauthorized)
     }
 }
 
-/// What a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Allowed {
-    Nothing,
-    Read,
-    Everything,
+/// Who asks, or that it is anybody at this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Who(pub Option<Principal>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Who {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.get::<Principal>().cloned()))
+    }
 }
 
-/// Refuse what is not allowed, before any handler runs; add the security headers to every answer.
+/// The token by which somebody was let in, by its hash; none for anybody at this machine. For what outlives its request: a
+/// token may end meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass(pub Option<Digest>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Pass {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().copied().ok_or_else(|| Problem::Internal("nobody looked at who asks".to_owned()))
+    }
+}
+
+/// Refuse what is not allowed or too much, before any handler runs; add the security headers to every answer.
 pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let page = wants_page(request.uri().path());
-    let checked = check(&web, request.method(), request.uri().path(), request.headers(), peer);
-    let mut response = match checked {
-        Ok(by) => {
-            if let Some(name) = by {
-                request.extensions_mut().insert(By(name));
+    let asked = Asked::of(&request);
+    let admitted = check(&web, &asked).and_then(|who| Ok((who, place(&web, &asked)?)));
+    let client = asked.client();
+    let mut response = match admitted {
+        Ok((who, place)) => {
+            request.extensions_mut().insert(Asker(client));
+            request.extensions_mut().insert(Pass(who.as_ref().map(|(token, _)| *token)));
+            if let Some((_, who)) = who {
+                request.extensions_mut().insert(who);
             }
-            next.run(request).await
+            let response = next.run(request.map(|body| web.limits().paced(body))).await;
+            drop(place);
+            response
         }
         Err(Problem::Unauthorized) if page => super::session::login_form(false),
         Err(problem) if page => PageProblem(problem).into_response(),
@@ -108,36 +137,99 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
     response
 }
 
+/// What of a request decides whether it is let in.
+struct Asked {
+    method: Method,
+    route: Option<String>,
+    path: String,
+    has_query: bool,
+    headers: HeaderMap,
+    peer: Option<IpAddr>,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        Self {
+            method: request.method().clone(),
+            route: request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned()),
+            path: request.uri().path().to_owned(),
+            has_query: request.uri().query().is_some(),
+            headers: request.headers().clone(),
+            peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
+        }
+    }
+
+    fn is_safe(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    fn need(&self) -> Need {
+        needed(self.method.as_str(), self.route.as_deref(), &self.path)
+    }
+
+    fn client(&self) -> Client {
+        self.peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).into()
+    }
+
+    /// Enrolling and signing in, by form or by link.
+    fn is_door(&self) -> bool {
+        self.need() == Need::Nothing && (!self.is_safe() || (self.path == "/login" && self.has_query))
+    }
+}
+
+/// A place to be worked on; whether the process lives is answered even when all are taken.
+fn place(web: &Web, asked: &Asked) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    if matches!(asked.path.as_str(), "/livez" | "/readyz") {
+        return Ok(None);
+    }
+    web.limits().place(asked.is_door()).map(Some)
+}
+
 /// Whether a person with a browser is answered here.
 pub(super) fn wants_page(path: &str) -> bool {
     !["/api/", "/tuf/", "/blobs/", "/metrics", "/livez", "/readyz", "/version"].iter().any(|p| path.starts_with(p))
 }
 
-/// The caller's name, if it has one, or why it may not do this.
-fn check(web: &Web, method: &Method, path: &str, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Option<String>, Problem> {
-    if is_open(path) || path.strip_prefix("/blobs/").is_some_and(|hex| web.is_released(hex)) {
-        return Ok(None);
+/// Whose token it is, if there is one, or why this may not be done.
+fn check(web: &Web, asked: &Asked) -> Result<Option<(Digest, Principal)>, Problem> {
+    let headers = &asked.headers;
+    if asked.is_door() {
+        // A browser must not be made to sign in as somebody else, nor to enrol anything.
+        same_site(headers)?;
+        web.limits().door(asked.client(), web.now())?;
     }
-    let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let by_token = bearer(headers).and_then(|token| web.controller().principal(token));
-    if !safe && by_token.is_none() {
+    let scopes: &[Scope] = match asked.need() {
+        Need::Nothing => return Ok(None),
+        Need::Released if asked.path.strip_prefix("/blobs/").is_some_and(|hex| web.is_released(hex)) => return Ok(None),
+        Need::Released => &[Scope::Viewer],
+        Need::OneOf(scopes) => scopes,
+    };
+    let holder = |token: Digest| web.controller().holder(&token).map(|who| (token, who));
+    let by_token = match bearer(headers) {
+        Some(token) => match holder(Digest::of(token.as_bytes())) {
+            Some(known) => Some(known),
+            None => return Err(web.limits().wrong(asked.client(), web.now(), Problem::Unauthorized)),
+        },
+        None => None,
+    };
+    if !asked.is_safe() && by_token.is_none() {
         same_site(headers)?;
     }
-    let who = by_token.or_else(|| web.sessions().find(headers, web.now()));
-    let allowed = match &who {
-        Some(principal) if principal.scope == Scope::Admin => Allowed::Everything,
-        Some(_) => Allowed::Read,
-        None if peer.is_some_and(|ip| ip.is_loopback()) && names_loopback(headers) => Allowed::Read,
-        None => Allowed::Nothing,
-    };
-    let needed = if safe { Allowed::Read } else { Allowed::Everything };
-    if allowed >= needed { Ok(who.map(|p| p.name)) } else { Err(Problem::Unauthorized) }
+    let signed_in = || web.sessions().find(headers, web.now()).and_then(holder);
+    match by_token.or_else(signed_in) {
+        Some((token, who)) if scopes.iter().any(|needed| who.scope.covers(*needed)) => Ok(Some((token, who))),
+        Some((_, who)) => Err(Problem::Scope { who: who.name, has: who.scope, needs: scopes }),
+        None if scopes == [Scope::Viewer] && asked.is_safe() && reads_openly(web, asked) => Ok(None),
+        None => Err(Problem::Unauthorized),
+    }
 }
 
-/// What devices and probes use, the way in, and what the way in looks like.
-fn is_open(path: &str) -> bool {
-    ["/tuf/", "/assets/", "/problems/"].iter().any(|p| path.starts_with(p))
-        || matches!(path, "/api/v1/enrol" | "/login" | "/livez" | "/readyz" | "/version" | "/favicon.ico")
+/// Whether it is somebody at this machine, asking for this machine. A proxy in front makes everybody look like that, so where
+/// there is one, by what it adds or by what the controller was told, nothing is open.
+fn reads_openly(web: &Web, asked: &Asked) -> bool {
+    const PROXIED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+    let proxied = web.controller().has_public_url() || PROXIED.iter().any(|name| asked.headers.contains_key(*name));
+    !proxied && asked.peer.is_some_and(|ip| ip.is_loopback()) && names_loopback(&asked.headers)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -227,15 +319,15 @@ mod tests {
     #[test]
     fn a_session_has_an_end_and_a_bound() {
         let sessions = Sessions::default();
-        let who = Principal { name: "admin".into(), scope: Scope::Admin };
+        let who = Digest::of(b"token");
         let now = Timestamp::from_secs(1_000_000);
         let with = |value: &str| headers(&[("cookie", &format!("a=b; {COOKIE}={value}"))]);
-        sessions.begin(who.clone(), "one", now);
-        assert_eq!(sessions.find(&with("one"), now), Some(who.clone()));
+        sessions.begin(who, "one", now);
+        assert_eq!(sessions.find(&with("one"), now), Some(who));
         assert_eq!(sessions.find(&with("two"), now), None);
         assert_eq!(sessions.find(&with("one"), now.plus_millis(SESSION_MS)), None);
         for i in 0..MAX_SESSIONS {
-            sessions.begin(who.clone(), &format!("more-{i}"), now.plus_millis(1));
+            sessions.begin(who, &format!("more-{i}"), now.plus_millis(1));
         }
         assert_eq!(sessions.find(&with("one"), now), None, "the oldest makes room");
         sessions.end(&with("more-7"));

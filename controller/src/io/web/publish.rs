@@ -13,6 +13,7 @@ use super::Web;
 use super::error::{Problem, ProblemBody};
 use super::extract::read;
 use super::guard::By;
+use super::limits::TooSlow;
 use super::resource::model::Published;
 
 /// The largest signed document: a line with thousands of releases.
@@ -35,7 +36,10 @@ pub(super) async fn blob(State(web): State<Web>, _by: By, headers: HeaderMap, bo
     let mut upload = web.controller().blobs().begin(expected, MAX_MODEL_BYTES).await?;
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| Problem::BadRequest("the upload broke off: send it again".to_owned()))?;
+        let piece = piece.map_err(|error| match TooSlow::is_cause(&error) {
+            true => Problem::TooSlow,
+            false => Problem::BadRequest("the upload broke off: send it again".to_owned()),
+        })?;
         upload.write(&piece).await?;
     }
     let blob = upload.finish().await?;

@@ -12,6 +12,7 @@ pub mod event;
 pub mod fleet;
 pub mod model;
 pub mod rollout;
+pub mod token;
 pub mod training;
 
 /// How a state should be read at a glance. Pages and the command line turn it into icon and colour, always beside a word.

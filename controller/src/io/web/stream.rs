@@ -2,7 +2,8 @@
 //!
 //! A listener first gets what it missed from the store, then what happens. When it falls behind the live channel it is fed from
 //! the store again, so nothing is skipped; one that reads too slowly to keep up is told so and disconnected, and resumes with
-//! `since`. What stays true: entries rise by exactly one per frame for an unfiltered stream; no queue grows with a slow reader.
+//! `since`. What stays true: entries rise by exactly one per frame for an unfiltered stream; no queue grows with a slow reader;
+//! who listens by a token hears nothing after its end.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
+use leeway_protocol::digest::Digest;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
 use super::Web;
 use super::error::Problem;
 use super::extract::Query;
-use super::guard::check_origin;
+use super::guard::{Pass, check_origin};
 use super::resource::event::Frame;
 use super::view::events::event;
 use crate::audit;
@@ -37,6 +39,8 @@ pub(super) const MAX_CLIENTS: u64 = 1_000;
 const MAX_MESSAGE: usize = 4 << 10;
 /// Close code of a reader that is too slow.
 const SLOW: u16 = 4408;
+/// Close code of a listener whose token was revoked or is over.
+const OVER: u16 = 4401;
 
 /// What a listener asks for.
 #[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
@@ -69,6 +73,7 @@ impl Drop for Present {
 pub(super) async fn stream(
     State(web): State<Web>,
     headers: HeaderMap,
+    Pass(pass): Pass,
     Query(asked): Query<Asked>,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
@@ -88,9 +93,8 @@ pub(super) async fn stream(
     let present = Present(web.clone());
     upgrade.protocols([PROTOCOL]).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
         let _present = present;
-        Listener { web, socket, at: 0, topics: asked.topics.map(|t| t.split(',').map(|s| s.trim().to_owned()).collect()) }
-            .run(asked.since)
-            .await;
+        let topics = asked.topics.map(|t| t.split(',').map(|s| s.trim().to_owned()).collect());
+        Listener { web, socket, pass, at: 0, topics }.run(asked.since).await;
     })
 }
 
@@ -98,12 +102,16 @@ pub(super) async fn stream(
 enum End {
     Closed,
     Slow(u64),
+    /// Its token counts no more.
+    Over,
     Broken,
 }
 
 struct Listener {
     web: Web,
     socket: WebSocket,
+    /// The token it was let in by.
+    pass: Option<Digest>,
     /// Number of the last entry handed over, or passed over by the filter.
     at: u64,
     topics: Option<Vec<String>>,
@@ -112,12 +120,16 @@ struct Listener {
 impl Listener {
     async fn run(mut self, since: Option<u64>) {
         let end = self.serve(since).await;
-        if let Err(End::Slow(dropped)) = end {
-            self.web.clients().lagged.fetch_add(1, Ordering::Relaxed);
-            let _ = timeout(SEND_LIMIT, self.send(&Frame::Lagged { dropped })).await;
-            let close = CloseFrame { code: SLOW, reason: "too slow: resume with since".into() };
-            let _ = timeout(SEND_LIMIT, self.socket.send(Message::Close(Some(close)))).await;
-        }
+        let close = match end {
+            Err(End::Slow(dropped)) => {
+                self.web.clients().lagged.fetch_add(1, Ordering::Relaxed);
+                let _ = timeout(SEND_LIMIT, self.send(&Frame::Lagged { dropped })).await;
+                CloseFrame { code: SLOW, reason: "too slow: resume with since".into() }
+            }
+            Err(End::Over) => CloseFrame { code: OVER, reason: "the token was revoked or is over".into() },
+            _ => return,
+        };
+        let _ = timeout(SEND_LIMIT, self.socket.send(Message::Close(Some(close)))).await;
     }
 
     async fn serve(&mut self, since: Option<u64>) -> Result<(), End> {
@@ -182,6 +194,9 @@ impl Listener {
     }
 
     async fn send(&mut self, frame: &Frame) -> Result<(), End> {
+        if self.pass.is_some_and(|token| self.web.controller().holder(&token).is_none()) {
+            return Err(End::Over);
+        }
         let Ok(text) = serde_json::to_string(frame) else { return Err(End::Broken) };
         match timeout(SEND_LIMIT, self.socket.send(Message::Text(text.into()))).await {
             Ok(Ok(())) => Ok(()),

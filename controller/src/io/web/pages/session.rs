@@ -9,15 +9,15 @@ pub fn login_page(wrong: bool) -> Markup {
     page(
         Frame { area: Area::None, title: "Sign in", seq: 0 },
         html! {
-            (head(&[], "Sign in", html! {}, html! { @if wrong { "That is not this controller's token. Try again." } @else { "Changing something needs the controller's admin token." } }))
+            (head(&[], "Sign in", html! {}, html! { @if wrong { "That is not a token of this controller, or not any more. Try again." } @else { "Changing something needs a token of this controller." } }))
             section.card {
                 div.body {
                     div.stack {
                         form.stack method="post" action="/login" {
-                            label { "Admin token" input type="password" name="token" required autocomplete="current-password"; }
+                            label { "Token" input type="password" name="token" required autocomplete="current-password"; }
                             div { button.button.primary type="submit" { "Sign in" } }
                         }
-                        p.note { "The token was printed when the controller started, and is kept in its data directory:" }
+                        p.note { "Whoever runs the controller makes tokens with `leeway token create`. The admin's own was printed when it started, and is kept in its data directory:" }
                         (command("cat data/admin.token"))
                     }
                 }

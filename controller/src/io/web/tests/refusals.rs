@@ -2,9 +2,9 @@
 use super::site::Site;
 
 /// Status, kind of problem, and something its detail must say.
-type Expected<'a> = (u16, &'a str, &'a str);
+pub(super) type Expected<'a> = (u16, &'a str, &'a str);
 
-async fn refused(site: &Site, method: &str, path: &str, body: Option<&str>, headers: &[(&str, &str)], expected: Expected<'_>) {
+pub(super) async fn refused(site: &Site, method: &str, path: &str, body: Option<&str>, headers: &[(&str, &str)], expected: Expected<'_>) {
     let answer = site.anyone(method, path, body, headers).await;
     let what =
         format!("{method} {path} {}: {} {}", body.unwrap_or_default().chars().take(80).collect::<String>(), answer.status, answer.text());
@@ -105,7 +105,7 @@ async fn a_rollout_that_has_moved_on_is_not_acted_upon() {
     assert!(site.get("/api/v1/events?subject=rollouts/rain-1.0.0").await.text().contains("looks good & safe"));
     let unsigned = site.send("POST", "/rollouts/rain-1.0.0/abort", Some(b"reason=x".to_vec()), &form[1..]).await;
     assert_eq!(unsigned.status, 401, "a form without a session leads to signing in");
-    assert!(unsigned.text().contains("Admin token"));
+    assert!(unsigned.text().contains("Sign in"));
 
     let bearer = format!("Bearer {}", site.token());
     let path = "/api/v1/rollouts/rain-1.0.0/abort";

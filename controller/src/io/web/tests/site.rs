@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use leeway_protocol::trust::repository::{Lifetimes, LineGrant, ceremony};
 
+use crate::access::Scope;
 use crate::io::clock;
-use crate::io::control::Controller;
+use crate::io::control::{Controller, NewAccessToken};
 use crate::io::serve::{Handle, METADATA_FILES, ServeConfig, start_with};
-use crate::io::web::Web;
+use crate::io::web::{Limits, Web};
 
 /// Only a failing test waits so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -16,7 +17,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// A running controller with its web side.
 pub(super) struct Site {
     handle: Handle,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     agent: ureq::Agent,
 }
 
@@ -43,6 +44,11 @@ impl Answer {
 
 impl Site {
     pub(super) async fn start() -> Self {
+        Self::start_as(Limits::default(), |config| config).await
+    }
+
+    /// With other bounds, and whatever else is to be different.
+    pub(super) async fn start_as(limits: Limits, change: impl FnOnce(ServeConfig) -> ServeConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut seed = 40;
         let mut next = || {
@@ -63,9 +69,9 @@ impl Site {
         }
         let runner = Some(("/bin/false".into(), Vec::new()));
         let config = ServeConfig { runner, ..ServeConfig::local(dir.path().to_owned(), "test".parse().unwrap()) };
-        let handle = start_with(config, |controller| Web::new(controller).router()).await.unwrap();
+        let handle = start_with(change(config), |controller| Web::with_limits(controller, limits).router()).await.unwrap();
         let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).timeout_global(Some(PATIENCE)).build();
-        Self { handle, _dir: dir, agent: agent.into() }
+        Self { handle, dir, agent: agent.into() }
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -78,6 +84,17 @@ impl Site {
 
     pub(super) fn controller(&self) -> &Controller {
         &self.handle.controller
+    }
+
+    /// Every byte of the store.
+    pub(super) fn store(&self) -> Vec<u8> {
+        std::fs::read(self.dir.path().join("store.redb")).unwrap()
+    }
+
+    /// A token of `owner`, as the value of an `authorization` header.
+    pub(super) async fn bearer_of(&self, owner: &str, scope: Scope) -> String {
+        let new = NewAccessToken { name: format!("{owner}-{scope}"), owner: owner.to_owned(), scope, ttl_ms: 600_000 };
+        format!("Bearer {}", self.controller().create_access_token(new, "admin").await.unwrap().0)
     }
 
     pub(super) async fn until_ready(&self) {
@@ -124,7 +141,7 @@ impl Site {
         cookie.split(';').next().unwrap().to_owned()
     }
 
-    fn bearer(&self) -> String {
+    pub(super) fn bearer(&self) -> String {
         format!("Bearer {}", self.handle.admin_token)
     }
 

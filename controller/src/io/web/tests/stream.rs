@@ -6,14 +6,20 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 use super::site::{PATIENCE, Site};
+use crate::access::Scope;
 
 type Socket = WebSocket<TcpStream>;
 
 fn open(site: &Site, query: &str, origin: Option<&str>) -> Result<Socket, u16> {
+    let origin = origin.map(|origin| ("origin", origin.to_owned()));
+    open_with(site, query, origin)
+}
+
+fn open_with(site: &Site, query: &str, header: Option<(&'static str, String)>) -> Result<Socket, u16> {
     let mut request = format!("ws://{}/api/v1/stream{query}", site.addr()).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "leeway.v1".parse().unwrap());
-    if let Some(origin) = origin {
-        request.headers_mut().insert("origin", origin.parse().unwrap());
+    if let Some((name, value)) = header {
+        request.headers_mut().insert(name, value.parse().unwrap());
     }
     let stream = TcpStream::connect(site.addr()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -104,4 +110,44 @@ async fn other_sites_and_wrong_queries_get_no_stream() {
         assert!(open(&tried, "", Some(&here)).is_ok());
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_hears_nothing_after_its_token_was_revoked() {
+    let site = std::sync::Arc::new(Site::start().await);
+    let bearer = site.bearer_of("ann", Scope::Viewer).await;
+    let opened = site.clone();
+    let mut socket = listen(move || open_with(&opened, "", Some(("authorization", bearer))).unwrap()).await;
+    let mut socket = listen(move || {
+        assert_eq!(next(&mut socket)["op"], "hello");
+        socket
+    })
+    .await;
+    make_cohorts(&site, 0..1).await;
+    let mut socket = listen(move || {
+        assert_eq!(next(&mut socket)["event"]["subject"], "cohorts/c0");
+        socket
+    })
+    .await;
+    assert_eq!(site.post("/api/v1/tokens/ann-viewer/revoke", r#"{"reason":"gone"}"#).await.status, 204);
+    make_cohorts(&site, 1..2).await;
+    // That it was revoked may still be heard; what came after may not.
+    let (heard, close) = listen(move || {
+        let mut heard = Vec::new();
+        loop {
+            match socket.read().unwrap() {
+                Message::Text(text) => {
+                    heard.push(text.to_string());
+                    if text.contains("cohorts/c1") {
+                        return (heard, None);
+                    }
+                }
+                Message::Close(close) => return (heard, close),
+                _ => {}
+            }
+        }
+    })
+    .await;
+    assert_eq!(close.map(|close| u16::from(close.code)), Some(4401));
+    assert!(heard.iter().all(|frame| frame.contains("token.revoked")), "{heard:?}");
 }

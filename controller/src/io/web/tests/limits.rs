@@ -1,0 +1,142 @@
+//! Too often, too much, too slow: each is refused with how long to wait, and nobody else notices.
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::site::{PATIENCE, Site};
+use crate::access::allowance::Rate;
+use crate::io::web::Limits;
+
+const FEW: Rate = Rate { burst: 3, refill_ms: 600_000 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_tokens_are_told_to_wait_and_right_ones_never() {
+    let site = Site::start_as(Limits { wrong_tokens: FEW, ..Limits::default() }, |config| config).await;
+    let wrong = [("authorization", "Bearer wrong")];
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    assert_eq!(site.anyone("GET", "/api/v1/fleet", None, &wrong).await.status, 401);
+    assert_eq!(site.send("POST", "/login", Some(b"token=no".to_vec()), &form).await.status, 401);
+    let key = leeway_protocol::trust::keyring::SigningKey::from_seed(&[9; 32]).public().hex();
+    let enrol = format!(r#"{{"device":"d1","public_key":"{key}","token":"guess"}}"#);
+    assert_eq!(site.anyone("POST", "/api/v1/enrol", Some(&enrol), &[]).await.status, 422);
+    for (what, answer) in [
+        ("a token", site.anyone("GET", "/api/v1/fleet", None, &wrong).await),
+        ("an enrolment", site.anyone("POST", "/api/v1/enrol", Some(&enrol), &[]).await),
+    ] {
+        assert_eq!((answer.status, answer.json()["type"].as_str().unwrap()), (429, "/problems/too-many"), "{what}");
+        let secs: u64 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=600).contains(&secs) && answer.text().contains(&format!("wait {secs} seconds")), "{what}: {}", answer.text());
+    }
+    let form = site.send("POST", "/login", Some(b"token=no".to_vec()), &form).await;
+    assert_eq!((form.status, form.header("retry-after").is_empty()), (429, false));
+    assert!(form.text().contains("<html") && form.text().contains("wait"), "a person is told on a page");
+    assert_eq!(site.get("/problems/too-many").await.status, 200);
+    let right = site.bearer();
+    assert_eq!(
+        site.anyone("GET", "/api/v1/tokens", None, &[("authorization", &right)]).await.status,
+        200,
+        "the operator is not locked out"
+    );
+    assert!(!site.sign_in().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doors_that_open_without_a_token_are_counted() {
+    let site = Site::start_as(Limits { open_doors: FEW, ..Limits::default() }, |config| config).await;
+    for n in 0..5 {
+        let answer = site.anyone("POST", "/api/v1/enrol", Some("{}"), &[]).await;
+        assert_eq!(answer.status, if n < 3 { 400 } else { 429 }, "{}", answer.text());
+        assert_eq!(answer.header("retry-after").is_empty(), n < 3);
+    }
+    let link = site.get("/login?token=x").await;
+    assert_eq!(link.status, 429, "signing in goes through the same door");
+    assert_eq!(site.get("/login").await.status, 200, "to look at the form is free");
+    assert_eq!(site.get("/tuf/timestamp.json").await.status, 200, "devices fetch on");
+    assert_eq!(site.get("/api/v1/fleet").await.status, 200);
+}
+
+/// Begin a request and send some of its body.
+fn begin(site: &Site, path: &str, head: &str, some: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(site.addr()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "POST {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: 4096\r\n{head}\r\n", site.addr()).unwrap();
+    stream.write_all(some).unwrap();
+    stream
+}
+
+fn rest(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let limits = Limits { body_grace: Duration::from_millis(300), ..Limits::default() };
+    let site = Site::start_as(limits, |config| config).await;
+    let json = "content-type: application/json\r\n";
+    let auth = format!("authorization: {}\r\n", site.bearer());
+    for (path, head) in [
+        ("/api/v1/enrol", json.to_owned()),
+        ("/api/v1/rollouts", format!("{json}{auth}")),
+        ("/api/v1/blobs", auth),
+        ("/login", String::new()),
+    ] {
+        let stream = begin(&site, path, &head, b"{");
+        let answer = tokio::task::spawn_blocking(move || rest(stream)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408"), "{path}: {answer}");
+        assert!(answer.contains("too slowly"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_place_is_taken_one_is_told_so_and_strangers_take_none() {
+    let limits = Limits { requests: 1, strangers: 1, body_grace: PATIENCE, ..Limits::default() };
+    let site = Site::start_as(limits, |config| config).await;
+    let json = "content-type: application/json\r\n";
+    let stranger = begin(&site, "/api/v1/enrol", json, b"{");
+    until("the stranger's place is taken", async || site.anyone("POST", "/api/v1/enrol", Some("{}"), &[]).await.status == 503).await;
+    assert_eq!(site.get("/api/v1/fleet").await.status, 200, "others have a place of their own");
+    let held = begin(&site, "/api/v1/rollouts", &format!("{json}authorization: {}\r\n", site.bearer()), b"{");
+    until("the place is taken", async || site.get("/api/v1/fleet").await.status == 503).await;
+    let busy = site.get("/api/v1/fleet").await;
+    assert_eq!((busy.header("retry-after").as_str(), busy.json()["type"].as_str()), ("1", Some("/problems/busy")));
+    assert_eq!(site.get("/livez").await.status, 200, "that it lives can always be asked");
+    drop((stranger, held));
+    until("places are given back", async || site.get("/api/v1/fleet").await.status == 200).await;
+    assert_eq!(site.anyone("POST", "/api/v1/enrol", Some("{}"), &[]).await.status, 400);
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_body_has_a_bound_of_its_own() {
+    let site = Site::start().await;
+    let bearer = site.bearer();
+    let (json, form) = (("content-type", "application/json"), ("content-type", "application/x-www-form-urlencoded"));
+    let auth = ("authorization", bearer.as_str());
+    // (path, headers, the largest body that is read)
+    let table: [(&str, &[(&str, &str)], usize); 8] = [
+        ("/api/v1/enrol", &[json], 16 << 10),
+        ("/login", &[form], 4 << 10),
+        ("/rollouts/x/abort", &[form, auth], 8 << 10),
+        ("/api/v1/rollouts", &[json, auth], 256 << 10),
+        ("/api/v1/tokens", &[json, auth], 256 << 10),
+        ("/api/v1/tuf/roles/rain", &[json, auth], 4 << 20),
+        ("/api/v1/tuf/targets", &[json, auth], 4 << 20),
+        ("/api/v1/tuf/roots/image", &[json, auth], 4 << 20),
+    ];
+    for (path, headers, most) in table {
+        let answer = site.send("POST", path, Some(vec![b' '; most + 1]), headers).await;
+        assert_eq!(answer.status, 413, "{path}: {}", answer.text());
+        assert!(answer.text().contains(&most.to_string()), "{path} says its bound: {}", answer.text());
+        let fits = site.send("POST", path, Some(vec![b' '; most]), headers).await;
+        assert_ne!(fits.status, 413, "{path}: {}", fits.text());
+    }
+}
