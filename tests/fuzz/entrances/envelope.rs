@@ -35,7 +35,7 @@ pub fn enter(bytes: &[u8]) {
     if let Ok(report) = WindowReport::parse(bytes) {
         assert_eq!(WindowReport::parse(&report.to_bytes()).ok().map(|r| r.to_bytes()), Some(report.to_bytes()));
         assert!(report.latency_quantile_us(0.99) >= report.latency_quantile_us(0.5));
-        drop(report.labels());
+        let _ = report.labels();
     }
     if let Ok(batch) = CaptureBatch::parse(bytes) {
         assert_eq!(CaptureBatch::parse(&batch.to_bytes()).ok().map(|b| b.to_bytes()), Some(batch.to_bytes()));
