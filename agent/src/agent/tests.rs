@@ -1,4 +1,5 @@
 //! Tables for the agent: whole lives in virtual time, over a disk that loses what was not synced.
+mod clocks;
 mod crashes;
 mod disk;
 mod installs;
