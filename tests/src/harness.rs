@@ -27,12 +27,7 @@ pub fn program(name: &str) -> PathBuf {
         if let Some(folder) = std::env::var_os("LEEWAY_PROGRAMS") {
             return PathBuf::from(folder);
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let bins = ["--bin", "leeway", "--bin", "leeway-agent", "--bin", "leeway-runner"];
-        let built = Command::new(cargo).args(["build", "--release", "--quiet"]).args(bins).current_dir(root()).status();
-        assert!(built.as_ref().is_ok_and(std::process::ExitStatus::success), "the programs did not build: {built:?}");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        target.join("release")
+        build(&["--bin", "leeway", "--bin", "leeway-agent", "--bin", "leeway-runner"])
     });
     folder.join(name)
 }
@@ -41,14 +36,26 @@ pub fn program(name: &str) -> PathBuf {
 pub fn tuf_client() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let path = BUILT.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let what = ["-p", "leeway-protocol", "--features", "conformance", "--bin", "leeway-tuf-client"];
-        let built = Command::new(cargo).args(["build", "--release", "--quiet"]).args(what).current_dir(root()).status();
-        assert!(built.as_ref().is_ok_and(std::process::ExitStatus::success), "the TUF client did not build: {built:?}");
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        target.join("release/leeway-tuf-client")
+        build(&["-p", "leeway-protocol", "--features", "conformance", "--bin", "leeway-tuf-client"]).join("leeway-tuf-client")
     });
     path.clone()
+}
+
+/// Build programs as the README's commands do; the folder they lie in. What cargo tells a test about its package is kept from it:
+/// some build scripts (ring's) look at that, and half of the controller would be compiled anew each way.
+fn build(what: &[&str]) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--quiet"]).args(what).current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    let built = command.status();
+    assert!(built.as_ref().is_ok_and(std::process::ExitStatus::success), "{what:?} did not build: {built:?}");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("release")
 }
 
 /// A port nobody listens on at this moment.
