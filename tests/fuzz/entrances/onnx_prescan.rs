@@ -40,7 +40,7 @@ pub fn honest() -> Vec<(String, Vec<u8>)> {
     let attribute = |name: &str, graph: &[u8]| [text(1, name), bytes(6, graph), number(20, 5)].concat();
     let io = |output: &str| (vec![value("x", &[1, 2])], vec![value(output, &[1, 1])]);
     let (x, y) = io("y");
-    let product = graph(&[node("MatMul", "", &["x", "w"], "y", &[])], &[weights.clone()], &x, &y);
+    let product = graph(&[node("MatMul", "", &["x", "w"], "y", &[])], std::slice::from_ref(&weights), &x, &y);
     let pool = graph(&[node("MaxPool", "", &["x"], "y", &[ints("kernel_shape", &[2, 2]), ints("pads", &[0, 0, 1, 1])])], &[], &x, &y);
     let choice = [attribute("then_branch", &branch("t")), attribute("else_branch", &branch("e"))];
     let choice = graph(&[node("If", "", &["c"], "y", &choice)], &[weights], &x, &y);
