@@ -82,6 +82,8 @@ pub struct Recorder {
     sample: Sample,
     next_window: u64,
     open: Open,
+    /// The application's latest moment in a closed window.
+    data_at: Option<Timestamp>,
 }
 
 /// The inner edges of the confidence bins, in place: [`Calibration::bin`] without a way to other memory.
@@ -156,6 +158,7 @@ impl Recorder {
             sample: Sample::new(capture, free, values),
             next_window: 0,
             open: Open::new(classes(manifest)),
+            data_at: None,
         }
     }
 
@@ -265,6 +268,8 @@ impl Recorder {
         let (opened_at, _) = self.open.moments?;
         let fresh = Open::new(self.open.classes.len());
         let open = std::mem::replace(&mut self.open, fresh);
+        let last_data = self.data_at.map(|at| (at, at));
+        self.data_at = open.data_time.map(|(_, last)| last).max(self.data_at);
         let (features, rho_percent) = self.cells.take();
         self.sample.window_closed();
         let window = WindowId(self.next_window);
@@ -284,7 +289,8 @@ impl Recorder {
             confidence: open.confidence,
             classes: open.classes,
             labelled: open.labelled,
-            data_time: open.data_time,
+            // Labels come later than what they are about: a window of labels alone stands where the data last stood.
+            data_time: open.data_time.or(last_data),
         })
     }
 

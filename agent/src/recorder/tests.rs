@@ -105,6 +105,10 @@ fn a_window_is_exact_and_passes_the_wire_check() {
     assert_eq!(report.data_time, Some((Timestamp::from_secs(500), Timestamp::from_secs(505))));
     assert_eq!((report.opened_at.as_millis(), report.closed_at.as_millis()), (1_000, 3_000));
     assert_eq!(recorder.close(Timestamp::from_millis(4_000)), None, "an empty window is not sent");
+    // Labels alone: by the application's time this is where the data stood, not where the clock on the wall is.
+    assert!(recorder.label(Timestamp::from_millis(5_000), 2, 1.0));
+    let labels = recorder.close(Timestamp::from_millis(6_000)).unwrap();
+    assert_eq!((labels.inferences, labels.data_time), (0, Some((Timestamp::from_secs(505), Timestamp::from_secs(505)))));
 }
 
 #[test]
