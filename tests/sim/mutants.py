@@ -64,6 +64,10 @@ def copy_to(scratch):
     """The worktree as it is, without what is built."""
     keep_out = shutil.ignore_patterns("target", ".git", "*.log")
     shutil.copytree(ROOT, scratch, ignore=keep_out, dirs_exist_ok=True)
+    # What an earlier run changed was built later than these files were last written: without this, cargo would keep the mutant.
+    for _, _, edits, _ in MUTANTS:
+        for file, _, _ in edits:
+            (scratch / file).touch()
 
 
 def run(scratch, tests, seeds):
