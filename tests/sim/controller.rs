@@ -52,8 +52,8 @@ pub(crate) struct Controller {
     inferences: BTreeMap<Digest, u64>,
     windows: BTreeSet<(DeviceId, Digest, u64)>,
     sent_at: BTreeMap<DeviceId, Timestamp>,
-    /// Moments at which devices were told to install, within the last minute.
-    told: VecDeque<Timestamp>,
+    /// Devices that a rollout told to install within the last minute, and when.
+    told: BTreeMap<(DeviceId, RolloutId), Timestamp>,
     /// Devices that ever answered with a version, by its manifest.
     exposed: BTreeMap<Digest, BTreeSet<DeviceId>>,
     /// The furthest stage a version's rollout came to.
@@ -92,7 +92,7 @@ impl Controller {
             inferences: BTreeMap::new(),
             windows: BTreeSet::new(),
             sent_at: BTreeMap::new(),
-            told: VecDeque::new(),
+            told: BTreeMap::new(),
             exposed: BTreeMap::new(),
             furthest: BTreeMap::new(),
             broken: VecDeque::new(),
@@ -213,11 +213,15 @@ impl Controller {
                     let what = format!("was told {:?} after its rollback was planned", desired.version);
                     self.broken.push_back((Invariant::NoCommitAfterRollback, device.clone(), what));
                 }
-                if desired.intent == Intent::Install && desired.rollout.is_some() {
-                    self.told.push_back(now);
-                    self.told.retain(|told| now.millis_since(*told) < MINUTE_MS);
-                    if self.told.len() > self.rollouts.max_per_minute as usize {
-                        let what = format!("{} devices were told within a minute", self.told.len());
+                if desired.intent == Intent::Install
+                    && let Some(rollout) = &desired.rollout
+                {
+                    // A device that is told again in the same minute is one device.
+                    self.told.insert((device.clone(), rollout.clone()), now);
+                    self.told.retain(|_, told| now.millis_since(*told) < MINUTE_MS);
+                    let told = self.told.keys().filter(|(_, by)| by == rollout).count();
+                    if told > self.rollouts.max_per_minute as usize {
+                        let what = format!("{told} devices were told within a minute");
                         self.broken.push_back((Invariant::ExposureWithinCap, device.clone(), what));
                     }
                 }

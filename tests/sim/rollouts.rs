@@ -68,14 +68,15 @@ fn begin(scenario: Scenario) -> Result<World<Controller>, BuildError> {
 
 /// A rollout on the scale of seconds.
 fn policy() -> RolloutPolicy {
-    let stage = |name: &str, share: f64| Stage { soak_ms: 10_000, deadline_ms: 90_000, ..Stage::share(name, share) };
+    let stage = |name: &str, share: f64| Stage { soak_ms: 10_000, deadline_ms: 240_000, ..Stage::share(name, share) };
     let (shadow, probation, windows, capture) = policies();
     RolloutPolicy {
         stages: vec![stage("canary", 0.2), stage("half", 0.5), stage("all", 1.0)],
         control_share: 0.2,
         gate: GatePolicy { lost_after_ms: 120_000, ..GatePolicy::default() },
         max_in_flight: 4,
-        max_per_minute: 10,
+        // Fewer than four in flight would tell in a minute, so that this bound is met in most stories.
+        max_per_minute: 5,
         device_deadline_ms: 60_000,
         settings: DeviceSettings { spread_ms: 500, shadow, probation, windows, capture },
         ..RolloutPolicy::default()
