@@ -147,3 +147,18 @@ pub(in crate::io::web) fn device(v: &Verdict) -> Option<DeviceDrift> {
         sentence: v.sentence.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_were_left_out_are_told_and_nothing_is_told_of_none() {
+        assert_eq!(left_out(0), "");
+        for (late, want) in [(1, "One window came after its block was judged"), (1_200, "1 200 windows came after their block was judged")]
+        {
+            let told = left_out(late).replace(['\u{202f}', '\u{a0}', '\u{2009}'], " ");
+            assert!(told.contains(want) && told.contains("drift.late_blocks"), "{told}");
+        }
+    }
+}
