@@ -109,6 +109,8 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
     let asked = Asked::of(&request);
     let admitted = check(&web, &asked).and_then(|who| Ok((who, place(&web, &asked)?)));
     let client = asked.client();
+    let asks_first = asked.headers.contains_key(header::EXPECT);
+    let rest;
     let mut response = match admitted {
         Ok((who, place)) => {
             request.extensions_mut().insert(Asker(client));
@@ -116,14 +118,25 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
             if let Some((_, who)) = who {
                 request.extensions_mut().insert(who);
             }
-            let response = next.run(request.map(|body| web.limits().paced(body))).await;
+            let (parts, body) = request.into_parts();
+            let (body, unread) = web.limits().paced(body);
+            rest = unread;
+            let response = next.run(Request::from_parts(parts, body)).await;
             drop(place);
             response
         }
-        Err(Problem::Unauthorized) if page => super::session::login_form(false),
-        Err(problem) if page => PageProblem(problem).into_response(),
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            rest = web.limits().paced(request.into_body()).1;
+            match problem {
+                Problem::Unauthorized if page => super::session::login_form(false),
+                problem if page => PageProblem(problem).into_response(),
+                problem => problem.into_response(),
+            }
+        }
     };
+    if !rest.thrown_away(asks_first).await {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CSP),

@@ -4,19 +4,21 @@
 //! address. Places: so many requests are worked on at one time, and those without a token have places of their own, so that
 //! strangers can only stand in each other's way. Pace: a body must come at a minimum speed. A right token is never refused for
 //! the wrong ones that came from the same address: 256 random bits are not guessed, and an attacker behind the same proxy must
-//! not be able to lock the operator out. What stays true: every refusal says how long to wait.
+//! not be able to lock the operator out. Who is refused before its whole body was read shall still hear why: most clients send
+//! all of it before they read, so the rest is taken and thrown away, up to a bound. What stays true: every refusal says how long
+//! to wait; a connection whose body was not read to its end is said to close.
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, HttpBody as _};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use futures_util::StreamExt as _;
 use leeway_protocol::time::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::Problem;
 use crate::access::allowance::{Allowance, Client, Rate};
@@ -34,6 +36,10 @@ pub const MAX_STRANGERS: usize = 64;
 pub const BODY_GRACE: Duration = Duration::from_secs(15);
 /// From then on it must have come at so many bytes a second on average: slower than any line that is of use.
 pub const BODY_PACE: u64 = 1 << 10;
+/// So much of a body that nobody wants is thrown away before the answer; with more to come, the connection is closed.
+const MAX_UNWANTED: usize = 1 << 20;
+/// And for so long.
+const UNWANTED_LIMIT: Duration = Duration::from_secs(2);
 /// Causes of an error that are looked at: a body wraps its error three times.
 const MAX_CAUSES: usize = 8;
 /// What is said to wait when every place is taken, seconds.
@@ -120,24 +126,80 @@ impl Left {
         Arc::clone(places).try_acquire_owned().map_err(|_| Problem::Busy(BUSY_SECS))
     }
 
-    /// The same body, broken off when it comes too slowly.
-    pub(super) fn paced(&self, body: Body) -> Body {
+    /// The same body, broken off when it comes too slowly; and what its reader leaves of it.
+    pub(super) fn paced(&self, body: Body) -> (Body, Rest) {
         let Limits { body_grace, body_pace, .. } = self.limits;
         let begun = Instant::now();
-        let begin = Some((body.into_data_stream(), 0_u64));
-        Body::from_stream(futures_util::stream::unfold(begin, move |state| async move {
-            let (mut stream, read) = state?;
-            let earned = Duration::from_millis(read.saturating_mul(1_000) / body_pace.max(1));
-            match timeout_at(begun + body_grace + earned, stream.next()).await {
+        let (leave, left) = oneshot::channel();
+        let begin = Some(Unread { stream: Some(body.into_data_stream()), read: 0, leave: Some(leave) });
+        let paced = Body::from_stream(futures_util::stream::unfold(begin, move |unread| async move {
+            let mut unread = unread?;
+            let earned = Duration::from_millis(unread.read.saturating_mul(1_000) / body_pace.max(1));
+            match timeout_at(begun + body_grace + earned, unread.stream.as_mut()?.next()).await {
                 Ok(Some(Ok(piece))) => {
-                    let read = read.saturating_add(piece.len() as u64);
-                    Some((Ok(piece), Some((stream, read))))
+                    unread.read = unread.read.saturating_add(piece.len() as u64);
+                    Some((Ok(piece), Some(unread)))
                 }
-                Ok(Some(Err(error))) => Some((Err(axum::BoxError::from(error)), None)),
-                Ok(None) => None,
-                Err(_) => Some((Err(axum::BoxError::from(TooSlow)), None)),
+                Ok(Some(Err(error))) => {
+                    unread.stream = None;
+                    Some((Err(axum::BoxError::from(error)), None))
+                }
+                Ok(None) => {
+                    unread.leave = None;
+                    None
+                }
+                Err(_) => {
+                    unread.stream = None;
+                    Some((Err(axum::BoxError::from(TooSlow)), None))
+                }
             }
-        }))
+        }));
+        (paced, Rest(left))
+    }
+}
+
+/// A body while it is read; without a stream, it broke off. Dropped before its end, it leaves the rest.
+struct Unread {
+    stream: Option<BodyDataStream>,
+    read: u64,
+    leave: Option<oneshot::Sender<(Option<BodyDataStream>, bool)>>,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        if let Some(leave) = self.leave.take() {
+            // Nobody may be waiting for it any more.
+            let _ = leave.send((self.stream.take(), self.read > 0));
+        }
+    }
+}
+
+/// What will be left of a body, and whether reading it had begun.
+pub(super) struct Rest(oneshot::Receiver<(Option<BodyDataStream>, bool)>);
+
+impl Rest {
+    /// Throw away what is left, within bounds. Returns whether the connection can take a next request. A client that asked whether
+    /// to send the body at all, and was never told to, is not made to.
+    pub(super) async fn thrown_away(mut self, asks_first: bool) -> bool {
+        let Ok((stream, begun)) = self.0.try_recv() else { return true };
+        let Some(mut stream) = stream else { return false };
+        if stream.is_end_stream() {
+            return true;
+        }
+        if asks_first && !begun {
+            return false;
+        }
+        let all = async {
+            let mut thrown = 0_usize;
+            while let Some(piece) = stream.next().await {
+                thrown += piece.map_err(|_| ())?.len();
+                if thrown > MAX_UNWANTED {
+                    return Err(());
+                }
+            }
+            Ok(())
+        };
+        matches!(timeout(UNWANTED_LIMIT, all).await, Ok(Ok(())))
     }
 }
 
@@ -220,7 +282,7 @@ mod tests {
                 }
                 (n < pieces).then(|| (Ok::<_, std::io::Error>(vec![0_u8; size]), n + 1))
             }));
-            let read = axum::body::to_bytes(left.paced(body), usize::MAX).await;
+            let read = axum::body::to_bytes(left.paced(body).0, usize::MAX).await;
             assert_eq!(read.is_ok(), good, "{size} bytes every {ms} ms, {pieces} times");
             assert!(good || TooSlow::is_cause(&read.unwrap_err()));
         }

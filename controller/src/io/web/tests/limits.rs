@@ -140,3 +140,62 @@ async fn every_body_has_a_bound_of_its_own() {
         assert_ne!(fits.status, 413, "{path}: {}", fits.text());
     }
 }
+
+/// Send a request whose second half comes a little later, and read the head of the answer.
+fn in_two_halves(stream: &mut TcpStream, head: &str, len: usize) -> String {
+    let body = vec![b' '; len];
+    let (first, second) = body.split_at(len / 2 + len / 4);
+    write!(stream, "{head}content-length: {len}\r\n\r\n").unwrap();
+    stream.write_all(first).unwrap();
+    // Long enough for a server that hangs up on who is still sending to do so.
+    std::thread::sleep(Duration::from_millis(100));
+    let _ = stream.write_all(second);
+    let mut text = String::new();
+    let mut byte = [0];
+    while !text.ends_with("\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        text.push(char::from(byte[0]));
+    }
+    let len = text.lines().find_map(|line| line.strip_prefix("content-length: ")).and_then(|len| len.parse().ok());
+    let mut body = vec![0; len.unwrap_or_default()];
+    let _ = stream.read_exact(&mut body);
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_while_still_sending_hears_why_and_goes_on() {
+    let site = Site::start().await;
+    let (addr, bearer) = (site.addr(), site.bearer());
+    let json = "content-type: application/json\r\n";
+    // (method and path, headers, bytes, status, whether the connection stays)
+    let table = [
+        ("PUT /api/v1/models/rain", format!("{json}authorization: {bearer}\r\n"), 400 << 10, "413", true),
+        ("PUT /api/v1/models/rain", json.to_owned(), 400 << 10, "401", true),
+        ("POST /api/v1/nothing", format!("authorization: {bearer}\r\n"), 400 << 10, "404", true),
+        ("POST /api/v1/events", format!("authorization: {bearer}\r\n"), 400 << 10, "405", true),
+        ("POST /api/v1/enrol", "content-type: text/plain\r\n".to_owned(), 400 << 10, "415", true),
+        ("POST /login", String::new(), 400 << 10, "413", true),
+        ("PUT /api/v1/models/rain", format!("{json}authorization: {bearer}\r\n"), 2 << 20, "413", false),
+    ];
+    tokio::task::spawn_blocking(move || {
+        for (asked, headers, len, status, stays) in table {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let answer = in_two_halves(&mut stream, &format!("{asked} HTTP/1.1\r\nhost: {addr}\r\n{headers}"), len);
+            if stays || !answer.is_empty() {
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{asked}, {len} bytes: {answer}");
+                assert_eq!(answer.contains("connection: close"), !stays, "{asked}, {len} bytes: {answer}");
+            }
+            if stays {
+                let next = in_two_halves(&mut stream, &format!("GET /livez HTTP/1.1\r\nhost: {addr}\r\n"), 0);
+                assert!(next.starts_with("HTTP/1.1 200"), "after {asked}: {next}");
+            }
+        }
+        let mut polite = TcpStream::connect(addr).unwrap();
+        polite.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(polite, "POST /api/v1/blobs HTTP/1.1\r\nhost: {addr}\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n").unwrap();
+        let answer = rest(polite);
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("connection: close"), "not asked to send it first: {answer}");
+    })
+    .await
+    .unwrap();
+}
