@@ -15,7 +15,7 @@ use crate::controller::Controller;
 use crate::stories::{Ended, holds, live_all, seeds};
 
 /// Stories in every run.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 300;
 /// The second release comes when the first has reached everyone in a calm world.
 const SECOND_MS: u64 = 150_000;
 const STORM_MS: u64 = 400_000;
