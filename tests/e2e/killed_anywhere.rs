@@ -89,7 +89,7 @@ impl Story {
         }
     }
 
-    /// A gate that could not decide pauses; then a person decides.
+    /// A gate that could not decide pauses; then a person decides. Kills can leave no control that answers with the baseline.
     fn abort(&mut self) {
         let _ = self.site.leeway(&["rollout", "abort", &self.rollout, "--reason", "the gate could not decide"]).ok();
         *self.tally.entry("aborted after a pause").or_default() += 1;
@@ -118,6 +118,13 @@ impl Story {
 
     /// The rollout comes to an end, and every device runs what it is told to run, with proof.
     fn converge(&mut self) {
+        let phase = wait_for("the rollout is over or waits for a person", || {
+            let phase = self.site.rollout(&self.rollout)?.summary.phase;
+            if ["completed", "rolled_back", "aborted", "paused"].contains(&phase.as_str()) { Ok(phase) } else { Err(phase) }
+        });
+        if phase == "paused" {
+            self.abort();
+        }
         let phase = self.site.until_over(&self.rollout);
         let line: Value = self.site.api().read("/api/v1/models/rain").expect("the line");
         let champion = line["aliases"]["champion"].as_str().expect("a champion").to_owned();

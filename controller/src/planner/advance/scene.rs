@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use leeway_protocol::digest::Digest;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
@@ -20,6 +21,8 @@ pub struct Scene {
     pub rollout: Arc<Rollout>,
     /// The version it brings.
     pub version: Arc<ModelVersion>,
+    /// Manifest of the version it is compared with, if there is one.
+    pub baseline: Option<Digest>,
     /// The stage, from 0.
     pub index: usize,
     /// The stage itself.
@@ -59,9 +62,11 @@ impl Scene {
             RolloutState::Paused { at, soaking_since, .. } => (*at, *soaking_since),
             _ => return None,
         };
+        let baseline = rollout.spec.baseline.as_ref().and_then(|to| draft.state.version(&rollout.spec.line, to));
+        let baseline = baseline.map(|version| version.manifest.digest);
         let (told_in_scope, recent, counts) = Default::default();
         let (rollout, devices) = (rollout.clone(), Vec::new());
-        let mut scene = Self { rollout, version, index, stage, since, soaking_since, devices, counts, told_in_scope, recent };
+        let mut scene = Self { rollout, version, baseline, index, stage, since, soaking_since, devices, counts, told_in_scope, recent };
         scene.survey(draft);
         Some(scene)
     }

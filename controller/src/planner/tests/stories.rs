@@ -43,6 +43,31 @@ fn a_canary_begins_with_three_of_sixty_spread_over_the_cohorts_and_twelve_held_b
 }
 
 #[test]
+fn who_does_not_run_the_baseline_is_no_control_while_others_do() {
+    let held = |world: &mut World| {
+        world.roll_out("2", quick());
+        world.tick();
+        let held = world.state.fleet.iter().filter(|d| d.part.as_ref().is_some_and(|p| p.arm == Arm::Control));
+        held.map(|d| d.id.to_string()).collect::<Vec<_>>()
+    };
+    let usual = held(&mut World::with(&["coast"], 10));
+    assert_eq!(usual.len(), 2);
+    let mut world = World::with(&["coast"], 10);
+    for device in &usual {
+        // It went back to what it had before the baseline.
+        world.edit_device(device, |reported| reported.active.as_mut().expect("something runs").manifest = manifest_of("0"));
+    }
+    let others = held(&mut world);
+    assert_eq!(others.len(), 2);
+    assert!(usual.iter().all(|device| !others.contains(device)), "{others:?} instead of {usual:?}");
+    let mut nobody = World::with(&["coast"], 10);
+    for n in 0..10 {
+        nobody.edit_device(&format!("coast-{n:02}"), |reported| reported.active.as_mut().expect("something runs").manifest = manifest_of("0"));
+    }
+    assert_eq!(held(&mut nobody), usual, "with no better one, the order decides");
+}
+
+#[test]
 fn a_good_version_widens_by_its_shares_and_completes() {
     let mut world = World::new();
     world.roll_out("2", quick());
