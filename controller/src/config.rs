@@ -41,13 +41,23 @@ pub struct Config {
     pub quality: QualityPolicy,
     /// From what data models are retrained, and when a challenger wins.
     pub training: TrainingPolicy,
+    /// Where events may be handed over to.
+    pub webhooks: WebhookConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let (http, mqtt, enrolment, store, planner, drift, quality, training) = Default::default();
-        Self { tenant: default_tenant(), data: None, http, mqtt, enrolment, store, planner, drift, quality, training }
+        let (http, mqtt, enrolment, store, planner, drift, quality, training, webhooks) = Default::default();
+        Self { tenant: default_tenant(), data: None, http, mqtt, enrolment, store, planner, drift, quality, training, webhooks }
     }
+}
+
+/// Where webhooks may go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookConfig {
+    /// Besides public addresses over TLS: host names, addresses, and networks such as `10.1.0.0/16`.
+    pub allow: Vec<String>,
 }
 
 /// The web listener: API, pages, blobs and metadata.

@@ -12,6 +12,7 @@ pub mod store;
 pub mod trainer;
 pub mod training;
 pub mod web;
+pub mod webhooks;
 
 mod checkpoint;
 mod execute;

@@ -15,3 +15,4 @@ pub mod rollout;
 pub mod sequential;
 pub mod snapshot;
 pub mod trainer;
+pub mod webhook;

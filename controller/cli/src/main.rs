@@ -21,6 +21,7 @@ mod serve;
 mod sim;
 mod token;
 mod training;
+mod webhook;
 mod worker;
 
 use context::{Context, Global};
@@ -80,6 +81,9 @@ enum Command {
     /// Tokens for people and programs: who may look, run, publish, approve.
     #[command(subcommand)]
     Token(token::Command),
+    /// Webhooks: who is told over HTTP of what happens.
+    #[command(subcommand)]
+    Webhook(webhook::Command),
     /// Simulated devices that run the real agent.
     #[command(subcommand)]
     Sim(sim::Sim),
@@ -119,6 +123,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Events(args) => events::run(args, &context()?),
         Command::Trainer(command) => training::run(command, &context()?),
         Command::Token(command) => token::run(command, &context()?),
+        Command::Webhook(command) => webhook::run(command, &context()?),
         Command::Runner { .. } => Ok(()),
     }
 }

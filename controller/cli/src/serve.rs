@@ -6,10 +6,12 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use leeway_controller::config::{BrokerUrl, Config, MqttConfig};
+use leeway_controller::config::{BrokerUrl, Config, MqttConfig, WebhookConfig};
 use leeway_controller::io::serve::{BrokerChoice, KEY_FILES, METADATA_FILES, NEXT, ServeConfig, start_with};
 use leeway_controller::io::store::StoreConfig;
 use leeway_controller::io::web::Web;
+use leeway_controller::webhook::Reach;
+use leeway_controller::webhook::reach::Allowed;
 use leeway_protocol::ids::Tenant;
 
 use crate::failure::{During, Failure, Outcome};
@@ -52,6 +54,9 @@ pub struct Serve {
     /// Let devices enrol without a token.
     #[arg(long)]
     pub open_enrolment: bool,
+    /// Let webhooks go to this host, address or network too, which is not public or not over TLS. May be given several times.
+    #[arg(long, value_name = "HOST|NETWORK")]
+    pub webhook_allow: Vec<Allowed>,
     /// How to write the log (standard error).
     #[arg(long, value_enum, default_value_t = LogForm::Human)]
     pub log: LogForm,
@@ -128,7 +133,9 @@ fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
     if let Some(keys) = &args.keys {
         adopt(&local.data, keys, args.repository.as_deref().unwrap_or(keys))?;
     }
+    let webhook_reach = reach(args, &file.webhooks)?;
     Ok(ServeConfig {
+        webhook_reach,
         http: args.listen.unwrap_or(file.http.listen),
         broker: broker(args, &file.mqtt)?,
         public_http: args.public_url.clone().or(file.http.public_url).map(|url| url.trim_end_matches('/').to_owned()),
@@ -146,6 +153,13 @@ fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
         keep_captures_ms: i64::from(file.store.keep_captures_days) * DAY_MS,
         ..local
     })
+}
+
+fn reach(args: &Serve, file: &WebhookConfig) -> Outcome<Reach> {
+    let of_file = file.allow.iter().map(|text| text.parse().map_err(|e| Failure::new(format!("webhooks.allow: {e}")).code(2)));
+    let mut allowed = of_file.collect::<Outcome<Vec<Allowed>>>()?;
+    allowed.extend(args.webhook_allow.iter().cloned());
+    Ok(Reach::new(allowed))
 }
 
 fn broker(args: &Serve, file: &MqttConfig) -> Outcome<BrokerChoice> {

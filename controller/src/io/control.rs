@@ -22,6 +22,7 @@ use super::preflight::{Runner, RunnerError};
 use super::repository::Repository;
 use super::store::{Batch, Kind, Store, StoreError, Write};
 use super::training::TrainingPolicy;
+use super::webhooks::Webhooks;
 use crate::audit::{Draft, Event};
 use crate::ingest::Ledger;
 use crate::ingest::ledger::{Glance, StoredDevice, Tally};
@@ -70,6 +71,7 @@ pub(super) struct Inner {
     /// A candidate waits to be judged.
     pub(super) evaluate: Notify,
     pub(super) counters: Counters,
+    pub(super) webhooks: Webhooks,
 }
 
 /// Something that was asked for and is not done.

@@ -27,7 +27,8 @@ use super::preflight::Runner;
 use super::repository::{Keychain, OpenError, Repository};
 use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::training::TrainingPolicy;
-use super::{checkpoint, clock, execute, intake, reconcile, training};
+use super::webhooks::Webhooks;
+use super::{checkpoint, clock, execute, intake, reconcile, training, webhooks};
 use crate::access::AccessToken;
 use crate::drift::DriftPolicy;
 use crate::fleet::{CohortDoc, DeviceSettings};
@@ -37,6 +38,7 @@ use crate::quality::QualityPolicy;
 use crate::registry::{ModelLine, ModelVersion};
 use crate::retraining::job::TrainingJob;
 use crate::rollout::{Rollout, evidence};
+use crate::webhook::{Reach, Webhook};
 
 mod home;
 mod listen;
@@ -104,6 +106,8 @@ pub struct ServeConfig {
     pub lifetimes: Lifetimes,
     /// How the store behaves.
     pub store: StoreConfig,
+    /// Where webhooks may go besides the public internet.
+    pub webhook_reach: Reach,
     /// What the store lies on; `None` for `store.redb` in `data`. Tests give a disk that runs full.
     pub medium: Option<Medium>,
     /// Windows older than this are dropped, milliseconds.
@@ -139,6 +143,7 @@ impl ServeConfig {
             training: TrainingPolicy::default(),
             lifetimes: Lifetimes::default(),
             store: StoreConfig::default(),
+            webhook_reach: Reach::default(),
             medium: None,
             keep_windows_ms: 90 * DAY_MS,
             keep_captures_ms: 365 * DAY_MS,
@@ -256,6 +261,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let (mqtt, inbox) = Mqtt::connect(client);
     let access = admission(&config, &store, http, reach, &admin_token)?;
     let mqtt_addr = broker.as_ref().map(Broker::addr);
+    let hooks = Webhooks::new(config.webhook_reach.clone(), store.parsed::<Webhook>(Kind::Webhook)?.into_iter().collect());
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
     let policy = Policy { converge_per_minute: config.converge_per_minute, retry_after_ms, settings, compare: evidence::compare };
     let inner = Arc::new(Inner {
@@ -278,6 +284,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         training: config.training.clone(),
         evaluate: Notify::new(),
         counters: Default::default(),
+        webhooks: hooks,
     });
     restore(&inner).await?;
     // What a restart left unfresh must be fresh before a device asks.
@@ -298,6 +305,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         tokio::spawn(checkpoint::run(Arc::clone(&inner))),
         tokio::spawn(training::run(Arc::clone(&inner))),
         tokio::spawn(access::remember(Arc::clone(&inner))),
+        tokio::spawn(webhooks::run(Arc::clone(&inner))),
         tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),
         tokio::spawn(forget(Arc::clone(&inner), config.keep_windows_ms, config.keep_captures_ms)),
     ];

@@ -50,6 +50,8 @@ pub enum Kind {
     Tuf,
     /// Derived state up to some place in a log.
     Checkpoint,
+    /// Where events are handed over to.
+    Webhook,
     /// Anything else there is one of.
     Setting,
 }
@@ -68,6 +70,7 @@ impl Kind {
             Self::JobData => "job-data",
             Self::Tuf => "tuf",
             Self::Checkpoint => "checkpoint",
+            Self::Webhook => "webhook",
             Self::Setting => "setting",
         }
     }

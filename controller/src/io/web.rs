@@ -47,6 +47,7 @@ mod stream;
 mod tokens;
 mod training;
 mod view;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -214,6 +215,11 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::whoami))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show))
+        .routes(routes!(webhooks::remove))
+        .routes(routes!(webhooks::resume))
+        .routes(routes!(webhooks::offer))
         .routes(routes!(files::tuf))
         .routes(routes!(files::director))
         .routes(routes!(files::blob))

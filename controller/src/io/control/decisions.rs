@@ -66,7 +66,7 @@ pub(in crate::io) fn draft(at: Timestamp, actor: &str, kind: &str, subject: Stri
     Draft { at, actor: actor.to_owned(), kind: kind.to_owned(), subject, sentence, data }
 }
 
-pub(super) fn reason(text: &str) -> Result<String, ControlError> {
+pub(in crate::io) fn reason(text: &str) -> Result<String, ControlError> {
     let text: String = text.trim().chars().take(MAX_REASON).collect();
     if text.is_empty() {
         return Err(ControlError::Invalid("a reason is needed: it is kept in the audit trail".to_owned()));

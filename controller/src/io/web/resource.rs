@@ -14,6 +14,7 @@ pub mod model;
 pub mod rollout;
 pub mod token;
 pub mod training;
+pub mod webhook;
 
 /// How a state should be read at a glance. Pages and the command line turn it into icon and colour, always beside a word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

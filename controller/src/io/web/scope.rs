@@ -7,7 +7,7 @@
 //! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions |
 //! | publisher | uploading blobs and signed roles, working on training jobs, deprecating and yanking versions |
 //! | approver | approving rollouts that somebody else asked for |
-//! | admin | everything: also line policies, top-level metadata, tokens |
+//! | admin | everything: also line policies, top-level metadata, tokens, webhooks |
 //!
 //! Line policies are the admin's because they say which rollouts need an approval at all.
 use crate::access::Scope;
@@ -100,6 +100,12 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/tokens", ADMIN),
     ("POST", "/api/v1/tokens", ADMIN),
     ("POST", "/api/v1/tokens/{name}/revoke", ADMIN),
+    ("GET", "/api/v1/webhooks", ADMIN),
+    ("POST", "/api/v1/webhooks", ADMIN),
+    ("GET", "/api/v1/webhooks/{name}", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/remove", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/resume", ADMIN),
+    ("POST", "/api/v1/webhooks/{name}/offer", ADMIN),
 ];
 
 /// What a request asks for; `route` is the pattern that matched its path, if one did.

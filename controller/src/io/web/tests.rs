@@ -4,6 +4,7 @@ mod limits;
 mod refusals;
 mod site;
 mod stream;
+mod webhooks;
 
 use leeway_protocol::digest::Digest;
 use site::Site;

@@ -62,7 +62,9 @@ fn who_does_not_run_the_baseline_is_no_control_while_others_do() {
     assert!(usual.iter().all(|device| !others.contains(device)), "{others:?} instead of {usual:?}");
     let mut nobody = World::with(&["coast"], 10);
     for n in 0..10 {
-        nobody.edit_device(&format!("coast-{n:02}"), |reported| reported.active.as_mut().expect("something runs").manifest = manifest_of("0"));
+        nobody.edit_device(&format!("coast-{n:02}"), |reported| {
+            reported.active.as_mut().expect("something runs").manifest = manifest_of("0")
+        });
     }
     assert_eq!(held(&mut nobody), usual, "with no better one, the order decides");
 }
