@@ -179,7 +179,7 @@ fn ask_controller(base: &str, ask: &Enrolment, device: &DeviceId, key: &SigningK
     let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
     // The name is this key's own: what was sent could have been sent by anybody, so the controller asks for a signature.
     if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
-        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge)).hex());
+        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge, None)).hex());
         request.challenge = Some(challenge);
         (status, body) = post(&url, &request)?;
     }

@@ -239,7 +239,7 @@ impl Controller {
             return Ok(false);
         }
         drop(open);
-        let message = enrolment::proof(&request.device, &request.public_key, challenge);
+        let message = enrolment::proof(&request.device, &request.public_key, challenge, None);
         match Signature::from_hex(proof).is_some_and(|signature| key.verifies(&message, &signature)) {
             true => Ok(true),
             false => Err(ControlError::Forbidden("the proof is not a signature by the device's key over the challenge".to_owned())),

@@ -520,7 +520,7 @@ async fn who_may_enrol() {
         Err(ControlError::Prove { challenge, .. }) => challenge,
         other => panic!("{other:?}"),
     };
-    let sign = |key: &SigningKey, challenge: &str| Some(key.sign(&enrolment::proof(&device, &key.public().hex(), challenge)).hex());
+    let sign = |key: &SigningKey, challenge: &str| Some(key.sign(&enrolment::proof(&device, &key.public().hex(), challenge, None)).hex());
     let refused = controller.enrol(ask(None, None, None)).await.unwrap_err().to_string();
     assert!(refused.contains("token"), "{refused}");
     let token = controller.create_token("first", 1, 60_000, "ann").await.unwrap();

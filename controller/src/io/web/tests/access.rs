@@ -224,7 +224,7 @@ async fn a_device_that_is_in_comes_again_by_its_key_and_nothing_overheard_helps(
     let challenged = ask("coast-01", &key, json!({})).await;
     assert_eq!((challenged.status, &challenged.json()["type"]), (409, &json!("/problems/prove-key")), "{}", challenged.text());
     let challenge = challenged.json()["challenge"].as_str().unwrap().to_owned();
-    let sign = |key: &SigningKey, challenge: &str| key.sign(&enrolment::proof(&device, &key.public().hex(), challenge)).hex();
+    let sign = |key: &SigningKey, challenge: &str| key.sign(&enrolment::proof(&device, &key.public().hex(), challenge, None)).hex();
     let proof = json!({ "challenge": challenge, "proof": sign(&key, &challenge) });
     let again = ask("coast-01", &key, proof.clone()).await;
     assert_eq!(again.status, 200, "no token is needed: {}", again.text());
