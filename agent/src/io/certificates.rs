@@ -180,8 +180,9 @@ impl Store {
             let name = self.document(place);
             if let Some(bytes) = read_bounded(&self.dir.join(&name), MAX_DOCUMENT).with_context(|| format!("{name} cannot be read"))? {
                 // Of one that is damaged it is not known which key it names: nothing is removed for its sake.
-                let Ok(document) = serde_json::from_slice::<Document>(&bytes) else { return Ok(()) };
-                kept.extend([name, key_file(&document.key)?]);
+                let named = serde_json::from_slice::<Document>(&bytes).ok().and_then(|document| key_file(&document.key).ok());
+                let Some(key) = named else { return Ok(()) };
+                kept.extend([name, key]);
             }
         }
         let mut steps = Vec::new();
