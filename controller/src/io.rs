@@ -9,12 +9,14 @@ pub mod preflight;
 pub mod repository;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod trainer;
 pub mod training;
 pub mod web;
 
 mod checkpoint;
 mod execute;
+mod guests;
 mod health;
 mod intake;
 mod reconcile;

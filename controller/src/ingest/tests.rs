@@ -1,6 +1,6 @@
 //! One uplink at a time: who is let in, what is refused and why, and what duplicates and late ones change.
 use leeway_protocol::capture::CapturedRow;
-use leeway_protocol::ids::{Generation, WindowId};
+use leeway_protocol::ids::WindowId;
 use leeway_protocol::manifest::{Blob, CONFIDENCE_BINS, Calibration, Golden, GoldenVector, Limits, Lineage};
 use leeway_protocol::profile::{Counts, Cuts, FeatureReference, Reference, Source};
 use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled};
@@ -114,7 +114,7 @@ fn keys(device: &DeviceId) -> Option<PublicKey> {
 }
 
 fn message(counter: u64, body: Body) -> Message {
-    Message { device: device("d1"), boot: BootId(1), counter, body }
+    Message { device: device("d1"), boot: BootId(1), counter, mark: 0, body }
 }
 
 fn desk() -> Desk {

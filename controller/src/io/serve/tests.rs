@@ -156,6 +156,7 @@ impl Device {
             token: None,
             challenge: None,
             proof: None,
+            csr: None,
         };
         (key, controller.enrol(request).await.unwrap())
     }
@@ -515,6 +516,7 @@ async fn who_may_enrol() {
         token: token.map(str::to_owned),
         challenge: challenge.map(str::to_owned),
         proof,
+        csr: None,
     };
     let challenge = async |request| match controller.enrol(request).await {
         Err(ControlError::Prove { challenge, .. }) => challenge,

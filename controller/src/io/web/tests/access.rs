@@ -48,7 +48,8 @@ async fn every_operation_asks_for_its_scope() {
         let call = async |headers: &[(&str, &str)]| site.anyone(&method, &path, body, headers).await;
         let nobody = call(&[AWAY]).await;
         let scopes: &[Scope] = match needed(&method, Some(&route), &path) {
-            Need::Nothing => {
+            // Without TLS what devices fetch is open, as it is signed.
+            Need::Nothing | Need::Device => {
                 assert!(nobody.status != 401 && nobody.status != 403, "{method} {path}: {}", nobody.text());
                 open.insert(format!("{method} {route}"));
                 continue;
