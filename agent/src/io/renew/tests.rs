@@ -156,7 +156,7 @@ fn renew(certificates: &mut Certificates, identity: &Identity) -> Result<Certifi
     certificates.ask(FetchId(7), identity, &identity.labels, &to);
     let Asked { ask, outcome } = from.blocking_recv().unwrap();
     assert_eq!(ask, FetchId(7));
-    outcome.map(|pair| certificates.take(*pair))
+    outcome.and_then(|pair| certificates.take(*pair))
 }
 
 #[test]
@@ -423,4 +423,23 @@ fn the_broker_is_believed_by_the_pinned_authority_alone_and_sees_the_certificate
         let (why, ended) = connect(&identity, &certificates, port, host).unwrap_err();
         assert!(why.contains(part) && ends.contains(&ended), "{case}: {why} {ended:?}");
     }
+}
+
+#[test]
+fn a_disk_that_refuses_leaves_the_old_certificate_and_the_next_try_takes_the_new_one() {
+    let controller = controller();
+    let (_kept, ask, identity) = enrolled(&controller);
+    let mut certificates = open(&identity, &ask.dir);
+    let old = certificates.shown().unwrap().document.clone();
+    // A directory in the way of the copy that is written first.
+    let blocked = ask.dir.join("tls").join(format!("{}.next.json.new", identity.tls.as_ref().unwrap().enrolment));
+    std::fs::create_dir(&blocked).unwrap();
+    assert!(matches!(renew(&mut certificates, &identity), Err(RenewalFailure::Failed(why)) if why.contains("cannot be kept")));
+    assert_eq!(certificates.shown().unwrap().document, old);
+    std::fs::remove_dir(&blocked).unwrap();
+    renew(&mut certificates, &identity).unwrap();
+    let keys: Vec<String> = controller.script.lock().unwrap().csrs.iter().rev().take(2).map(|csr| key_of(csr)).collect();
+    assert_eq!(keys[0], keys[1], "what was drawn for the first try serves the second");
+    renew(&mut certificates, &identity).unwrap();
+    assert_ne!(key_of(controller.script.lock().unwrap().csrs.last().unwrap()), keys[0], "and no third one");
 }
