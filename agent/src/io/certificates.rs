@@ -25,6 +25,8 @@ use crate::identity::BrokerAccess;
 const DIR: &str = "tls";
 /// A key without a certificate yet: so that an enrolment that waits for a person asks with the same one after a restart.
 const DRAWN: &str = "drawn.key";
+/// Ending of the copy that is written before it is renamed over the old file.
+const NEW: &str = ".new";
 /// The longest document: two chains and a few words.
 pub(super) const MAX_DOCUMENT: u64 = 256 << 10;
 /// The longest key file.
@@ -173,20 +175,27 @@ impl Store {
     }
 
     /// Remove what no document of this enrolment names: keys of earlier certificates, copies that a power cut left, and whatever
-    /// earlier enrolments kept here.
+    /// earlier enrolments kept here. A key that was drawn goes as soon as it has a certificate, and not before.
     pub(super) fn clean(&self) -> anyhow::Result<()> {
-        let mut kept = Vec::new();
+        let shown = "the directory of certificates cannot be read";
+        let (mut kept, mut keys) = (vec![DRAWN.to_owned(), format!("{DRAWN}{NEW}")], Vec::new());
         for place in [Place::Current, Place::Next] {
             let name = self.document(place);
             if let Some(bytes) = read_bounded(&self.dir.join(&name), MAX_DOCUMENT).with_context(|| format!("{name} cannot be read"))? {
                 // Of one that is damaged it is not known which key it names: nothing is removed for its sake.
-                let Ok(document) = serde_json::from_slice::<Document>(&bytes) else { return Ok(()) };
-                kept.extend([name, key_file(&document.key)?]);
+                let named = serde_json::from_slice::<Document>(&bytes).ok().and_then(|document| key_file(&document.key).ok());
+                let Some(key) = named else { return Ok(()) };
+                keys.extend(read_bounded(&self.dir.join(&key), MAX_KEY).ok().flatten());
+                kept.extend([name, key]);
             }
         }
+        let drawn = read_bounded(&self.dir.join(DRAWN), MAX_KEY).ok().flatten();
+        if drawn.is_some_and(|drawn| keys.contains(&drawn)) {
+            kept.retain(|name| name != DRAWN);
+        }
         let mut steps = Vec::new();
-        for entry in fs::read_dir(&self.dir).context("the directory of certificates cannot be read")? {
-            if let Ok(name) = entry.context("the directory of certificates cannot be read")?.file_name().into_string()
+        for entry in fs::read_dir(&self.dir).context(shown)? {
+            if let Ok(name) = entry.context(shown)?.file_name().into_string()
                 && !kept.contains(&name)
             {
                 steps.push(Step::Remove { name });
@@ -206,7 +215,7 @@ fn key_file(name: &str) -> anyhow::Result<String> {
 
 /// Replace a file whole: a new copy, synced, renamed, directory synced.
 fn replace(name: String, bytes: Vec<u8>) -> Vec<Step> {
-    let new = format!("{name}.new");
+    let new = format!("{name}{NEW}");
     vec![Step::Write { name: new.clone(), bytes }, Step::Sync { name: new.clone() }, Step::Rename { from: new, to: name }, Step::SyncDir]
 }
 

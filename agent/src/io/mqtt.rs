@@ -13,7 +13,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event as Polled, EventLoop, MqttOptions, StateError};
-use rumqttc::{TlsConfiguration, Transport};
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use rustls::ClientConfig;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
@@ -47,6 +47,8 @@ pub(super) enum Told {
 pub(super) enum Ended {
     /// Nothing.
     Otherwise,
+    /// We left, to come again.
+    Left,
     /// TLS stood, and the broker left before it answered: that is how a refusal looks whose last words were lost on the way.
     Unanswered,
     /// The broker does not accept it, or who it speaks for.
@@ -98,7 +100,7 @@ impl Link {
         self.client.try_publish(topic, QoS::AtLeastOnce, channel.is_retained(), bytes).is_ok()
     }
 
-    /// Say goodbye; the end of the connection is told like any other.
+    /// Say goodbye; the end of the connection is told like any other. Without room for it the connection goes on as it is.
     pub(super) fn leave(&self) {
         drop(self.client.try_disconnect());
     }
@@ -124,6 +126,11 @@ async fn run(mut events: EventLoop, client: AsyncClient, filters: Vec<Filter>, n
     let why = loop {
         let packet = match events.poll().await {
             Ok(Polled::Incoming(packet)) => packet,
+            // Said and flushed: not every broker closes the line then.
+            Ok(Polled::Outgoing(Outgoing::Disconnect)) => {
+                ended = Ended::Left;
+                break "left".to_owned();
+            }
             Ok(Polled::Outgoing(_)) => continue,
             Err(error) => {
                 ended = how_it_ended(&error, answered);

@@ -116,9 +116,7 @@ impl Certificates {
     pub(super) fn ask(&self, ask: FetchId, identity: &Identity, labels: &BTreeMap<String, String>, to: &Sender<Asked>) {
         let question = Question {
             data_dir: self.data_dir.clone(),
-            store: self.store.clone(),
             time: Arc::clone(&self.time),
-            place: if self.current.is_some() { Place::Next } else { Place::Current },
             door: self.access.door.clone(),
             ca: self.authority().to_owned(),
             device: identity.device.clone(),
@@ -137,16 +135,19 @@ impl Certificates {
         }
     }
 
-    /// A new one lies on the disk.
-    pub(super) fn take(&mut self, pair: Pair) -> Certificate {
+    /// A new one came: it is put on the disk, and shown from the next connection on.
+    pub(super) fn take(&mut self, pair: Pair) -> Result<Certificate, RenewalFailure> {
         let dates = pair.certificate;
-        if self.current.is_some() {
-            self.next = Some(pair)
-        } else {
-            self.current = Some(pair)
+        // Where the broker does not speak TLS it says nothing about the certificate, and there is nothing to wait for.
+        let place = if self.current.is_some() && pair.document.mqtt.tls { Place::Next } else { Place::Current };
+        let kept = self.store.keep(place, &pair).and_then(|()| self.store.clean());
+        kept.map_err(|error| RenewalFailure::Failed(format!("{error:#}")))?;
+        match place {
+            Place::Current => self.current = Some(pair),
+            Place::Next => self.next = Some(pair),
         }
         (self.number, self.unanswered) = (self.number.wrapping_add(1), 0);
-        dates
+        Ok(dates)
     }
 
     /// The broker has accepted what was shown under this number.
@@ -195,9 +196,7 @@ impl Certificates {
 /// Everything that is needed to ask.
 struct Question {
     data_dir: PathBuf,
-    store: Store,
     time: Arc<TrustedTime>,
-    place: Place,
     door: String,
     ca: String,
     device: DeviceId,
@@ -222,9 +221,7 @@ impl Question {
             .map_err(|remedy| RenewalFailure::Failed(format!("the controller names {} for artifacts: {remedy}", answer.http_base)))?;
         let broker = answer.mqtt.with_secret(None, Some(&self.secret));
         let ca = self.authority(certified.ca);
-        let pair = drawn.with((ca, certified.chain), (broker, base), &self.time).map_err(failed)?;
-        self.store.keep(self.place, &pair).and_then(|()| self.store.clean()).map_err(failed)?;
-        Ok(Box::new(pair))
+        drawn.with((ca, certified.chain), (broker, base), &self.time).map(Box::new).map_err(failed)
     }
 
     /// Another authority is believed from now on only if the door that named it can show itself under it: else nothing that this

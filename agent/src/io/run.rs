@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::topic::Channel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -102,6 +102,11 @@ impl Loop {
         let (told_broker, told_base) = access.unwrap_or((&identity.broker, &identity.artifacts));
         let broker = config.broker.clone().unwrap_or_else(|| (told_broker.host.clone(), told_broker.port));
         let artifacts = config.artifacts.clone().unwrap_or_else(|| told_base.to_owned());
+        if identity.tls.is_none() && artifacts.starts_with("https://") {
+            bail!(
+                "network.artifacts = {artifacts} needs TLS, and this device was enrolled without: enrol it with a controller that speaks it"
+            );
+        }
         let mut settings = Settings::new(identity.tenant.clone(), identity.device.clone(), identity.key.clone());
         settings.labels = config.labels.clone().unwrap_or_else(|| identity.labels.clone());
         (settings.outbox, settings.timing) = (config.outbox, config.timing);
@@ -299,9 +304,8 @@ impl Loop {
     /// The controller answered the question for a certificate, or did not.
     fn answered(&mut self, Asked { ask, outcome }: Asked) {
         let Some(certificates) = &mut self.certificates else { return };
-        match outcome {
-            Ok(pair) => {
-                let certificate = certificates.take(*pair);
+        match outcome.and_then(|pair| certificates.take(*pair)) {
+            Ok(certificate) => {
                 self.show_certificate();
                 if let Some(link) = &self.link {
                     // The new one is shown at once, while the old one is still good.
@@ -324,7 +328,7 @@ impl Loop {
     fn judge_certificate(&mut self, why: &str, ended: Ended) {
         let Some(certificates) = &mut self.certificates else { return };
         let refused = match ended {
-            Ended::Otherwise => false,
+            Ended::Otherwise | Ended::Left => false,
             Ended::Unanswered => certificates.was_unanswered(),
             Ended::Unaccepted => true,
         };
@@ -362,9 +366,18 @@ impl Loop {
         if self.stood.take().is_some_and(|stood| stood.elapsed() >= STABLE) {
             self.attempts = 0;
         }
-        let pause = self.pause();
         let BrokerAccess { host, port, .. } = self.broker();
-        tracing::warn!("no connection to the broker at {host}:{port}: {why}; the next try is in {} ms", pause.as_millis());
+        let pause = match ended {
+            Ended::Left => {
+                tracing::info!("the connection to the broker at {host}:{port} is made anew, to show another certificate");
+                Duration::ZERO
+            }
+            _ => {
+                let pause = self.pause();
+                tracing::warn!("no connection to the broker at {host}:{port}: {why}; the next try is in {} ms", pause.as_millis());
+                pause
+            }
+        };
         self.connect_at = Some(Instant::now() + pause);
         self.feed(Event::Disconnected);
         self.judge_certificate(why, ended);

@@ -155,9 +155,12 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // An I/O error does not name what it wraps as its source.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+        // An I/O error does not name what it wraps as its source, and the HTTP library names no source at all.
+        let wrapped = match error.downcast_ref() {
+            Some(ureq::Error::Io(inner)) => Some(inner as &(dyn Error + 'static)),
+            _ => error.downcast_ref::<std::io::Error>().and_then(|error| Some(error.get_ref()? as &(dyn Error + 'static))),
+        };
+        next = wrapped.or_else(|| error.source());
     }
     None
 }

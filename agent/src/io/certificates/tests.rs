@@ -112,6 +112,7 @@ fn the_new_one_takes_the_place_of_the_old_one_or_is_given_up_with_its_key() {
     assert_eq!(names(dir.path()).len(), 2);
     let later = pair(dir.path(), &Authority::new("ours"), "later");
     store.keep(Place::Next, &later).unwrap();
+    store.clean().unwrap();
     let mut back = new.clone();
     back.document.mqtt = later.document.mqtt.clone();
     store.give_up_next(&back).unwrap();
