@@ -162,7 +162,7 @@ fn mosquitto_with_certificates_lets_nobody_speak_for_another() {
     let gone = enrolled(&site, "gone");
     runtime.block_on(async { Client::connect(place.options(Some(&gone), "gone")).await.map(drop) }).expect("it is in");
     let _ = site.leeway(&["device", "revoke", "gone", "--reason", "stolen"]).ok();
-    broker.restart();
+    broker.reload();
     let refused = wait_for("the broker knows who was revoked", || {
         match runtime.block_on(async { Client::connect(place.options(Some(&gone), "gone")).await }) {
             Ok(_) => Err("it is let in".to_owned()),

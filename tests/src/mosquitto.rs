@@ -97,13 +97,7 @@ impl Mosquitto {
         self.running = Some(running);
     }
 
-    /// End it and run it again: some of what TLS needs is read at the start only.
-    pub fn restart(&mut self) {
-        self.running = None;
-        self.run();
-    }
-
-    /// Read the passwords again.
+    /// Read passwords, or the list of revoked certificates, again.
     pub fn reload(&self) {
         let id = self.running.as_ref().expect("it runs").id();
         let _ = Told::by(Command::new("kill").args(["-HUP", &id.to_string()])).ok();
