@@ -60,6 +60,12 @@ pub enum Action {
         /// Go on from what lies in staging (digesting it first); otherwise start over.
         resume: bool,
     },
+    /// Draw a new TLS key, ask the controller for a certificate over it, keep both, and present them from the next connection on;
+    /// answered by `CertificateNews::Renewed` or `NotRenewed`.
+    RenewCertificate {
+        /// Echoed in the answer.
+        ask: FetchId,
+    },
     /// Give up whatever is being fetched; no answer is needed.
     CancelFetch,
     /// Start a runner process, or an in-process host; it is spoken to by its number.

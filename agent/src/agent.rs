@@ -27,6 +27,7 @@ mod fetch;
 mod follow;
 mod link;
 mod persist;
+mod renewal;
 mod report;
 mod serve;
 mod settings;
@@ -40,7 +41,9 @@ mod trust;
 
 use link::Link;
 use persist::{Files, Last};
+use renewal::Renewal;
 use serve::{Crashes, Serving};
+pub(crate) use settings::built_at;
 pub use settings::{OutboxBounds, Settings, Timing};
 use state::State;
 use time::Clock;
@@ -80,6 +83,7 @@ pub struct Agent {
     fetches: u64,
     outbox: Outbox,
     link: Link,
+    renewal: Renewal,
     /// What the list of the last event depends on, in case the disk fails under it.
     last: Last,
     /// Until when nothing durable is tried, after a failure.
@@ -121,6 +125,7 @@ impl Agent {
             runs: 0,
             fetches: 0,
             link: Link::default(),
+            renewal: Renewal::default(),
             last: Last::default(),
             disk_pause: None,
             unsaved: false,
@@ -165,6 +170,7 @@ impl Agent {
             Event::BlobFailed { fetch, digest, failure } => self.blob_failed(fetch, digest, failure),
             Event::Read { path, result } => self.read(&path, result),
             Event::Runner { run, notice } => self.noticed(run, notice),
+            Event::Certificate(news) => self.certificate_news(news),
             Event::Stop => self.stop(),
             Event::Tick | Event::Start(_) | Event::DiskFailed { .. } => {}
         }
@@ -182,6 +188,7 @@ impl Agent {
         self.watch_runner();
         self.refresh_when_due();
         self.trim_outbox();
+        self.renew_when_due();
         if !self.stopping {
             self.send_what_is_due();
         }
@@ -191,8 +198,21 @@ impl Agent {
 
     /// The next moment at which [`Self::housekeep`] has something to do, on the steady clock.
     fn next_wake(&self) -> u64 {
-        let times = [self.disk_pause, self.restart_at, self.deployment_due(), self.runner_due(), self.refresh_due(), self.send_due()];
+        let times = [
+            self.disk_pause,
+            self.restart_at,
+            self.deployment_due(),
+            self.runner_due(),
+            self.refresh_due(),
+            self.send_due(),
+            self.renewal_due(),
+        ];
         times.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// The moment by which expiry is judged, for those who judge certificates outside.
+    pub fn trusted_time(&self) -> Timestamp {
+        self.clock.trusted()
     }
 
     /// Whether the disk may be asked to make something durable now.

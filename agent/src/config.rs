@@ -219,13 +219,10 @@ fn read_network(section: &mut Section, config: &mut Config) -> Result<(), Config
 
 /// A base address without its last slash.
 pub(crate) fn check_base(base: &str) -> Result<String, &'static str> {
-    match base.strip_prefix("http://") {
+    match base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")) {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(base.trim_end_matches('/').to_owned()),
         Some(_) => Err("name a host, such as http://controller.example:8080"),
-        None if base.starts_with("https://") => {
-            Err("this build has no TLS (every byte is signed, so none is needed to trust it): use http:// or a local TLS proxy")
-        }
-        None => Err("write an address that starts with http://"),
+        None => Err("write an address that starts with http:// or https://"),
     }
 }
 
@@ -295,7 +292,8 @@ mod tests {
             ("[runner]\ntcp = \"here\"", "such as 127.0.0.1:8000"),
             ("[runner]\nargs = [1]", "runner.args must be a list of texts"),
             ("[network]\nbroker = \"b\"", "such as broker.example:1883"),
-            ("[network]\nartifacts = \"https://x\"", "no TLS"),
+            ("[network]\nartifacts = \"ftp://x\"", "starts with http:// or https://"),
+            ("[network]\nartifacts = \"https:///x\"", "name a host"),
             ("[labels]\nregion = 5", "labels.region must be a text in quotes"),
             ("[timing]\nretry_first_ms = 1000\nretry_max_ms = 999", "may not be shorter"),
             ("data_dir = ", "the configuration is not TOML"),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use leeway_protocol::digest::Digest;
 
 use crate::action::{DiskPath, FetchId, MetadataFile, RunId};
+use crate::certificate::Certificate;
 use crate::control::RunnerNotice;
 
 /// One thing that happened.
@@ -74,10 +75,56 @@ pub enum Event {
         /// What.
         notice: RunnerNotice,
     },
+    /// Something was learnt about the device's certificate.
+    Certificate(CertificateNews),
     /// The time asked for by [`crate::action::Action::WakeIn`] has come; harmless at any other time.
     Tick,
     /// The agent is asked to end in order. Events may still follow until the runner has ended.
     Stop,
+}
+
+/// What was learnt about the device's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateNews {
+    /// A new one lies on the disk, and the next connections present it.
+    Renewed {
+        /// Which question this answers.
+        ask: FetchId,
+        /// Its dates.
+        certificate: Certificate,
+    },
+    /// There is no new one.
+    NotRenewed {
+        /// Which question this answers.
+        ask: FetchId,
+        /// Why.
+        failure: RenewalFailure,
+    },
+    /// A peer accepted the one that is presented.
+    Worked,
+    /// A peer did not accept the one that is presented.
+    Unaccepted {
+        /// What it said.
+        why: String,
+        /// The one that is presented from now on, if that was a new one that had never worked.
+        back_to: Option<Certificate>,
+    },
+}
+
+/// Why there is no new certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RenewalFailure {
+    /// The controller does not let this device in, and says why.
+    Revoked(String),
+    /// A person has yet to let the device in.
+    Pending {
+        /// The controller's words.
+        sentence: String,
+        /// When it wants to be asked again.
+        retry_secs: u64,
+    },
+    /// It could not be asked, or answered something else, or the disk refused.
+    Failed(String),
 }
 
 /// The data directory as found at start: every file whose name the agent could have made.

@@ -1,6 +1,7 @@
 //! Who the device is, as enrolment wrote it down: name, key, and where the controller's broker and artifacts are.
 //!
-//! One JSON file of mode 0600. What stays true: a key whose halves do not belong together, or a name that could not be in a
+//! One JSON file of mode 0600. Where the controller speaks TLS it also names the authority whose certificates are believed and the
+//! door at which this device asks for its own; the certificate itself lies beside it, since it comes anew every few weeks. What stays true: a key whose halves do not belong together, or a name that could not be in a
 //! topic, is refused when it is read, not when it is used.
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,20 @@ pub struct Identity {
     pub broker: BrokerAccess,
     /// Base address of metadata and blobs.
     pub artifacts: String,
+    /// How the device speaks TLS, if the controller does.
+    pub tls: Option<TlsAccess>,
+}
+
+/// How a device speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsAccess {
+    /// Which of the files beside this one belong to this enrolment, and not to an earlier one with somebody else.
+    pub enrolment: String,
+    /// The authority that is believed until a certificate brings another (PEM).
+    pub ca: String,
+    /// Base address of the controller's API, where certificates are asked for.
+    pub door: String,
 }
 
 /// How a device connects to the broker.
@@ -39,6 +54,9 @@ pub struct BrokerAccess {
     pub username: String,
     /// Secret.
     pub password: String,
+    /// Whether the broker speaks TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 /// An identity that cannot be used.
@@ -66,15 +84,21 @@ struct Document {
     labels: std::collections::BTreeMap<String, String>,
     mqtt: BrokerAccess,
     http_base: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsAccess>,
 }
 
 impl Identity {
     /// Read the file.
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
-        let Document { tenant, device, key, labels, mqtt, http_base, .. } = serde_json::from_str(text).map_err(IdentityError::Parse)?;
+        let Document { tenant, device, key, labels, mqtt, http_base, tls, .. } =
+            serde_json::from_str(text).map_err(IdentityError::Parse)?;
         let key = KeyFile::parse(&key.to_string()).map_err(IdentityError::Key)?.key;
         let artifacts = crate::config::check_base(&http_base).map_err(IdentityError::Address)?;
-        Ok(Self { tenant, device, key, labels, broker: mqtt, artifacts })
+        if tls.is_none() && (mqtt.tls || artifacts.starts_with("https://")) {
+            return Err(IdentityError::Address("it needs TLS, and there is no authority to believe: enrol the device again"));
+        }
+        Ok(Self { tenant, device, key, labels, broker: mqtt, artifacts, tls })
     }
 
     /// The file's text.
@@ -87,6 +111,7 @@ impl Identity {
             labels: self.labels.clone(),
             mqtt: self.broker.clone(),
             http_base: self.artifacts.clone(),
+            tls: self.tls.clone(),
         };
         let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
         text.push('\n');
@@ -105,8 +130,9 @@ mod tests {
             device: "dev-1".parse().unwrap(),
             key: SigningKey::from_seed(&[9; 32]),
             labels: std::collections::BTreeMap::from([("region".to_owned(), "coast".to_owned())]),
-            broker: BrokerAccess { host: "127.0.0.1".into(), port: 1883, username: "dev-1".into(), password: "secret".into() },
+            broker: BrokerAccess { host: "127.0.0.1".into(), port: 1883, username: "dev-1".into(), password: "secret".into(), tls: false },
             artifacts: "http://127.0.0.1:8080".into(),
+            tls: None,
         };
         let text = identity.to_text();
         let read = Identity::parse(&text).unwrap();
@@ -114,5 +140,12 @@ mod tests {
         for (from, to) in [("\"dev-1\"", "\"../x\""), ("ed25519", "rsa"), ("http://", "ftp://"), ("\"v\"", "\"w\""), ("{", "")] {
             assert!(Identity::parse(&text.replacen(from, to, 1)).is_err(), "{from}");
         }
+        assert!(!text.contains("tls"), "without TLS the file is what it always was: {text}");
+        let access = TlsAccess { enrolment: "ab12".into(), ca: "PEM".into(), door: "https://c:8443".into() };
+        let mut secure = Identity { tls: Some(access), artifacts: "https://127.0.0.1:8443".into(), ..identity };
+        secure.broker.tls = true;
+        let read = Identity::parse(&secure.to_text()).unwrap();
+        assert_eq!((read.tls, read.broker, read.artifacts), (secure.tls.take(), secure.broker.clone(), secure.artifacts.clone()));
+        assert!(Identity::parse(&secure.to_text()).is_err(), "TLS without an authority");
     }
 }

@@ -172,7 +172,8 @@ async fn enrol(controller: &Controller, n: usize) -> anyhow::Result<Sender> {
     let key = SigningKey::from_seed(Digest::of(&n.to_le_bytes()).as_bytes());
     let id: DeviceId = format!("station-{n:05}").parse()?;
     let labels = [("region".to_owned(), format!("r{}", n % 3))].into();
-    let request = EnrolRequest { device: id.clone(), public_key: key.public().hex(), labels, token: None, challenge: None, proof: None };
+    let request =
+        EnrolRequest { device: id.clone(), public_key: key.public().hex(), labels, token: None, challenge: None, proof: None, csr: None };
     Ok(Sender { id, key, access: controller.enrol(request).await? })
 }
 

@@ -10,10 +10,12 @@ use leeway_protocol::ids::Tenant;
 use serde::{Deserialize, Serialize};
 
 use crate::drift::DriftPolicy;
-use crate::fleet::DeviceSettings;
+use crate::fleet::{DeviceSettings, Selector};
 use crate::quality::QualityPolicy;
 use crate::retraining::TrainingPolicy;
 
+/// The shortest life of a device's certificate: tests use a few seconds, fleets weeks.
+const MIN_CERTIFICATE_SECS: u32 = 3;
 /// The longest configuration that is read.
 pub const MAX_BYTES: usize = 1 << 20;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The broker, embedded or outside.
     pub mqtt: MqttConfig,
+    /// TLS for HTTP and the embedded broker.
+    pub tls: TlsConfig,
     /// How devices become known.
     pub enrolment: EnrolmentConfig,
     /// The database.
@@ -47,8 +51,8 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        let (http, mqtt, enrolment, store, planner, drift, quality, training, webhooks) = Default::default();
-        Self { tenant: default_tenant(), data: None, http, mqtt, enrolment, store, planner, drift, quality, training, webhooks }
+        let (http, mqtt, tls, enrolment, store, planner, drift, quality, training, webhooks) = Default::default();
+        Self { tenant: default_tenant(), data: None, http, mqtt, tls, enrolment, store, planner, drift, quality, training, webhooks }
     }
 }
 
@@ -82,28 +86,74 @@ impl Default for HttpConfig {
 pub struct MqttConfig {
     /// Where the embedded broker listens.
     pub listen: SocketAddr,
-    /// A broker outside, `mqtt://USER@HOST:PORT`; the embedded one is not started then.
+    /// A broker outside, `mqtt://USER@HOST:PORT` or `mqtts://USER@HOST:PORT`; the embedded one is not started then.
     pub url: Option<String>,
     /// File with the controller's secret at a broker outside.
     pub secret_file: Option<PathBuf>,
+    /// For `mqtts`: whom to trust (PEM), if not our own device authority.
+    pub ca_file: Option<PathBuf>,
+    /// For `mqtts`: the controller's certificate there (PEM), if not one of our own device authority.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
     /// How devices reach the broker, if not where the controller does.
     pub public_host: Option<String>,
-    /// Its port there.
-    pub public_port: u16,
+    /// Its port there, if another.
+    pub public_port: Option<u16>,
 }
 
 impl Default for MqttConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), url: None, secret_file: None, public_host: None, public_port: 1883 }
+        let (url, secret_file, ca_file, certificate_file, key_file, public_host, public_port) = Default::default();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 1883));
+        Self { listen, url, secret_file, ca_file, certificate_file, key_file, public_host, public_port }
+    }
+}
+
+impl MqttConfig {
+    /// The port that belongs to no TLS, or to TLS.
+    pub fn port(tls: bool) -> u16 {
+        if tls { 8883 } else { 1883 }
+    }
+}
+
+/// TLS for HTTP and the embedded broker, with certificates for devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Names and addresses of this machine for its certificate, besides those in other settings.
+    pub names: Vec<String>,
+    /// A server certificate (PEM) of another authority, instead of one that is made here.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// The authority that devices are to trust for it.
+    pub ca_file: Option<PathBuf>,
+    /// How long a device's certificate is good, seconds; it is renewed at two thirds.
+    pub device_certificate_secs: u32,
+    /// Where the embedded broker also listens without TLS.
+    pub plain_mqtt: Option<SocketAddr>,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        let (enabled, names, certificate_file, key_file, ca_file, plain_mqtt) = Default::default();
+        Self { enabled, names, certificate_file, key_file, ca_file, device_certificate_secs: 30 * 86_400, plain_mqtt }
     }
 }
 
 /// How devices become known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EnrolmentConfig {
     /// Whether a device may enrol without a token: only where everything that reaches the port is trusted.
     pub open: bool,
+    /// Whether a new device waits until somebody accepts it; unless said otherwise, it does where TLS is on.
+    pub review: Option<bool>,
+    /// Labels of devices that need nobody's word, such as `site=lab`.
+    pub accept: Option<Selector>,
 }
 
 /// The database.
@@ -153,19 +203,26 @@ pub struct BrokerUrl {
     pub host: String,
     /// Its port.
     pub port: u16,
+    /// Whether by TLS.
+    pub tls: bool,
 }
 
 impl std::str::FromStr for BrokerUrl {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Self, String> {
-        let bad = || format!("{url:?} is not a broker of the form mqtt://USER@HOST:PORT");
-        let (user, place) = url.strip_prefix("mqtt://").and_then(|rest| rest.split_once('@')).ok_or_else(bad)?;
-        let (host, port) = place.trim_end_matches('/').rsplit_once(':').unwrap_or((place, "1883"));
+        let bad = || format!("{url:?} is not a broker of the form mqtt://USER@HOST:PORT or mqtts://USER@HOST:PORT");
+        let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "mqtt" | "mqtts")).ok_or_else(bad)?;
+        let (user, place) = rest.split_once('@').ok_or_else(bad)?;
+        let (place, tls) = (place.trim_end_matches('/'), scheme == "mqtts");
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|_| bad())?),
+            None => (place, MqttConfig::port(tls)),
+        };
         if user.is_empty() || host.is_empty() {
             return Err(bad());
         }
-        Ok(Self { user: user.to_owned(), host: host.to_owned(), port: port.parse().map_err(|_| bad())? })
+        Ok(Self { user: user.to_owned(), host: host.to_owned(), port, tls })
     }
 }
 
@@ -227,6 +284,19 @@ impl Config {
         }
         if let Some(Err(problem)) = self.mqtt.url.as_deref().map(str::parse::<BrokerUrl>) {
             return fail("mqtt.url", &problem);
+        }
+        let TlsConfig { certificate_file, key_file, ca_file, .. } = &self.tls;
+        if certificate_file.is_some() != key_file.is_some() || certificate_file.is_some() != ca_file.is_some() {
+            return fail(
+                "tls",
+                "certificate_file, key_file and ca_file belong together: give all three, or none for a certificate made here",
+            );
+        }
+        if self.mqtt.certificate_file.is_some() != self.mqtt.key_file.is_some() {
+            return fail("mqtt", "certificate_file and key_file belong together: give both, or none");
+        }
+        if self.tls.device_certificate_secs < MIN_CERTIFICATE_SECS {
+            return fail("tls.device_certificate_secs", "certificates of less than 3 seconds are over before they are used");
         }
         if self.store.cache_bytes < 1 << 20 {
             return fail("store.cache_bytes", "less than 1 MiB makes every look-up read the disk: use 1048576 or more");
@@ -329,9 +399,13 @@ mod tests {
             listen = "0.0.0.0:80"
             public_url = "https://fleet.example"
             [mqtt]
-            url = "mqtt://controller@broker.example:8883"
+            url = "mqtts://controller@broker.example"
+            [tls]
+            enabled = true
+            names = ["fleet.example"]
             [enrolment]
             open = true
+            accept = "site=lab"
             [planner.settings.windows]
             max_inferences = 50
             max_ms = 1000
@@ -343,7 +417,8 @@ mod tests {
         assert_eq!(config.planner.settings.windows.max_inferences, 50);
         assert_eq!(config.training.dataset.min_rows, 5);
         let broker: BrokerUrl = config.mqtt.url.unwrap().parse().unwrap();
-        assert_eq!((broker.user.as_str(), broker.host.as_str(), broker.port), ("controller", "broker.example", 8883));
+        assert_eq!((broker.user.as_str(), broker.host.as_str(), broker.port, broker.tls), ("controller", "broker.example", 8883, true));
+        assert!(config.tls.enabled && config.enrolment.review.is_none());
     }
 
     #[test]
@@ -362,6 +437,10 @@ mod tests {
             ("[mqtt]\nurl = \"broker\"", "mqtt.url: \"broker\" is not a broker of the form"),
             ("[mqtt]\nurl = \"mqtt://nouser:1883\"", "mqtt.url: "),
             ("[mqtt]\nurl = \"mqtt://u@h:x\"", "mqtt.url: "),
+            ("[mqtt]\nurl = \"https://u@h\"", "mqtt.url: "),
+            ("[tls]\ncertificate_file = \"a\"", "tls: certificate_file, key_file and ca_file belong together"),
+            ("[tls]\ndevice_certificate_secs = 1", "tls.device_certificate_secs: "),
+            ("[enrolment]\naccept = \"=\"", "line 2, enrolment.accept: "),
             ("[planner]\ninterval_ms = 0", "planner.interval_ms: use 10 to 60000"),
             ("[store]\nkeep_windows_days = 0", "store: keep_windows_days"),
         ];

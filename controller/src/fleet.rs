@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use leeway_protocol::ids::DeviceId;
 
+pub mod admission;
 pub mod bucket;
 pub mod cohort;
 pub mod device;
 pub mod selector;
 
+pub use admission::{Admission, Certificate};
 pub use cohort::{CohortDoc, cohort_of};
 pub use device::{Arm, DesiredRecord, Device, DeviceSettings, Part, Presence, RunInterval};
 pub use selector::{Selector, SelectorError};

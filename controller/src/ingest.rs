@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use leeway_protocol::capture::CaptureBatch;
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{BootId, DeviceId, Tenant};
+use leeway_protocol::ids::{BootId, DeviceId, Generation, Tenant};
 use leeway_protocol::manifest::{Decision, Manifest};
 use leeway_protocol::report::WindowReport;
 use leeway_protocol::reported::{DeviceEvent, Reported, Status};
@@ -23,9 +23,11 @@ use leeway_protocol::trust::keyring::PublicKey;
 use serde::{Deserialize, Serialize};
 
 pub mod ledger;
+pub mod lives;
 pub mod seen;
 
 pub use ledger::Ledger;
+use lives::Lives;
 use seen::{Recent, Windows};
 
 /// What a device said, verified.
@@ -37,6 +39,8 @@ pub struct Message {
     pub boot: BootId,
     /// Its order within that start.
     pub counter: u64,
+    /// A mark of the very bytes, to tell apart what was said under one number.
+    pub mark: u32,
     /// What.
     pub body: Body,
 }
@@ -74,6 +78,8 @@ pub enum Why {
     UnknownManifest,
     /// Does not fit the manifest it names.
     Shape,
+    /// The device waits to be let in, or was put out.
+    NotAdmitted,
 }
 
 impl Why {
@@ -87,6 +93,7 @@ impl Why {
             Self::Replayed => "replayed",
             Self::UnknownManifest => "unknown-manifest",
             Self::Shape => "shape",
+            Self::NotAdmitted => "not-admitted",
         }
     }
 }
@@ -106,7 +113,7 @@ pub struct Refusal {
 const MAX_SENTENCE: usize = 400;
 
 impl Refusal {
-    fn unverified(why: Why, sentence: impl std::fmt::Display) -> Self {
+    pub(crate) fn unverified(why: Why, sentence: impl std::fmt::Display) -> Self {
         Self { why, sentence: sentence.to_string().chars().take(MAX_SENTENCE).collect(), sender: None }
     }
 
@@ -135,8 +142,9 @@ pub fn open(topic: &str, bytes: &[u8], tenant: &Tenant, key_of: impl FnOnce(&Dev
         .ok_or_else(|| Refusal::unverified(Why::UnknownDevice, format!("{device} is not enrolled: enrol it before it connects")))?;
     let opened = envelope::open(bytes, &device, kind, &key).map_err(|e| Refusal::unverified(Why::Envelope, e))?.into_inner();
     let sender = Some((device.clone(), opened.boot, opened.counter));
+    let mark = lives::mark(&opened.body);
     let body = read(kind, &opened.body).map_err(|e| Refusal { sender, ..Refusal::unverified(Why::Body, e) })?;
-    Ok(Message { device, boot: opened.boot, counter: opened.counter, body })
+    Ok(Message { device, boot: opened.boot, counter: opened.counter, mark, body })
 }
 
 fn read(kind: Kind, body: &[u8]) -> Result<Body, String> {
@@ -242,6 +250,9 @@ pub struct Uplink {
     /// Events that were stored.
     #[serde(default)]
     pub events: Recent,
+    /// What was said under which number, to notice two devices with one key.
+    #[serde(default)]
+    pub lives: Lives,
 }
 
 /// Where messages are judged.
@@ -324,6 +335,15 @@ impl Desk {
             Body::Window(window) => uplink.windows.insert(window.model, window.window.0),
             Body::Capture(batch) => uplink.captures.insert(batch.manifest, batch.batch),
         }
+    }
+
+    /// Look whether this message and those before it come from one life. `given` is what the device was told last.
+    pub fn compare(&mut self, message: &Message, given: Option<Generation>) -> Option<String> {
+        let uplink = match self.uplinks.get_mut(&message.device) {
+            Some(uplink) => uplink,
+            None => self.uplinks.entry(message.device.clone()).or_default(),
+        };
+        uplink.lives.compare(message, given)
     }
 
     /// Remember an event that is in the event log.

@@ -9,6 +9,7 @@ pub mod preflight;
 pub mod repository;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod trainer;
 pub mod training;
 pub mod web;
@@ -16,6 +17,7 @@ pub mod webhooks;
 
 mod checkpoint;
 mod execute;
+mod guests;
 mod health;
 mod intake;
 mod reconcile;

@@ -252,6 +252,7 @@ impl Device {
                     effects.push(Effect::Blob { fetch, digest, length, offset });
                 }
                 Action::CancelFetch => self.fetches.clear(),
+                Action::RenewCertificate { ask } => events.push_back(organ::no_certificate(ask)),
                 Action::StartRunner { run, purpose } => {
                     let (runner, said) = Runner::start();
                     self.runners.insert(run, runner);

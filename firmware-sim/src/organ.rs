@@ -2,8 +2,8 @@
 //!
 //! Shared by the virtual and the live device, so that both give the agent exactly what the real executor gives it. What stays
 //! true: nothing here decides anything; a refusal of the disk becomes the event that the contract names.
-use leeway_agent::action::{AtStart, Dir, DiskOp, DiskPath};
-use leeway_agent::event::{BlobFailure, Event, Stored, StoredFile};
+use leeway_agent::action::{AtStart, Dir, DiskOp, DiskPath, FetchId};
+use leeway_agent::event::{BlobFailure, CertificateNews, Event, RenewalFailure, Stored, StoredFile};
 use leeway_protocol::digest::Digest;
 
 use crate::disk::{Disk, DiskError};
@@ -100,6 +100,12 @@ fn failure(error: DiskError) -> BlobFailure {
         DiskError::Full => BlobFailure::DiskFull,
         other => BlobFailure::Disk(other.to_string()),
     }
+}
+
+/// Simulated devices speak without TLS, so the agent has no certificate and never asks; if it did, this is the answer.
+pub(crate) fn no_certificate(ask: FetchId) -> Event {
+    let failure = RenewalFailure::Failed("simulated devices have no certificates".to_owned());
+    Event::Certificate(CertificateNews::NotRenewed { ask, failure })
 }
 
 #[cfg(test)]

@@ -1,19 +1,31 @@
-//! What a device signs to be enrolled again under the name it has.
+//! What a device signs to be enrolled again under the name it has, or to have its certificate renewed.
 //!
-//! The controller names a challenge that nobody has seen before, and the device signs name, key and challenge together. A
-//! signature over name and key alone could be written down on the wire and shown again later, to reset the device's secret.
-use crate::ids::DeviceId;
+//! The controller names a challenge that nobody has seen before, and the device signs name, key, challenge and the request for a
+//! certificate together. A signature over name and key alone could be written down on the wire and shown again later, to reset
+//! the device's secret; one that leaves out the request would certify whatever key somebody on the way put in its place.
+use crate::digest::Digest;
+use crate::ids::{DeviceId, Tenant};
 use crate::trust::envelope::pae;
 
 /// Separates this signature from every other one the device's key makes.
-const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v2";
+const PROOF_TYPE: &str = "application/vnd.leeway.enrol.v3";
 
 /// The longest challenge a device signs: it comes from whoever answers at the controller's address.
 pub const MAX_CHALLENGE: usize = 128;
 
-/// The bytes a device signs to prove, to whoever chose `challenge`, that it holds the key.
-pub fn proof(device: &DeviceId, public_key: &str, challenge: &str) -> Vec<u8> {
-    pae(PROOF_TYPE, format!("{device}\n{public_key}\n{challenge}").as_bytes())
+/// The longest request for a certificate (PEM): one for a P-256 key has about 400 bytes.
+pub const MAX_CSR: usize = 8 << 10;
+
+/// The bytes a device signs to prove, to whoever chose `challenge`, that it holds the key. `csr` is the request for a certificate
+/// exactly as it is sent (PEM), if one is.
+pub fn proof(device: &DeviceId, public_key: &str, challenge: &str, csr: Option<&str>) -> Vec<u8> {
+    let csr = csr.map(|text| Digest::of(text.as_bytes()).hex()).unwrap_or_default();
+    pae(PROOF_TYPE, format!("{device}\n{public_key}\n{challenge}\n{csr}").as_bytes())
+}
+
+/// The name a device's certificate carries besides its common name, so that no other authority's `CN=station-7` means the same.
+pub fn device_uri(tenant: &Tenant, device: &DeviceId) -> String {
+    format!("urn:leeway:device:{tenant}:{device}")
 }
 
 #[cfg(test)]
@@ -22,12 +34,14 @@ mod tests {
 
     #[test]
     fn every_part_is_signed() {
-        let of = |device: &str, key: &str, challenge: &str| proof(&device.parse().unwrap(), key, challenge);
-        let good = of("d1", "ab", "c1");
-        assert_eq!(good, of("d1", "ab", "c1"));
-        for other in [of("d2", "ab", "c1"), of("d1", "ac", "c1"), of("d1", "ab", "c2")] {
-            assert_ne!(good, other);
+        let of = |device: &str, key: &str, challenge: &str, csr: Option<&str>| proof(&device.parse().unwrap(), key, challenge, csr);
+        let good = of("d1", "ab", "c1", Some("pem"));
+        assert_eq!(good, of("d1", "ab", "c1", Some("pem")));
+        let others = [("d2", "ab", "c1", Some("pem")), ("d1", "ac", "c1", Some("pem")), ("d1", "ab", "c2", Some("pem"))];
+        for (device, key, challenge, csr) in others.into_iter().chain([("d1", "ab", "c1", Some("pen")), ("d1", "ab", "c1", None)]) {
+            assert_ne!(good, of(device, key, challenge, csr));
         }
-        assert!(good.starts_with(b"DSSEv1 31 application/vnd.leeway.enrol.v2 "));
+        assert_ne!(of("d1", "ab", "c1", None), of("d1", "ab", "c1", Some("")), "an empty request is not none");
+        assert!(good.starts_with(b"DSSEv1 31 application/vnd.leeway.enrol.v3 "));
     }
 }

@@ -137,7 +137,7 @@ pub struct ShadowSummary {
 /// Something that holds or does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// What, in CamelCase: `ModelVerified`, `InferenceHealthy`, `MetadataFresh`, `ClockSane`, `TelemetryFlowing`.
+    /// What, in CamelCase: `ModelVerified`, `InferenceHealthy`, `MetadataFresh`, `ClockSane`, `TelemetryFlowing`, `ModelConfined`, `CertificateGood`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Whether it holds.

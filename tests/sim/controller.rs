@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use leeway_controller::fleet::bucket::quota;
 use leeway_controller::fleet::{CohortDoc, Device, Selector};
+use leeway_controller::ingest::lives::mark;
 use leeway_controller::ingest::{Body, Ledger, Message, Standing};
 use leeway_controller::planner::{Plan, Policy, Step, plan};
 use leeway_controller::registry::{ModelLine, ModelVersion, Role, VersionStatus};
@@ -312,7 +313,7 @@ impl Authority for Controller {
         }
     }
 
-    fn uplink(&mut self, _now: Timestamp, device: &DeviceId, uplink: &Uplink) {
+    fn uplink(&mut self, now: Timestamp, device: &DeviceId, uplink: &Uplink) {
         let body = match uplink.said.clone() {
             Said::Status(status) => Body::Status(status),
             Said::Reported(reported) => Body::Reported(reported),
@@ -320,7 +321,11 @@ impl Authority for Controller {
             Said::Capture(batch) => Body::Capture(batch),
             Said::Event(event) => Body::Event(event),
         };
-        let message = Message { device: device.clone(), boot: uplink.boot, counter: uplink.counter, body };
+        let mark = mark(format!("{body:?}").as_bytes());
+        let message = Message { device: device.clone(), boot: uplink.boot, counter: uplink.counter, mark, body };
+        // Every simulated device has its own key, and no storm makes two of one.
+        let two = self.ledger.compare(&message, now);
+        assert!(two.is_none(), "{}", two.map(|draft| draft.sentence).unwrap_or_default());
         match self.ledger.desk.judge(&message) {
             Ok(Standing::New | Standing::Duplicate) => self.pending.push(message),
             // Verified, and will never count: the device is told to forget it.

@@ -68,7 +68,7 @@ impl Agent {
 
     /// The executor is about to connect.
     pub(super) fn connecting(&mut self) {
-        if !self.boot_ready || self.stopping {
+        if !self.boot_ready || self.stopping || self.is_revoked() {
             return;
         }
         self.link.sessions = self.link.sessions.saturating_add(1);

@@ -102,8 +102,11 @@ impl Agent {
             condition("ClockSane", self.clock.problem().map(str::to_owned), "the clock agrees with what was signed"),
             condition("TelemetryFlowing", lost, "no message was given up"),
         ];
-        // Known only of a runner that is there.
+        // Known only of a runner that is there, and of a device with a certificate.
         conditions.extend(confined);
+        if let Some((holds, message)) = self.certificate_condition() {
+            conditions.push(Condition { kind: "CertificateGood".to_owned(), holds, message });
+        }
         conditions
     }
 

@@ -5,6 +5,8 @@ use leeway_protocol::ids::{DeviceId, Tenant};
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::keyring::SigningKey;
 
+use crate::certificate::Certificate;
+
 /// What the agent is told once.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,6 +22,8 @@ pub struct Settings {
     pub agent: String,
     /// When the program was built: no earlier moment is believed.
     pub built_at: Timestamp,
+    /// The certificate for TLS, where the controller gave one.
+    pub certificate: Option<Certificate>,
     /// Bounds of the outbox.
     pub outbox: OutboxBounds,
     /// Patience.
@@ -35,11 +39,17 @@ impl Settings {
             key,
             labels: BTreeMap::new(),
             agent: env!("CARGO_PKG_VERSION").to_owned(),
-            built_at: Timestamp::from_secs(BUILT_AT_SECS),
+            built_at: built_at(),
+            certificate: None,
             outbox: OutboxBounds::default(),
             timing: Timing::default(),
         }
     }
+}
+
+/// No earlier moment is believed.
+pub(crate) fn built_at() -> Timestamp {
+    Timestamp::from_secs(BUILT_AT_SECS)
 }
 
 /// 2026-11-01T00:00:00Z, the month of this release; a device without a battery-backed clock starts from here and not from 1970.

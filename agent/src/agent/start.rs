@@ -27,6 +27,7 @@ impl Agent {
             self.clock.accept(at);
         }
         self.count_start(stored);
+        self.load_certificate();
         self.load_files(stored);
         self.load_factory(stored);
         self.load_trust(stored);

@@ -3,6 +3,7 @@ mod clocks;
 mod crashes;
 mod disk;
 mod installs;
+mod renewals;
 mod repo;
 mod talk;
 mod world;

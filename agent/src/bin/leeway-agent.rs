@@ -5,19 +5,22 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use leeway_agent::config::Config;
-use leeway_agent::io::{Enrolment, enrol, run, status};
+use leeway_agent::io::{Enrolment, Outcome, enrol, run, status};
 use tracing_subscriber::filter::Targets;
 
 const USAGE: &str = "\
 usage: leeway-agent run    [--config FILE] [--dir DIR]
-       leeway-agent enrol  --url http://CONTROLLER --dir DIR [--device NAME] [--token TOKEN] [--label KEY=VALUE]...
-                           [--image-root FILE] [--director-root FILE] [--broker-secret FILE]
+       leeway-agent enrol  --url http[s]://CONTROLLER --dir DIR [--device NAME] [--token TOKEN] [--label KEY=VALUE]...
+                           [--ca FILE] [--image-root FILE] [--director-root FILE] [--broker-secret FILE] [--no-wait]
+                           (with --no-wait, a device that a person has yet to accept ends with status 3; run it again)
        leeway-agent status --dir DIR
        leeway-agent check  --config FILE
        leeway-agent --version | --help";
 
 /// Called wrongly, or a configuration that cannot be used.
 const USAGE_ERROR: u8 = 2;
+/// A person has yet to accept the device.
+const PENDING: u8 = 3;
 /// The longest configuration.
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -25,6 +28,10 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match dispatch(&args) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Pending>() => {
+            println!("{error}");
+            ExitCode::from(PENDING)
+        }
         Err(error) => {
             eprintln!("leeway-agent: {error:#}");
             ExitCode::from(if error.is::<Usage>() { USAGE_ERROR } else { 1 })
@@ -42,6 +49,17 @@ impl std::fmt::Display for Usage {
     }
 }
 impl std::error::Error for Usage {}
+
+/// A person has yet to accept the device.
+#[derive(Debug)]
+struct Pending(String);
+
+impl std::fmt::Display for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "waits to be let in: {}", self.0)
+    }
+}
+impl std::error::Error for Pending {}
 
 fn usage(what: impl std::fmt::Display) -> anyhow::Error {
     Usage(format!("{what}\n{USAGE}")).into()
@@ -114,16 +132,21 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The one option without a value.
+const NO_WAIT: &str = "--no-wait";
+
 fn enrol_device(args: &[String]) -> anyhow::Result<()> {
-    let known = ["--url", "--dir", "--device", "--token", "--label", "--image-root", "--director-root", "--broker-secret"];
-    let options = Options::parse(args, &known)?;
+    let known = ["--url", "--dir", "--device", "--token", "--label", "--ca", "--image-root", "--director-root", "--broker-secret"];
+    let wait = !args.iter().any(|argument| argument == NO_WAIT);
+    let args: Vec<String> = args.iter().filter(|argument| *argument != NO_WAIT).cloned().collect();
+    let options = Options::parse(&args, &known)?;
     let mut labels = BTreeMap::new();
     for label in options.all("--label") {
         let (name, value) = label.split_once('=').ok_or_else(|| usage(format_args!("--label {label}: write it as key=value")))?;
         labels.insert(name.to_owned(), value.to_owned());
     }
     let device = options.one("--device").map(str::parse).transpose().map_err(|error| usage(format_args!("--device: {error}")))?;
-    let identity = enrol(&Enrolment {
+    let outcome = enrol(&Enrolment {
         url: options.needed("--url")?.to_owned(),
         device,
         token: options.one("--token").map(str::to_owned),
@@ -132,7 +155,13 @@ fn enrol_device(args: &[String]) -> anyhow::Result<()> {
         image_root: options.one("--image-root").map(PathBuf::from),
         director_root: options.one("--director-root").map(PathBuf::from),
         broker_secret: options.one("--broker-secret").map(PathBuf::from),
+        ca: options.one("--ca").map(PathBuf::from),
+        wait,
     })?;
+    let identity = match outcome {
+        Outcome::Enrolled(identity) => identity,
+        Outcome::Pending(sentence) => return Err(Pending(sentence).into()),
+    };
     if identity.broker.password.is_empty() {
         let broker = &identity.broker;
         eprintln!(

@@ -7,15 +7,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use leeway_protocol::digest::{Digest, Hasher};
+use rustls::ClientConfig;
 use tokio::sync::mpsc::Sender;
 
 use super::disk::{create, is_full};
+use super::tls;
 use crate::action::{FetchId, MetadataFile};
 use crate::event::{BlobFailure, Event, Fetched};
 
@@ -49,20 +51,34 @@ pub(super) struct Downloads {
     /// Fetches up to this number are given up.
     cancelled: Arc<AtomicU64>,
     newest: FetchId,
+    source: Arc<RwLock<Source>>,
+}
+
+/// Where fetches go, and how; whoever begins one takes it as it is then.
+#[derive(Debug, Clone)]
+struct Source {
+    http: ureq::Agent,
+    base: String,
 }
 
 impl Downloads {
     /// Start the threads; answers go to `events`.
-    pub(super) fn start(base: &str, events: Sender<Event>) -> std::io::Result<Self> {
+    pub(super) fn start(base: &str, tls: Option<Arc<ClientConfig>>, events: Sender<Event>) -> std::io::Result<Self> {
+        let source = Arc::new(RwLock::new(Source { http: agent(tls), base: base.to_owned() }));
         let cancelled = Arc::new(AtomicU64::new(0));
         let spawn = |name: &str| -> std::io::Result<SyncSender<Job>> {
             let (jobs, queue) = sync_channel(QUEUE);
-            let worker = Worker { http: agent(), base: base.to_owned(), events: events.clone(), cancelled: Arc::clone(&cancelled) };
+            let worker = Worker { source: Arc::clone(&source), events: events.clone(), cancelled: Arc::clone(&cancelled) };
             std::thread::Builder::new().name(name.to_owned()).stack_size(512 << 10).spawn(move || worker.run(&queue))?;
             Ok(jobs)
         };
         let (metadata, blobs) = (spawn("metadata")?, spawn("blobs")?);
-        Ok(Self { metadata, blobs, events, cancelled, newest: FetchId::default() })
+        Ok(Self { metadata, blobs, events, cancelled, newest: FetchId::default(), source })
+    }
+
+    /// From the next request on, go there and show this certificate; connections that stand are not used again.
+    pub(super) fn turn_to(&self, base: &str, tls: Option<Arc<ClientConfig>>) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Source { http: agent(tls), base: base.to_owned() };
     }
 
     pub(super) fn metadata(&mut self, fetch: FetchId, file: MetadataFile, max_len: u64) {
@@ -91,31 +107,34 @@ impl Downloads {
 }
 
 /// A client that follows no redirect to anywhere else and has a limit for everything.
-pub(super) fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
+pub(super) fn agent(tls: Option<Arc<ClientConfig>>) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(PIECE_SECS)))
         .timeout_connect(Some(Duration::from_secs(CONNECT_SECS)))
         .max_redirects(0)
         .http_status_as_error(false)
         .user_agent(concat!("leeway-agent/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into()
+        .build();
+    tls::http(config, tls)
 }
 
 struct Worker {
-    http: ureq::Agent,
-    base: String,
+    source: Arc<RwLock<Source>>,
     events: Sender<Event>,
     cancelled: Arc<AtomicU64>,
 }
 
 impl Worker {
+    fn source(&self) -> Source {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Until the agent's loop is gone.
     fn run(&self, queue: &Receiver<Job>) {
         while let Ok(job) = queue.recv() {
             let event = match job {
                 Job::Metadata { fetch, file, max_len } => {
-                    let fetched = self.metadata(&file, max_len).unwrap_or_else(|error| Fetched::Failed(error.to_string()));
+                    let fetched = self.metadata(&file, max_len).unwrap_or_else(|error| Fetched::Failed(said(&error)));
                     Event::Metadata { fetch, file, fetched }
                 }
                 Job::Blob { fetch, digest, length, path, resume } => match self.blob(fetch, digest, length, &path, resume) {
@@ -130,7 +149,8 @@ impl Worker {
     }
 
     fn metadata(&self, file: &MetadataFile, max_len: u64) -> Result<Fetched, ureq::Error> {
-        let mut answer = self.http.get(format!("{}/{}", self.base, file.url_path())).call()?;
+        let Source { http, base } = self.source();
+        let mut answer = http.get(format!("{base}/{}", file.url_path())).call()?;
         match answer.status().as_u16() {
             200 => {
                 let mut bytes = Vec::new();
@@ -164,9 +184,10 @@ impl Worker {
     /// One request, added to what is there.
     fn piece(&self, part: &mut Part, digest: &Digest, length: u64, piece: u64) -> Result<(), BlobFailure> {
         let last = part.have.saturating_add(piece).min(length).saturating_sub(1);
-        let request = self.http.get(format!("{}/blobs/{}", self.base, digest.hex()));
+        let Source { http, base } = self.source();
+        let request = http.get(format!("{base}/blobs/{}", digest.hex()));
         let request = request.header("Range", format!("bytes={}-{last}", part.have)).header("If-Range", format!("\"{digest}\""));
-        let mut answer = request.call().map_err(network)?;
+        let mut answer = request.call().map_err(|error| network(said(&error)))?;
         let expected = match answer.status().as_u16() {
             206 => {
                 let range = answer.headers().get("content-range").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -199,6 +220,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// What went wrong, in our words where it was TLS.
+fn said(error: &ureq::Error) -> String {
+    tls::sentence(error).unwrap_or_else(|| error.to_string())
 }
 
 fn network(error: impl ToString) -> BlobFailure {

@@ -4,18 +4,23 @@
 //! client that reconnects alone does so without a pause and loses what was queued when the broker forgot the session. What
 //! must arrive is in the agent's outbox, so here everything may be lost. The subscription is made anew each time, whatever the
 //! broker says about the session, because that is what brings the retained assignment.
+use std::sync::Arc;
 use std::time::Duration;
 
 use leeway_protocol::ids::{DeviceId, Tenant};
 use leeway_protocol::topic::{Channel, Topic};
 use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet};
-use rumqttc::v5::{AsyncClient, Event as Polled, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event as Polled, EventLoop, MqttOptions, StateError};
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use rustls::ClientConfig;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinHandle;
 
+use super::tls;
 use crate::event::Event;
-use crate::identity::Identity;
+use crate::identity::{BrokerAccess, Identity};
 
 /// Unacknowledged messages towards the broker; few, so that they fit a small broker's window.
 const INFLIGHT: u16 = 32;
@@ -34,7 +39,20 @@ pub(super) enum Told {
     /// For the agent.
     Event(Event),
     /// The connection ended, or never stood.
-    Down(String),
+    Down(String, Ended),
+}
+
+/// What an end says about the device's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Nothing.
+    Otherwise,
+    /// We left, to come again.
+    Left,
+    /// TLS stood, and the broker left before it answered: that is how a refusal looks whose last words were lost on the way.
+    Unanswered,
+    /// The broker does not accept it, or who it speaks for.
+    Unaccepted,
 }
 
 /// A connection, or an attempt at one.
@@ -48,18 +66,28 @@ pub(super) struct Link {
 
 impl Link {
     /// Connect with this will.
-    pub(super) fn open(identity: &Identity, host: &str, port: u16, will: Vec<u8>, number: u64, to: Sender<(u64, Told)>) -> Self {
+    pub(super) fn open(
+        identity: &Identity,
+        access: &BrokerAccess,
+        tls: Option<Arc<ClientConfig>>,
+        will: Vec<u8>,
+        number: u64,
+        to: Sender<(u64, Told)>,
+    ) -> Self {
         let (tenant, device) = (identity.tenant.clone(), identity.device.clone());
         let topic = |channel| Topic::new(&tenant, &device, channel).to_string();
-        let mut options = MqttOptions::new(device.as_str(), host, port);
+        let mut options = MqttOptions::new(device.as_str(), &access.host, access.port);
         options
-            .set_credentials(&identity.broker.username, &identity.broker.password)
+            .set_credentials(&access.username, &access.password)
             .set_keep_alive(KEEP_ALIVE)
             .set_clean_start(false)
             .set_session_expiry_interval(Some(SESSION_SECS))
             .set_max_packet_size(Some(MAX_PACKET))
             .set_outgoing_inflight_upper_limit(INFLIGHT)
             .set_last_will(LastWill::new(topic(Channel::Status), will, QoS::AtLeastOnce, true, None));
+        if let Some(tls) = tls {
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
+        }
         let (client, events) = AsyncClient::new(options, QUEUE);
         let filters = [Channel::Desired, Channel::Receipt].map(|channel| Filter::new(topic(channel), QoS::AtLeastOnce));
         let task = tokio::spawn(run(events, client.clone(), filters.to_vec(), number, to));
@@ -70,6 +98,11 @@ impl Link {
     pub(super) fn publish(&self, channel: Channel, bytes: Vec<u8>) -> bool {
         let topic = Topic::new(&self.tenant, &self.device, channel).to_string();
         self.client.try_publish(topic, QoS::AtLeastOnce, channel.is_retained(), bytes).is_ok()
+    }
+
+    /// Say goodbye; the end of the connection is told like any other. Without room for it the connection goes on as it is.
+    pub(super) fn leave(&self) {
+        drop(self.client.try_disconnect());
     }
 
     /// Say goodbye, so that the will is not sent, and wait a moment for it to leave.
@@ -88,15 +121,26 @@ impl Drop for Link {
 
 async fn run(mut events: EventLoop, client: AsyncClient, filters: Vec<Filter>, number: u64, to: Sender<(u64, Told)>) {
     let mut session_present = false;
+    let mut ended = Ended::Otherwise;
+    let mut answered = false;
     let why = loop {
         let packet = match events.poll().await {
             Ok(Polled::Incoming(packet)) => packet,
+            // Said and flushed: not every broker closes the line then.
+            Ok(Polled::Outgoing(Outgoing::Disconnect)) => {
+                ended = Ended::Left;
+                break "left".to_owned();
+            }
             Ok(Polled::Outgoing(_)) => continue,
-            Err(error) => break error.to_string(),
+            Err(error) => {
+                ended = how_it_ended(&error, answered);
+                let error = cause(&error);
+                break tls::sentence(error).unwrap_or_else(|| error.to_string());
+            }
         };
         let event = match packet {
             Packet::ConnAck(ack) => {
-                session_present = ack.session_present;
+                (session_present, answered) = (ack.session_present, true);
                 if client.try_subscribe_many(filters.clone()).is_err() {
                     break "the subscription could not be sent".to_owned();
                 }
@@ -118,5 +162,30 @@ async fn run(mut events: EventLoop, client: AsyncClient, filters: Vec<Filter>, n
             return;
         }
     };
-    drop(to.send((number, Told::Down(why))).await);
+    drop(to.send((number, Told::Down(why, ended))).await);
+}
+
+/// The error that says most: the client library does not name what it wraps everywhere.
+fn cause(error: &ConnectionError) -> &(dyn std::error::Error + 'static) {
+    match error {
+        ConnectionError::MqttState(StateError::Deserialization(inner)) => inner,
+        other => other,
+    }
+}
+
+fn how_it_ended(error: &ConnectionError, answered: bool) -> Ended {
+    let refused = matches!(
+        error,
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::NotAuthorized
+                | ConnectReturnCode::BadUserNamePassword
+                | ConnectReturnCode::Banned
+                | ConnectReturnCode::ClientIdentifierNotValid
+        )
+    );
+    match error {
+        _ if refused || tls::is_unaccepted(cause(error)) => Ended::Unaccepted,
+        ConnectionError::MqttState(_) if !answered => Ended::Unanswered,
+        _ => Ended::Otherwise,
+    }
 }

@@ -3,11 +3,11 @@
 //! One thread and one task own the agent. Everything else (the broker's link, the downloads, the runners) only puts events
 //! into one bounded queue and waits when it is full. Disk effects are carried out here, at once: they are small, and what
 //! follows in the list depends on them.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::topic::Channel;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,13 +17,14 @@ use tokio::time::{Instant, sleep_until};
 use super::clock::{Watchdog, now};
 use super::disk::{Disk, read_bounded};
 use super::download::Downloads;
-use super::mqtt::{Link, Told};
+use super::mqtt::{Ended, Link, Told};
+use super::renew::{Asked, Certificates};
 use super::supervise::Runners;
 use crate::action::{Action, Level, Payload};
 use crate::agent::{Agent, Settings};
 use crate::config::Config;
-use crate::event::Event;
-use crate::identity::{IDENTITY_FILE, Identity};
+use crate::event::{CertificateNews, Event};
+use crate::identity::{BrokerAccess, IDENTITY_FILE, Identity};
 
 /// Events that wait for the loop.
 const EVENTS: usize = 256;
@@ -37,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How often it is looked whether the last runner is gone.
 const GRAVE: Duration = Duration::from_millis(20);
 /// The longest identity file.
-const MAX_IDENTITY: u64 = 64 << 10;
+const MAX_IDENTITY: u64 = 512 << 10;
 /// The longest sealed message.
 const MAX_MESSAGE: u64 = 256 << 10;
 
@@ -64,7 +65,14 @@ struct Loop {
     agent: Agent,
     disk: Disk,
     identity: Identity,
-    broker: (String, u16),
+    /// Labels as they are told when a certificate is asked for.
+    labels: BTreeMap<String, String>,
+    /// The broker and the artifacts, where the configuration names others than the controller did.
+    broker: Option<(String, u16)>,
+    artifacts: Option<String>,
+    certificates: Option<Certificates>,
+    to_asked: Sender<Asked>,
+    from_asked: Receiver<Asked>,
     downloads: Downloads,
     runners: Runners,
     inbox: Receiver<Event>,
@@ -73,6 +81,8 @@ struct Loop {
     link: Option<Link>,
     /// Number of the present link; a word of an earlier one is not heard.
     link_number: u64,
+    /// The number of the certificate that the present link showed.
+    link_shows: u64,
     /// When the present connection stood.
     stood: Option<Instant>,
     /// Attempts since the last good connection.
@@ -87,14 +97,26 @@ impl Loop {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let disk = Disk::open(&config.data_dir)?;
         let identity = identity(&config.data_dir)?;
-        let broker = config.broker.clone().unwrap_or_else(|| (identity.broker.host.clone(), identity.broker.port));
-        let artifacts = config.artifacts.clone().unwrap_or_else(|| identity.artifacts.clone());
+        let certificates = Certificates::open(&identity, &config.data_dir)?;
+        let access = certificates.as_ref().and_then(Certificates::way);
+        let (told_broker, told_base) = access.unwrap_or((&identity.broker, &identity.artifacts));
+        let broker = config.broker.clone().unwrap_or_else(|| (told_broker.host.clone(), told_broker.port));
+        let artifacts = config.artifacts.clone().unwrap_or_else(|| told_base.to_owned());
+        if identity.tls.is_none() && artifacts.starts_with("https://") {
+            bail!(
+                "network.artifacts = {artifacts} needs TLS, and this device was enrolled without: enrol it with a controller that speaks it"
+            );
+        }
         let mut settings = Settings::new(identity.tenant.clone(), identity.device.clone(), identity.key.clone());
         settings.labels = config.labels.clone().unwrap_or_else(|| identity.labels.clone());
         (settings.outbox, settings.timing) = (config.outbox, config.timing);
+        settings.certificate = certificates.as_ref().map(Certificates::dates);
+        let labels = settings.labels.clone();
         let (events, inbox) = channel(EVENTS);
         let (to_links, from_links) = channel(EVENTS);
-        let downloads = Downloads::start(&artifacts, events.clone()).context("the download threads cannot start")?;
+        let (to_asked, from_asked) = channel(1);
+        let tls = certificates.as_ref().and_then(|certificates| certificates.connections().0);
+        let downloads = Downloads::start(&artifacts, tls, events.clone()).context("the download threads cannot start")?;
         let dir = config.data_dir.canonicalize().with_context(|| format!("{} cannot be found", config.data_dir.display()))?;
         let runners = Runners::new(&config.runner, &dir, events)?;
         tracing::info!(
@@ -109,7 +131,12 @@ impl Loop {
             agent: Agent::new(settings),
             disk,
             identity,
-            broker,
+            labels,
+            broker: config.broker.clone(),
+            artifacts: config.artifacts.clone(),
+            certificates,
+            to_asked,
+            from_asked,
             downloads,
             runners,
             inbox,
@@ -117,6 +144,7 @@ impl Loop {
             from_links,
             link: None,
             link_number: 0,
+            link_shows: 0,
             stood: None,
             attempts: 0,
             connect_at: Some(Instant::now()),
@@ -138,6 +166,7 @@ impl Loop {
             tokio::select! {
                 Some(event) = self.inbox.recv() => self.feed(event),
                 Some((number, told)) = self.from_links.recv() => self.heard(number, told),
+                Some(asked) = self.from_asked.recv() => self.answered(asked),
                 () = sleep_until(self.wake_at) => self.feed(Event::Tick),
                 () = sleep_until(connect_at), if self.connect_at.is_some() => self.connect(),
                 () = sleep_until(alive_at + alive_every) => {}
@@ -178,7 +207,11 @@ impl Loop {
     fn feed(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.agent.handle(now(), event) {
+            let actions = self.agent.handle(now(), event);
+            if let Some(certificates) = &self.certificates {
+                certificates.time.set(self.agent.trusted_time());
+            }
+            for action in actions {
                 match action {
                     Action::Disk(op) => {
                         if let Err(failed) = self.disk.perform(&op) {
@@ -206,6 +239,11 @@ impl Loop {
             Action::FetchBlob { fetch, digest, length, resume } => {
                 let path = self.disk.path(&crate::action::DiskPath::staging(&digest));
                 self.downloads.blob(fetch, digest, length, path, resume);
+            }
+            Action::RenewCertificate { ask } => {
+                if let Some(certificates) = &self.certificates {
+                    certificates.ask(ask, &self.identity, &self.labels, &self.to_asked);
+                }
             }
             Action::CancelFetch => self.downloads.cancel(),
             Action::StartRunner { run, purpose } => self.runners.start(run, purpose),
@@ -241,8 +279,65 @@ impl Loop {
         self.link_number += 1;
         self.connect_at = None;
         self.stood = None;
-        let (host, port) = &self.broker;
-        self.link = Some(Link::open(&self.identity, host, *port, will, self.link_number, self.to_links.clone()));
+        let access = self.broker();
+        let tls = if access.tls { self.certificates.as_ref().map(Certificates::connections) } else { None };
+        let (tls, shows) = tls.unwrap_or_default();
+        self.link_shows = shows;
+        if access.tls && tls.is_none() {
+            // Said already. Never without TLS where the controller wants it.
+            self.connect_at = Some(Instant::now() + self.pause());
+            return;
+        }
+        self.link = Some(Link::open(&self.identity, &access, tls, will, self.link_number, self.to_links.clone()));
+    }
+
+    /// The way to the broker: the last one the controller told, at the place the configuration names, if it does.
+    fn broker(&self) -> BrokerAccess {
+        let told = self.certificates.as_ref().and_then(Certificates::way).map_or(&self.identity.broker, |(broker, _)| broker);
+        let mut access = told.clone();
+        if let Some((host, port)) = &self.broker {
+            (access.host, access.port) = (host.clone(), *port);
+        }
+        access
+    }
+
+    /// The controller answered the question for a certificate, or did not.
+    fn answered(&mut self, Asked { ask, outcome }: Asked) {
+        let Some(certificates) = &mut self.certificates else { return };
+        match outcome.and_then(|pair| certificates.take(*pair)) {
+            Ok(certificate) => {
+                self.show_certificate();
+                if let Some(link) = &self.link {
+                    // The new one is shown at once, while the old one is still good.
+                    link.leave();
+                }
+                self.feed(Event::Certificate(CertificateNews::Renewed { ask, certificate }));
+            }
+            Err(failure) => self.feed(Event::Certificate(CertificateNews::NotRenewed { ask, failure })),
+        }
+    }
+
+    /// Requests show from now on what connections show.
+    fn show_certificate(&self) {
+        let Some(certificates) = &self.certificates else { return };
+        let told = certificates.way().map_or(self.identity.artifacts.as_str(), |(_, base)| base);
+        self.downloads.turn_to(self.artifacts.as_deref().unwrap_or(told), certificates.connections().0);
+    }
+
+    /// The connection ended in a way that says something about the certificate.
+    fn judge_certificate(&mut self, why: &str, ended: Ended) {
+        let Some(certificates) = &mut self.certificates else { return };
+        let refused = match ended {
+            Ended::Otherwise | Ended::Left => false,
+            Ended::Unanswered => certificates.was_unanswered(),
+            Ended::Unaccepted => true,
+        };
+        if refused && let Some(back_to) = certificates.unaccepted(self.link_shows) {
+            if back_to.is_some() {
+                self.show_certificate();
+            }
+            self.feed(Event::Certificate(CertificateNews::Unaccepted { why: why.to_owned(), back_to }));
+        }
     }
 
     fn heard(&mut self, number: u64, told: Told) {
@@ -252,27 +347,40 @@ impl Loop {
         match told {
             Told::Event(event) => {
                 if matches!(event, Event::Connected { .. }) {
-                    tracing::info!("connected to the broker at {}:{}", self.broker.0, self.broker.1);
+                    let BrokerAccess { host, port, tls, .. } = self.broker();
+                    tracing::info!("connected to the broker at {host}:{port}{}", if tls { " over TLS" } else { "" });
                     self.stood = Some(Instant::now());
+                    if let Some(certificates) = self.certificates.as_mut().filter(|_| tls) {
+                        certificates.worked(self.link_shows);
+                        self.feed(Event::Certificate(CertificateNews::Worked));
+                    }
                 }
                 self.feed(event);
             }
-            Told::Down(why) => {
-                self.link = None;
-                if self.stood.take().is_some_and(|stood| stood.elapsed() >= STABLE) {
-                    self.attempts = 0;
-                }
-                let pause = self.pause();
-                tracing::warn!(
-                    "no connection to the broker at {}:{}: {why}; the next try is in {} ms",
-                    self.broker.0,
-                    self.broker.1,
-                    pause.as_millis()
-                );
-                self.connect_at = Some(Instant::now() + pause);
-                self.feed(Event::Disconnected);
-            }
+            Told::Down(why, ended) => self.link_is_down(&why, ended),
         }
+    }
+
+    fn link_is_down(&mut self, why: &str, ended: Ended) {
+        self.link = None;
+        if self.stood.take().is_some_and(|stood| stood.elapsed() >= STABLE) {
+            self.attempts = 0;
+        }
+        let BrokerAccess { host, port, .. } = self.broker();
+        let pause = match ended {
+            Ended::Left => {
+                tracing::info!("the connection to the broker at {host}:{port} is made anew, to show another certificate");
+                Duration::ZERO
+            }
+            _ => {
+                let pause = self.pause();
+                tracing::warn!("no connection to the broker at {host}:{port}: {why}; the next try is in {} ms", pause.as_millis());
+                pause
+            }
+        };
+        self.connect_at = Some(Instant::now() + pause);
+        self.feed(Event::Disconnected);
+        self.judge_certificate(why, ended);
     }
 
     /// The next pause between connections: anything up to a span that doubles, the same for this device and attempt, so that a

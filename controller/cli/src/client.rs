@@ -2,8 +2,11 @@
 //!
 //! Answers that are not a success are problem documents; their text goes to the user as it is, their status becomes the exit code.
 //! Every request has a time limit and every answer a size limit.
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,13 +24,48 @@ pub struct Client {
     agent: ureq::Agent,
     base: String,
     token: Option<String>,
+    /// For `https`: whom to trust.
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Client {
     /// A controller at `base`, such as `http://127.0.0.1:8080`, with a bearer token if commands need one.
     pub fn new(base: &str, token: Option<String>) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_LIMIT)).build();
-        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), token }
+        Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), token, tls: None }
+    }
+
+    /// The same at `https://…`, where the certificate must be of one of the authorities in `ca` (PEM); those of the system do
+    /// not count.
+    pub fn trusting(base: &str, token: Option<String>, ca: &[u8]) -> Outcome<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (mut roots, mut trusted) = (rustls::RootCertStore::empty(), Vec::new());
+        for certificate in CertificateDer::pem_slice_iter(ca) {
+            let certificate = certificate.during("reading the certificates of --ca")?;
+            trusted.push(ureq::tls::Certificate::from_der(&certificate).to_owned());
+            roots.add(certificate).during("reading the certificates of --ca")?;
+        }
+        if trusted.is_empty() {
+            return Err(Failure::new("there is no certificate in the file of --ca").code(2));
+        }
+        let tls = ureq::tls::TlsConfig::builder()
+            .root_certs(ureq::tls::RootCerts::new_with_certs(&trusted))
+            .unversioned_rustls_crypto_provider(Arc::clone(&provider))
+            .build();
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(REQUEST_LIMIT))
+            .https_only(true)
+            .tls_config(tls)
+            .build();
+        let stream = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().during("starting TLS")?;
+        let stream = stream.with_root_certificates(roots).with_no_client_auth();
+        Ok(Self { agent: config.into(), base: base.trim_end_matches('/').to_owned(), token, tls: Some(Arc::new(stream)) })
+    }
+
+    /// For `https`: whom to trust.
+    pub fn tls(&self) -> Option<Arc<rustls::ClientConfig>> {
+        self.tls.clone()
     }
 
     /// Its address.

@@ -17,6 +17,9 @@ pub struct Global {
     /// The controller's address.
     #[arg(long, global = true, env = "LEEWAY_URL", value_name = "URL")]
     pub url: Option<String>,
+    /// Certificates of the authority to trust (PEM), for an address with https; `leeway serve --tls` prints where its own lies.
+    #[arg(long, global = true, env = "LEEWAY_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// A token; `leeway token create` makes one, and `leeway serve` writes the admin's to admin.token in its data directory.
     #[arg(long, global = true, env = "LEEWAY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
@@ -33,6 +36,7 @@ pub struct Global {
 #[serde(deny_unknown_fields)]
 struct Settings {
     url: Option<String>,
+    ca: Option<PathBuf>,
     token: Option<String>,
     token_file: Option<PathBuf>,
 }
@@ -53,12 +57,19 @@ impl Context {
     pub fn new(global: &Global) -> Outcome<Self> {
         let settings = settings(settings_path().as_deref())?;
         let url = global.url.clone().or(settings.url).unwrap_or_else(|| DEFAULT_URL.to_owned());
-        if !url.starts_with("http://") {
-            let problem = format!("{url} is not an address of the form http://host:port");
-            return Err(Failure::new(problem)
-                .code(2)
-                .help("this program speaks plain HTTP: put a TLS proxy or an SSH tunnel in between for other machines"));
-        }
+        let ca = global.ca.clone().or(settings.ca);
+        let form = || Failure::new(format!("{url} is not an address of the form http://host:port or https://host:port")).code(2);
+        let secured = match (url.starts_with("http://"), url.starts_with("https://"), &ca) {
+            (true, ..) => None,
+            (_, true, Some(ca)) => Some(std::fs::read(ca).during(format!("reading {}", ca.display()))?),
+            (_, true, None) => {
+                let missing = Failure::new(format!("nobody says whom to trust at {url}")).code(2);
+                return Err(
+                    missing.help("give the authority's certificate with --ca or LEEWAY_CA: `leeway serve --tls` prints where it lies")
+                );
+            }
+            _ => return Err(form()),
+        };
         let token = match (global.token.clone().or(settings.token), settings.token_file) {
             (Some(token), _) => Some(token),
             (None, Some(path)) => {
@@ -66,7 +77,11 @@ impl Context {
             }
             (None, None) => None,
         };
-        Ok(Self { client: Client::new(&url, token), style: style(global), json: global.json })
+        let client = match secured {
+            Some(ca) => Client::trusting(&url, token, &ca)?,
+            None => Client::new(&url, token),
+        };
+        Ok(Self { client, style: style(global), json: global.json })
     }
 }
 
@@ -95,7 +110,7 @@ fn settings(path: Option<&Path>) -> Outcome<Settings> {
     toml::from_str(&text).map_err(|e| {
         Failure::new(format!("{}: {}", path.display(), e.to_string().trim_end()))
             .code(2)
-            .help("it may hold `url`, `token` and `token_file`")
+            .help("it may hold `url`, `ca`, `token` and `token_file`")
     })
 }
 

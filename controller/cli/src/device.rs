@@ -34,6 +34,33 @@ pub enum Command {
         /// Hours it is good for.
         #[arg(long, default_value_t = 24)]
         hours: u32,
+        /// Devices that bring it need nobody to accept them.
+        #[arg(long)]
+        accept: bool,
+    },
+    /// Let a device in that waits for it.
+    Accept {
+        /// The device.
+        device: DeviceId,
+        /// Why, for the audit trail.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Do not let a device in that waits for it.
+    Refuse {
+        /// The device.
+        device: DeviceId,
+        /// Why: the device is told, and it stays in the audit trail.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Put a device out for good: its key and its certificates count no more, and its connection ends now.
+    Revoke {
+        /// The device.
+        device: DeviceId,
+        /// Why: the device is told, and it stays in the audit trail.
+        #[arg(long)]
+        reason: String,
     },
     /// Replace a device's labels; it may move to another cohort by that.
     Label {
@@ -94,8 +121,11 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             put!("{}", render(&context.style, output::now(), &device));
             Ok(())
         }
-        Command::Token { name, uses, hours } => {
-            let body = json!({ "name": name, "uses": uses, "ttl_ms": i64::from(*hours) * 3_600_000 });
+        Command::Accept { device, reason } => decide(context, device, "accept", reason),
+        Command::Refuse { device, reason } => decide(context, device, "refuse", reason),
+        Command::Revoke { device, reason } => decide(context, device, "revoke", reason),
+        Command::Token { name, uses, hours, accept } => {
+            let body = json!({ "name": name, "uses": uses, "ttl_ms": i64::from(*hours) * 3_600_000, "accept": accept });
             let answer: serde_json::Value = context.client.send("/api/v1/enrolment-tokens", &body)?;
             if context.json {
                 return output::json(&answer);
@@ -120,6 +150,15 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             Ok(())
         }
     }
+}
+
+fn decide(context: &Context, device: &DeviceId, what: &str, reason: &str) -> Outcome {
+    let device: Device = context.client.send(&format!("/api/v1/devices/{device}/{what}"), &json!({ "reason": reason }))?;
+    if context.json {
+        return output::json(&device);
+    }
+    putln!("{} is {}: {}", device.summary.id, device.summary.phase, device.summary.sentence);
+    Ok(())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -155,7 +194,8 @@ fn render_list(style: &Style, now: Timestamp, devices: &[DeviceSummary]) -> Stri
                 _ => words::UNKNOWN.to_owned(),
             };
             let target = d.target_version.as_ref().map(|v| format!(" → {v}")).unwrap_or_default();
-            let state = if d.online { d.phase.as_str() } else { "offline" };
+            // Whether it is in at all comes before whether it is there.
+            let state = if d.online || !d.admitted { d.phase.as_str() } else { "offline" };
             vec![
                 d.id.clone(),
                 style.state(d.level, state),

@@ -1,4 +1,5 @@
 //! `leeway events`: the audit trail, and the same live.
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ pub fn follow(context: &Context, mut since: u64, mut each: impl FnMut(&Event) ->
 }
 
 /// Read until the connection ends; errors of `each` end everything.
-fn drain(socket: &mut WebSocket<TcpStream>, since: &mut u64, each: &mut impl FnMut(&Event) -> Outcome) -> Outcome {
+fn drain(socket: &mut WebSocket<impl Read + Write>, since: &mut u64, each: &mut impl FnMut(&Event) -> Outcome) -> Outcome {
     while let Ok(message) = socket.read() {
         let Message::Text(text) = message else { continue };
         match serde_json::from_str::<Frame>(&text) {
@@ -126,20 +127,30 @@ fn drain(socket: &mut WebSocket<TcpStream>, since: &mut u64, each: &mut impl FnM
     Ok(())
 }
 
-fn connect(client: &Client, since: u64) -> Outcome<WebSocket<TcpStream>> {
-    let host = client.base().trim_start_matches("http://").to_owned();
-    let mut request = format!("ws://{host}/api/v1/stream?since={since}").into_client_request()?;
+/// A connection, with or without TLS.
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+fn connect(client: &Client, since: u64) -> Outcome<WebSocket<Box<dyn Stream>>> {
+    let host = client.base().trim_start_matches("http://").trim_start_matches("https://").to_owned();
+    let tls = client.tls();
+    let (scheme, port) = if tls.is_some() { ("wss", 443) } else { ("ws", 80) };
+    let mut request = format!("{scheme}://{host}/api/v1/stream?since={since}").into_client_request()?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("leeway.v1"));
     if let Some(token) = client.token() {
         request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {token}"))?);
     }
-    let address = if host.contains(':') { host.clone() } else { format!("{host}:80") };
-    let stream = TcpStream::connect(address.as_str()).map_err(|e| {
+    let name = request.uri().host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let stream = TcpStream::connect((name.as_str(), request.uri().port_u16().unwrap_or(port))).map_err(|e| {
         Failure::new(format!("the controller at {} cannot be reached: {e}", client.base()))
             .code(7)
             .help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL")
     })?;
     stream.set_read_timeout(Some(SILENCE))?;
+    let stream: Box<dyn Stream> = match tls {
+        Some(tls) => Box::new(rustls::StreamOwned::new(rustls::ClientConnection::new(tls, name.try_into()?)?, stream)),
+        None => Box::new(stream),
+    };
     match tungstenite::client(request, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => {

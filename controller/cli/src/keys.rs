@@ -16,6 +16,7 @@ use leeway_protocol::trust::keyring::{KeyFile, SigningKey};
 
 use crate::failure::{During, Failure, Outcome};
 
+mod broker;
 mod document;
 mod drill;
 mod init;
@@ -61,6 +62,8 @@ pub enum Keys {
     RevokeTrainer(targets::Revoke),
     /// Forbid one model for good: devices that run it stop at their next refresh.
     RevokeModel(targets::RevokeModel),
+    /// Make a certificate for a broker that is not the controller's own, signed by the device authority.
+    Broker(broker::Broker),
     /// Play every theft of a key on simulated devices: what the thief gets, and what recovers it.
     Drill(drill::Drill),
 }
@@ -70,6 +73,7 @@ pub fn run(command: &Keys, now: Timestamp) -> Outcome {
     match command {
         Keys::Init(args) => init::run(args, now),
         Keys::New(args) => pair::run(args),
+        Keys::Broker(args) => broker::run(args, now),
         Keys::Show(args) => show::run(args, now),
         Keys::Sign(args) => sign::run(args, now),
         Keys::Renew(args) => sign::renew(args, now),

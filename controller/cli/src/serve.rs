@@ -6,9 +6,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use leeway_controller::config::{BrokerUrl, Config, MqttConfig, WebhookConfig};
-use leeway_controller::io::serve::{BrokerChoice, KEY_FILES, METADATA_FILES, NEXT, ServeConfig, start_with};
+use leeway_controller::config::{BrokerUrl, Config, MqttConfig, TlsConfig, WebhookConfig};
+use leeway_controller::io::serve::{BrokerChoice, BrokerTls, KEY_FILES, METADATA_FILES, NEXT, ServeConfig, start_with};
 use leeway_controller::io::store::StoreConfig;
+use leeway_controller::io::tls::{TlsFiles, TlsSettings};
 use leeway_controller::io::web::Web;
 use leeway_controller::webhook::Reach;
 use leeway_controller::webhook::reach::Allowed;
@@ -32,8 +33,15 @@ pub struct Serve {
     /// Where the embedded broker listens.
     #[arg(long, value_name = "ADDR:PORT", conflicts_with = "broker")]
     pub mqtt: Option<SocketAddr>,
-    /// Use this MQTT 5 broker instead, `mqtt://USER@HOST:PORT`; its secret comes from --broker-secret.
-    #[arg(long, value_name = "URL", requires = "broker_secret")]
+    /// Turn TLS on for HTTP and the embedded broker: devices get certificates, and new ones wait until somebody accepts them.
+    #[arg(long)]
+    pub tls: bool,
+    /// A name or an address under which devices and people reach this machine, for its certificate; may be repeated.
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    pub tls_name: Vec<String>,
+    /// Use this MQTT 5 broker instead, `mqtt://USER@HOST:PORT` with its secret from --broker-secret, or `mqtts://USER@HOST:PORT`,
+    /// where a certificate says who the controller is.
+    #[arg(long, value_name = "URL")]
     pub broker: Option<String>,
     /// File with the controller's secret at that broker.
     #[arg(long, value_name = "FILE")]
@@ -86,10 +94,14 @@ async fn serve(config: ServeConfig) -> Outcome {
     let data = config.data.clone();
     let handle = start_with(config, |controller| Web::new(controller).router()).await?;
     putln!("leeway {} is up", env!("CARGO_PKG_VERSION"));
-    putln!("  dashboard  http://{}/login?token={}", handle.http, handle.admin_token);
+    let secured = handle.ca.is_some();
+    putln!("  dashboard  {}://{}/login?token={}", if secured { "https" } else { "http" }, handle.http, handle.admin_token);
     putln!("  token      {} (for the command line: LEEWAY_TOKEN)", data.join("admin.token").display());
     if let Some(mqtt) = handle.mqtt {
-        putln!("  broker     mqtt://{mqtt}");
+        putln!("  broker     {}://{mqtt}", if secured { "mqtts" } else { "mqtt" });
+    }
+    if let Some(ca) = &handle.ca {
+        putln!("  authority  {} (for --ca, on devices and on the command line)", ca.display());
     }
     putln!("  enrol      leeway device token --name first-devices --uses 10");
     std::io::stdout().flush()?;
@@ -134,13 +146,18 @@ fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
         adopt(&local.data, keys, args.repository.as_deref().unwrap_or(keys))?;
     }
     let webhook_reach = reach(args, &file.webhooks)?;
+    let tls = args.tls || file.tls.enabled;
+    let public_port = file.mqtt.public_port.unwrap_or(MqttConfig::port(tls));
     Ok(ServeConfig {
         webhook_reach,
         http: args.listen.unwrap_or(file.http.listen),
-        broker: broker(args, &file.mqtt)?,
+        broker: broker(args, &file.mqtt, tls)?,
         public_http: args.public_url.clone().or(file.http.public_url).map(|url| url.trim_end_matches('/').to_owned()),
-        public_mqtt: file.mqtt.public_host.map(|host| (host, file.mqtt.public_port)),
+        public_mqtt: file.mqtt.public_host.map(|host| (host, public_port)),
         open_enrolment: args.open_enrolment || file.enrolment.open,
+        review: file.enrolment.review.unwrap_or(tls),
+        accept: file.enrolment.accept,
+        tls: tls.then(|| tls_settings(args, file.tls)),
         tick_ms: file.planner.interval_ms,
         converge_per_minute: file.planner.converge_per_minute,
         retry_after_ms: file.planner.retry_after_ms.into(),
@@ -162,17 +179,44 @@ fn reach(args: &Serve, file: &WebhookConfig) -> Outcome<Reach> {
     Ok(Reach::new(allowed))
 }
 
-fn broker(args: &Serve, file: &MqttConfig) -> Outcome<BrokerChoice> {
+fn tls_settings(args: &Serve, file: TlsConfig) -> TlsSettings {
+    let files = match (file.certificate_file, file.key_file, file.ca_file) {
+        (Some(certificate), Some(key), Some(ca)) => Some(TlsFiles { certificate, key, ca }),
+        _ => None,
+    };
+    let names = args.tls_name.iter().cloned().chain(file.names).collect();
+    TlsSettings { names, files, device_secs: file.device_certificate_secs.into(), plain_mqtt: file.plain_mqtt, ..TlsSettings::default() }
+}
+
+fn broker(args: &Serve, file: &MqttConfig, tls: bool) -> Outcome<BrokerChoice> {
     let url = args.broker.as_ref().or(file.url.as_ref());
     let (Some(url), None) = (url, args.mqtt) else {
-        return Ok(BrokerChoice::Embedded { listen: args.mqtt.unwrap_or(file.listen) });
+        // The usual port without TLS is not the usual one with it.
+        let mut listen = args.mqtt.unwrap_or(file.listen);
+        if tls && args.mqtt.is_none() && listen == MqttConfig::default().listen {
+            listen.set_port(MqttConfig::port(true));
+        }
+        return Ok(BrokerChoice::Embedded { listen });
     };
-    let BrokerUrl { user, host, port } = url.parse().map_err(|problem: String| Failure::new(problem).code(2))?;
-    let path = args.broker_secret.as_ref().or(file.secret_file.as_ref()).ok_or_else(|| {
-        Failure::new("the broker's secret is missing").code(2).help("give a file with --broker-secret, or mqtt.secret_file")
-    })?;
-    let secret = fs::read_to_string(path).during(format!("reading the broker's secret {}", path.display()))?.trim().to_owned();
-    Ok(BrokerChoice::External { host, port, user, secret })
+    let BrokerUrl { user, host, port, tls: secured } = url.parse().map_err(|problem: String| Failure::new(problem).code(2))?;
+    let path = args.broker_secret.as_ref().or(file.secret_file.as_ref());
+    let identity = file.certificate_file.clone().zip(file.key_file.clone());
+    if path.is_none() && !(secured && (tls || identity.is_some())) {
+        let missing = Failure::new("the broker's secret is missing").code(2);
+        return Err(missing.help("give a file with --broker-secret, or mqtt.secret_file; with mqtts and --tls none is needed"));
+    }
+    if secured && !tls && file.ca_file.is_none() {
+        let missing = Failure::new("nobody says whom to trust at that broker").code(2);
+        return Err(
+            missing.help("give mqtt.ca_file, or turn on --tls and let our own device authority sign the broker (`leeway keys broker`)")
+        );
+    }
+    let secret = match path {
+        Some(path) => fs::read_to_string(path).during(format!("reading the broker's secret {}", path.display()))?.trim().to_owned(),
+        None => String::new(),
+    };
+    let tls = secured.then(|| BrokerTls { ca: file.ca_file.clone(), identity });
+    Ok(BrokerChoice::External { host, port, user, secret, tls })
 }
 
 /// Copy keys and first documents into the data directory, so that it is whole in itself; what is there already stays.
@@ -253,11 +297,29 @@ mod tests {
             with_flags(&args(&["--data", "/x", "--broker", "mqtt://leeway@broker:1884", "--broker-secret", &secret]), Config::default())
                 .unwrap();
         assert!(
-            matches!(outside.broker, BrokerChoice::External { host, port: 1884, user, secret } if host == "broker" && user == "leeway" && secret == "s3")
+            matches!(outside.broker, BrokerChoice::External { host, port: 1884, user, secret, tls: None } if host == "broker" && user == "leeway" && secret == "s3")
         );
         for bad in ["http://x", "mqtt://nouser:1883", "mqtt://u@h:x"] {
             assert!(with_flags(&args(&["--data", "/x", "--broker", bad, "--broker-secret", &secret]), Config::default()).is_err(), "{bad}");
         }
+        let without = |list: &[&str]| with_flags(&args(&[&["--data", "/x"], list].concat()), Config::default());
+        assert!(without(&["--broker", "mqtt://leeway@broker"]).unwrap_err().whole().contains("--broker-secret"));
+        assert!(without(&["--broker", "mqtts://leeway@broker", "--broker-secret", &secret]).unwrap_err().whole().contains("whom to trust"));
+        let outside = without(&["--broker", "mqtts://leeway@broker", "--tls"]).unwrap();
+        assert!(matches!(outside.broker, BrokerChoice::External { port: 8883, tls: Some(_), .. }), "a certificate is enough");
+    }
+
+    #[test]
+    fn tls_brings_its_port_and_its_review() {
+        let made =
+            |list: &[&str], text: &str| with_flags(&args(&[&["--data", "/x"], list].concat()), Config::parse(text).unwrap()).unwrap();
+        let plain = made(&[], "");
+        assert!(plain.tls.is_none() && !plain.review && matches!(plain.broker, BrokerChoice::Embedded { listen } if listen.port() == 1883));
+        let on = made(&["--tls", "--tls-name", "fleet.example"], "[tls]\nnames = ['10.0.0.1']\n");
+        assert!(on.review && matches!(on.broker, BrokerChoice::Embedded { listen } if listen.port() == 8883));
+        assert_eq!(on.tls.unwrap().names, ["fleet.example", "10.0.0.1"]);
+        let chosen = made(&["--tls", "--mqtt", "127.0.0.1:7"], "[enrolment]\nreview = false\n");
+        assert!(!chosen.review && matches!(chosen.broker, BrokerChoice::Embedded { listen } if listen.port() == 7));
     }
 
     #[test]

@@ -30,10 +30,11 @@ pub struct CohortDoc {
     pub created_at: Timestamp,
 }
 
-/// The cohort a device belongs to.
+/// The cohort a device belongs to; none as long as it is not in the fleet.
 pub fn cohort_of<'a>(device: &Device, cohorts: &'a BTreeMap<Cohort, Arc<CohortDoc>>) -> Option<&'a Arc<CohortDoc>> {
     // The map's order is by name, and `min_by_key` keeps the first of equals.
-    cohorts.values().filter(|cohort| cohort.selector.matches(&device.labels)).min_by_key(|cohort| cohort.rank)
+    let fits = |cohort: &&Arc<CohortDoc>| device.admission.is_in() && cohort.selector.matches(&device.labels);
+    cohorts.values().filter(fits).min_by_key(|cohort| cohort.rank)
 }
 
 #[cfg(test)]
@@ -61,6 +62,11 @@ mod tests {
         assert_eq!(of(&[("region", "north")]).as_deref(), Some("north"));
         assert_eq!(of(&[("region", "north"), ("beta", "1")]).as_deref(), Some("beta"), "equal ranks by name");
         assert_eq!(of(&[]), None);
+        let labels = [("region".to_owned(), "north".to_owned())].into();
+        let mut pending = Device::new(name("d"), String::new(), labels, Timestamp::default());
+        assert!(cohort_of(&pending, &cohorts).is_some());
+        pending.admission = crate::fleet::Admission::Pending;
+        assert!(cohort_of(&pending, &cohorts).is_none(), "who is not in belongs nowhere");
     }
 
     fn name_of(cohort: &str) -> Cohort {

@@ -13,6 +13,8 @@ use leeway_protocol::reported::{Phase, Reported, Running};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::admission::{Admission, Certificate};
+
 /// Runs kept on the device's document; older ones stay in the event log.
 pub const MAX_RUNS: usize = 32;
 
@@ -28,6 +30,15 @@ pub struct Device {
     pub labels: BTreeMap<String, String>,
     /// When it was enrolled.
     pub enrolled_at: Timestamp,
+    /// Whether it is in the fleet.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Certificates that count, the newest last.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
+    /// Two devices speak with its key: what was seen, in a sentence.
+    #[serde(default)]
+    pub twin: Option<String>,
     /// Hash of its broker secret, if it has one.
     #[serde(default)]
     pub credential: Option<Digest>,
@@ -174,8 +185,24 @@ pub struct Observed {
 impl Device {
     /// A newly enrolled device.
     pub fn new(id: DeviceId, public_key: String, labels: BTreeMap<String, String>, enrolled_at: Timestamp) -> Self {
-        let (credential, presence, reported, desired, part, runs, retry) = Default::default();
-        Self { id, public_key, labels, enrolled_at, credential, presence, reported, desired, part, runs, retry }
+        let (admission, certificates, twin, credential) = Default::default();
+        let (presence, reported, desired, part, runs, retry) = Default::default();
+        Self {
+            id,
+            public_key,
+            labels,
+            enrolled_at,
+            admission,
+            certificates,
+            twin,
+            credential,
+            presence,
+            reported,
+            desired,
+            part,
+            runs,
+            retry,
+        }
     }
 
     /// The generation a new assignment gets: above all it was told and all it claims to have seen.

@@ -30,6 +30,7 @@ use crate::rollout::evidence::{Evidence, Metric, Totals};
 use crate::snapshot::{CohortHealth, Snapshot};
 
 mod health;
+mod identity;
 mod sums;
 pub use sums::contributions;
 

@@ -1,6 +1,6 @@
 //! One uplink at a time: who is let in, what is refused and why, and what duplicates and late ones change.
 use leeway_protocol::capture::CapturedRow;
-use leeway_protocol::ids::{Generation, WindowId};
+use leeway_protocol::ids::WindowId;
 use leeway_protocol::manifest::{Blob, CONFIDENCE_BINS, Calibration, Golden, GoldenVector, Limits, Lineage};
 use leeway_protocol::profile::{Counts, Cuts, FeatureReference, Reference, Source};
 use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled};
@@ -114,7 +114,7 @@ fn keys(device: &DeviceId) -> Option<PublicKey> {
 }
 
 fn message(counter: u64, body: Body) -> Message {
-    Message { device: device("d1"), boot: BootId(1), counter, body }
+    Message { device: device("d1"), boot: BootId(1), counter, mark: 0, body }
 }
 
 fn desk() -> Desk {
@@ -127,7 +127,8 @@ fn desk() -> Desk {
 fn what_a_device_says_is_read_and_garbage_is_refused_by_name() {
     let (topic, bytes) = sealed(5, Channel::Window, &window(1).to_bytes());
     let opened = open(&topic, &bytes, &tenant(), keys).unwrap();
-    assert_eq!(opened, message(5, Body::Window(Box::new(window(1)))));
+    let mark = lives::mark(&window(1).to_bytes());
+    assert_eq!(opened, Message { mark, ..message(5, Body::Window(Box::new(window(1)))) });
 
     let at = |topic: &str| open(topic, &bytes, &tenant(), keys).unwrap_err().why;
     assert_eq!(at("leeway/v1/demo/dev/d2/tele/window"), Why::Envelope, "another device's topic");

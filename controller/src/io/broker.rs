@@ -1,4 +1,4 @@
-//! The embedded MQTT broker: MQTT 5 and 3.1.1 on one port, identity bound to a per-device secret.
+//! The embedded MQTT broker: MQTT 5 and 3.1.1 on one port, identity bound to a certificate ([`gate`]) or to a per-device secret.
 //!
 //! rmqtt, because it is the one embeddable broker with hooks for sign-in, publish and subscribe, flat connect cost and working
 //! retained messages. Nothing here is trusted beyond transport: uplinks are signed, desired states too, and whatever the broker
@@ -6,7 +6,7 @@
 //! connection and its load never starves the controller.
 //!
 //! What stays true: a device publishes nothing but its own uplink topics (its will included) and reads nothing but its own
-//! desired state and receipts.
+//! desired state and receipts; with TLS its client id is the name in a certificate that counts at that moment.
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,6 +25,14 @@ use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType, Type};
 use rmqtt::net::Builder;
 use rmqtt::server::MqttServer;
 use rmqtt::types::{AuthResult, ConnectInfo, FitterType, Id, LastWill, ListenerConfig, PublishAclResult, SubscribeReturn};
+use rustls::ServerConfig;
+
+use super::clock;
+use super::tls::peer::Peer;
+use crate::fleet::Certificate;
+
+mod gate;
+use gate::{Gate, Passages};
 
 /// User name and client id of the controller; the leading underscore is in no device id.
 pub const CONTROLLER: &str = "_controller";
@@ -57,12 +65,13 @@ const WORKERS: usize = 2;
 pub struct Credentials {
     controller: Digest,
     devices: RwLock<BTreeMap<DeviceId, Digest>>,
+    certificates: RwLock<BTreeMap<DeviceId, Vec<Certificate>>>,
 }
 
 impl Credentials {
     /// With the hash of the controller's own secret and no device.
     pub fn new(controller: Digest) -> Self {
-        Self { controller, devices: RwLock::default() }
+        Self { controller, devices: RwLock::default(), certificates: RwLock::default() }
     }
 
     /// Let a device in with the secret of this hash; replaces an earlier one.
@@ -71,10 +80,36 @@ impl Credentials {
         devices.insert(device.clone(), secret);
     }
 
-    /// Do not let a device in any more.
+    /// Let a device in with one of these certificates; replaces earlier ones.
+    pub fn certify(&self, device: &DeviceId, counting: Vec<Certificate>) {
+        let mut certificates = self.certificates.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        certificates.insert(device.clone(), counting);
+    }
+
+    /// Do not let a device in any more, whatever it shows.
     pub fn dismiss(&self, device: &DeviceId) {
         let mut devices = self.devices.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         devices.remove(device);
+        drop(devices);
+        let mut certificates = self.certificates.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        certificates.remove(device);
+    }
+
+    /// Whether anything of this client counts at the moment: a sign-in that was under way when its device was put out gets no
+    /// further than this.
+    fn holds(&self, client: &str) -> bool {
+        if client == CONTROLLER {
+            return true;
+        }
+        let Ok(device) = client.parse::<DeviceId>() else { return false };
+        let by_secret = self.devices.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(&device);
+        by_secret || self.certificates.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(&device)
+    }
+
+    fn honours(&self, peer: &Peer) -> bool {
+        let certificates = self.certificates.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let known = certificates.get(&peer.device).is_some_and(|held| held.iter().any(|c| c.serial == peer.serial));
+        known && peer.not_after > clock::now()
     }
 
     fn accepts(&self, user: &str, secret: &[u8]) -> bool {
@@ -92,12 +127,24 @@ impl Credentials {
 /// What a broker needs.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
-    /// Where to listen; port 0 picks a free one.
+    /// Where to listen without TLS; port 0 picks a free one. Where there is TLS only, devices are refused here, and the address is
+    /// one of this machine's own.
     pub listen: SocketAddr,
+    /// Whether devices may sign in there, with their secrets.
+    pub plain: bool,
+    /// Where to listen with TLS, and how.
+    pub tls: Option<(SocketAddr, Arc<ServerConfig>)>,
     /// Whose topic tree.
     pub tenant: Tenant,
     /// Who may sign in.
     pub credentials: Arc<Credentials>,
+}
+
+impl BrokerConfig {
+    /// Without TLS.
+    pub fn plain(listen: SocketAddr, tenant: Tenant, credentials: Arc<Credentials>) -> Self {
+        Self { listen, plain: true, tls: None, tenant, credentials }
+    }
 }
 
 /// The broker could not start.
@@ -121,6 +168,7 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub struct Broker {
     addr: SocketAddr,
+    secured: Option<SocketAddr>,
     context: ServerContext,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -137,7 +185,7 @@ impl Broker {
         let started = runtime.spawn(listen(config)).await;
         let result = started.unwrap_or_else(|e| Err(BrokerError::Start(e.to_string())));
         match result {
-            Ok((addr, context)) => Ok(Self { addr, context, runtime: Some(runtime) }),
+            Ok((addr, secured, context)) => Ok(Self { addr, secured, context, runtime: Some(runtime) }),
             Err(error) => {
                 runtime.shutdown_background();
                 Err(error)
@@ -145,9 +193,34 @@ impl Broker {
         }
     }
 
-    /// Where it listens.
+    /// Where it listens without TLS.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it listens with TLS.
+    pub fn secured(&self) -> Option<SocketAddr> {
+        self.secured
+    }
+
+    /// End a device's connection and its session, now.
+    pub async fn disconnect(&self, device: &DeviceId) {
+        let Some(runtime) = &self.runtime else { return };
+        let (context, client) = (self.context.clone(), device.to_string());
+        let ended = runtime.spawn(async move {
+            let id = Id::new(context.node.id(), LISTENER, None, None, client.into(), None);
+            let entry = context.extends.shared().await.entry(id);
+            // Its last will goes out as with any connection that is cut.
+            match entry.try_lock().await {
+                Ok(mut entry) => entry.kick(true, true, true).await.map(|_| ()),
+                Err(error) => Err(error),
+            }
+        });
+        match ended.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%device, "its connection to the broker could not be ended: {error:#}"),
+            Err(error) => tracing::debug!("the broker is ending: {error}"),
+        }
     }
 
     /// Clients connected now, the controller included.
@@ -164,7 +237,10 @@ impl Drop for Broker {
     }
 }
 
-async fn listen(config: BrokerConfig) -> Result<(SocketAddr, ServerContext), BrokerError> {
+/// The number of its one listener.
+const LISTENER: u16 = 1;
+
+async fn listen(config: BrokerConfig) -> Result<(SocketAddr, Option<SocketAddr>, ServerContext), BrokerError> {
     let start = |e: rmqtt::Error| BrokerError::Start(format!("{e:#}"));
     // The busy check refuses sign-ins when the machine's load is high, which is when a fleet comes back after a power cut.
     let context = ServerContext::new()
@@ -176,7 +252,9 @@ async fn listen(config: BrokerConfig) -> Result<(SocketAddr, ServerContext), Bro
     rmqtt_retainer::register_named(&context, "rmqtt-retainer", true, true).await.map_err(start)?;
     *context.extends.fitter_mgr_mut().await = Box::new(Queues);
     let register = context.extends.hook_mgr().register();
-    let guard = Guard { tenant: config.tenant, credentials: config.credentials };
+    let passages = Passages::default();
+    let (tenant, credentials) = (config.tenant, config.credentials);
+    let guard = Guard { tenant: tenant.clone(), credentials, plain: config.plain, passages: passages.clone() };
     for hook in [Type::ClientAuthenticate, Type::ClientSubscribeCheckAcl, Type::MessagePublishCheckAcl] {
         register.add(hook, Box::new(guard.clone())).await;
     }
@@ -188,13 +266,20 @@ async fn listen(config: BrokerConfig) -> Result<(SocketAddr, ServerContext), Bro
     };
     let listener = listener(config.listen).bind().map_err(refused)?.tcp().map_err(start)?;
     let addr = listener.local_addr().map_err(start)?;
-    let server = MqttServer::new(context.clone()).listener_by_id(listener, 1).build();
+    let server = MqttServer::new(context.clone()).listener_by_id(listener, LISTENER).build();
     tokio::spawn(async move {
         if let Err(error) = server.run().await {
             tracing::error!("the MQTT broker ended: {error:#}");
         }
     });
-    Ok((addr, context))
+    let mut secured = None;
+    if let Some((at, config)) = config.tls {
+        let refused = |source| BrokerError::Listen { addr: at, source };
+        let listener = tokio::net::TcpListener::bind(at).await.map_err(refused)?;
+        secured = Some(listener.local_addr().map_err(refused)?);
+        tokio::spawn(Gate { config, tenant, passages, broker: super::serve::reachable(addr) }.run(listener));
+    }
+    Ok((addr, secured, context))
 }
 
 fn listener(addr: SocketAddr) -> Builder {
@@ -235,6 +320,10 @@ impl FitterManager for Queues {
 struct Guard {
     tenant: Tenant,
     credentials: Arc<Credentials>,
+    /// Whether devices may come without a certificate.
+    plain: bool,
+    /// Who came through the gate.
+    passages: Passages,
 }
 
 impl Guard {
@@ -243,11 +332,10 @@ impl Guard {
     fn authenticate(&self, info: &ConnectInfo) -> AuthResult {
         let user = info.username().map_or("", |name| name.as_ref() as &str);
         let client: &str = info.client_id().as_ref();
-        let secret = info.password().map_or(&[] as &[u8], |secret| secret.as_ref());
-        if user != client || !self.credentials.accepts(user, secret) {
-            tracing::info!(client, "a sign-in with an unknown name or a wrong secret was refused");
-            return AuthResult::BadUsernameOrPassword;
+        if let Err(refusal) = self.identify(info, user, client) {
+            return refusal;
         }
+        let user = client;
         let will = info.last_will().map(|will| match will {
             LastWill::V3(will) => (will.topic.to_string(), will.retain, will.message.len()),
             LastWill::V5(will) => (will.topic.to_string(), will.retain, will.message.len()),
@@ -259,6 +347,30 @@ impl Guard {
             return AuthResult::NotAuthorized;
         }
         AuthResult::Allow(false, None)
+    }
+
+    /// By certificate for who came through the gate, whatever secret is sent too; by name and secret for everybody else.
+    fn identify(&self, info: &ConnectInfo, user: &str, client: &str) -> Result<(), AuthResult> {
+        if let Some(peer) = info.ipaddress().and_then(|from| self.passages.find(from)) {
+            let named = client == peer.device.as_str() && (user.is_empty() || user == client);
+            if !named || !self.credentials.honours(&peer) {
+                let device = peer.device.as_str();
+                tracing::info!(
+                    client,
+                    device,
+                    "a sign-in under another name than its certificate's, or with one that counts no more, was refused"
+                );
+                return Err(AuthResult::NotAuthorized);
+            }
+            return Ok(());
+        }
+        let secret = info.password().map_or(&[] as &[u8], |secret| secret.as_ref());
+        let may = user == CONTROLLER || self.plain;
+        if user != client || !may || !self.credentials.accepts(user, secret) {
+            tracing::info!(client, "a sign-in with an unknown name or a wrong secret was refused");
+            return Err(AuthResult::BadUsernameOrPassword);
+        }
+        Ok(())
     }
 
     fn may_publish(&self, user: &str, topic: &str, retain: bool) -> bool {
@@ -291,7 +403,7 @@ impl Guard {
             Parameter::ClientAuthenticate(info) => Some(HookResult::AuthResult(self.authenticate(info))),
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client: &str = session.id.client_id.as_ref();
-                if self.may_publish(client, &publish.topic, publish.retain) {
+                if self.credentials.holds(client) && self.may_publish(client, &publish.topic, publish.retain) {
                     return Some(HookResult::PublishAclResult(PublishAclResult::allow()));
                 }
                 tracing::info!(client, topic = %publish.topic, "a message on a topic that is not the sender's own was refused");
@@ -299,7 +411,7 @@ impl Guard {
             }
             Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
                 let client: &str = session.id.client_id.as_ref();
-                let result = if self.may_subscribe(client, &subscribe.topic_filter) {
+                let result = if self.credentials.holds(client) && self.may_subscribe(client, &subscribe.topic_filter) {
                     SubscribeReturn::new_success(subscribe.opts.qos(), None)
                 } else {
                     tracing::info!(client, filter = %subscribe.topic_filter, "a subscription outside the client's own topics was refused");

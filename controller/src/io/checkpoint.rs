@@ -217,7 +217,8 @@ pub(super) fn read(log: Log, record: &[u8]) -> Option<Message> {
         Log::Windows => Body::Window(Box::new(WindowReport::parse(&body).ok()?)),
         Log::Captures => Body::Capture(CaptureBatch::parse(&body).ok()?),
     };
-    Some(Message { device, boot, counter, body })
+    // Nobody compares what was stored once.
+    Some(Message { device, boot, counter, mark: 0, body })
 }
 
 #[cfg(test)]

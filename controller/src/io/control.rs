@@ -4,6 +4,7 @@
 //! work on what is then true, commit it as one transaction, and only then make it visible. So nothing is ever decided on a state
 //! that has already changed, and nothing is shown that a power cut could take back. Reading waits for nobody: it copies pointers.
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use axum::body::Bytes;
@@ -21,6 +22,7 @@ use super::mqtt::{Incoming, Mqtt};
 use super::preflight::{Runner, RunnerError};
 use super::repository::Repository;
 use super::store::{Batch, Kind, Store, StoreError, Write};
+use super::tls::Tls;
 use super::training::TrainingPolicy;
 use super::webhooks::Webhooks;
 use crate::audit::{Draft, Event};
@@ -30,13 +32,14 @@ use crate::planner::{PlanReport, Policy};
 use crate::snapshot::Snapshot;
 
 pub(super) mod access;
+pub(super) mod admission;
 pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod publish;
 
 pub use access::NewAccessToken;
 pub use decisions::{LinePolicies, NewRollout};
-pub use enrol::{EnrolRequest, Enrolled, MqttAccess};
+pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use publish::Published;
 
 /// A running controller. Cheap to clone.
@@ -67,6 +70,9 @@ pub(super) struct Inner {
     pub(super) broker: Option<Broker>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) access: enrol::Access,
+    pub(super) tls: Option<Arc<Tls>>,
+    /// Where the list of revoked certificates is written for brokers outside.
+    pub(super) revoked_list: Option<PathBuf>,
     pub(super) training: TrainingPolicy,
     /// A candidate waits to be judged.
     pub(super) evaluate: Notify,
@@ -97,6 +103,17 @@ pub enum ControlError {
         /// What to sign.
         challenge: String,
     },
+    /// Not yet: somebody has to accept the device first.
+    #[error("{sentence}")]
+    Pending {
+        /// What it waits for.
+        sentence: String,
+        /// When to ask again.
+        retry_secs: u64,
+    },
+    /// Not for this device: it was refused or revoked, or its certificate counts no more.
+    #[error("{0}")]
+    Dismissed(String),
     /// Not now: the store, the disk or the runner.
     #[error("{0}")]
     Unavailable(String),
@@ -267,7 +284,7 @@ impl Controller {
 
     /// Whether others reach it by TLS.
     pub fn is_reached_by_tls(&self) -> bool {
-        self.inner.access.public && self.inner.access.http.starts_with("https://")
+        self.inner.tls.is_some() || (self.inner.access.public && self.inner.access.http.starts_with("https://"))
     }
 
     /// Whose fleet.

@@ -155,7 +155,13 @@ fn sort(inner: &Inner, opened: Vec<Opened>, at: leeway_protocol::time::Timestamp
     let mut twins = BTreeSet::new();
     let mut ledger = inner.ledger();
     for message in opened {
-        let judged = message.and_then(|message| ledger.desk.judge(&message).map(|standing| (message, standing)));
+        if let Ok(message) = &message {
+            sorted.events.extend(ledger.compare(message, at));
+        }
+        let judged = message.and_then(|message| {
+            ledger.admits(&message)?;
+            ledger.desk.judge(&message).map(|standing| (message, standing))
+        });
         match judged {
             Err(refusal) => {
                 sorted.events.extend(ledger.refuse(&refusal, at));

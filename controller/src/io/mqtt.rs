@@ -5,6 +5,7 @@
 //! that empties it. Uplinks go into a bounded channel: when the store is slow, the loop stops reading, and the broker keeps what
 //! comes. Nothing is acknowledged here in the sense of "stored": the signed receipts do that. What stays true: after every
 //! connection the controller subscribes again, says it is there, and calls for all desired states to be published again.
+use std::sync::Arc;
 use std::time::Duration;
 
 use leeway_protocol::ids::Tenant;
@@ -12,6 +13,8 @@ use leeway_protocol::topic::{Channel, Topic};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, LastWill, Packet, SubscribeReasonCode};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
+use rumqttc::{TlsConfiguration, Transport};
+use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -39,8 +42,10 @@ pub struct MqttConfig {
     pub port: u16,
     /// User name; client id too.
     pub user: String,
-    /// Secret.
+    /// Secret; empty where a certificate says who this is.
     pub secret: String,
+    /// For TLS.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Whose topic tree.
     pub tenant: Tenant,
 }
@@ -48,7 +53,7 @@ pub struct MqttConfig {
 impl MqttConfig {
     /// The controller's own user at `host`:`port`.
     pub fn controller(host: &str, port: u16, secret: &str, tenant: &Tenant) -> Self {
-        Self { host: host.to_owned(), port, user: CONTROLLER.to_owned(), secret: secret.to_owned(), tenant: tenant.clone() }
+        Self { host: host.to_owned(), port, user: CONTROLLER.to_owned(), secret: secret.to_owned(), tls: None, tenant: tenant.clone() }
     }
 }
 
@@ -139,6 +144,9 @@ fn status_topic(tenant: &Tenant) -> String {
 fn options(config: &MqttConfig) -> MqttOptions {
     let mut options = MqttOptions::new(&config.user, &config.host, config.port);
     let gone = serde_json::json!({ "v": 1, "online": false }).to_string();
+    if let Some(tls) = &config.tls {
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
+    }
     options
         .set_credentials(&config.user, &config.secret)
         .set_keep_alive(KEEP_ALIVE)

@@ -17,21 +17,24 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::artifacts::{BlobError, Blobs};
-use super::broker::{Broker, BrokerConfig, BrokerError, Credentials};
+use super::broker::{BrokerError, Credentials};
 use super::control::access::{self, Holders};
+use super::control::admission::write_revoked;
 use super::control::enrol::{Access, Token, secret};
 use super::control::publish::{load_manifests, refresh};
 use super::control::{ControlError, Controller, Inner};
-use super::mqtt::{Mqtt, MqttConfig};
+use super::mqtt::Mqtt;
 use super::preflight::Runner;
 use super::repository::{Keychain, OpenError, Repository};
 use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
+use super::tls::authority::CA_FILE;
+use super::tls::{TlsError, TlsSettings};
 use super::training::TrainingPolicy;
 use super::webhooks::Webhooks;
-use super::{checkpoint, clock, execute, intake, reconcile, training, webhooks};
+use super::{checkpoint, clock, execute, intake, reconcile, tls, training, webhooks};
 use crate::access::AccessToken;
 use crate::drift::DriftPolicy;
-use crate::fleet::{CohortDoc, DeviceSettings};
+use crate::fleet::{CohortDoc, DeviceSettings, Selector};
 use crate::ingest::Ledger;
 use crate::planner::Policy;
 use crate::quality::QualityPolicy;
@@ -41,31 +44,14 @@ use crate::rollout::{Rollout, evidence};
 use crate::webhook::{Reach, Webhook};
 
 mod home;
+mod links;
 mod listen;
 use home::Home;
 pub use home::{HomeError, KEY_FILES, METADATA_FILES, NEXT};
-use listen::Bounds;
-
-/// Which broker.
-#[derive(Debug, Clone)]
-pub enum BrokerChoice {
-    /// Our own.
-    Embedded {
-        /// Where to listen; port 0 picks a free one.
-        listen: SocketAddr,
-    },
-    /// Another one.
-    External {
-        /// Its host.
-        host: String,
-        /// Its port.
-        port: u16,
-        /// The controller's user name there; client id too.
-        user: String,
-        /// The controller's secret there.
-        secret: String,
-    },
-}
+pub(super) use links::reachable;
+pub use links::{BrokerChoice, BrokerTls, REVOKED_FILE};
+use links::{broker, list_revoked, secure};
+use listen::{Bounds, Secured};
 
 /// Everything a controller is started with.
 #[derive(Debug, Clone)]
@@ -86,6 +72,12 @@ pub struct ServeConfig {
     pub public_mqtt: Option<(String, u16)>,
     /// Whether devices may enrol without a token.
     pub open_enrolment: bool,
+    /// Whether a new device waits until somebody accepts it, unless its token or its labels say otherwise.
+    pub review: bool,
+    /// Devices with these labels need nobody's word.
+    pub accept: Option<Selector>,
+    /// TLS for HTTP and the embedded broker.
+    pub tls: Option<TlsSettings>,
     /// The runner program and the arguments in front of its sub-command; `None` for this program with `runner`.
     pub runner: Option<(PathBuf, Vec<String>)>,
     /// A plan is made at least so often, milliseconds.
@@ -133,6 +125,9 @@ impl ServeConfig {
             public_http: None,
             public_mqtt: None,
             open_enrolment: false,
+            review: false,
+            accept: None,
+            tls: None,
             runner: None,
             tick_ms: 500,
             converge_per_minute: 1_000,
@@ -169,6 +164,9 @@ pub enum ServeError {
     /// The broker.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The HTTP port.
     #[error("the controller cannot listen for HTTP on {addr}: stop what uses that port, or choose another with --listen")]
     Http {
@@ -194,8 +192,10 @@ pub enum ServeError {
 pub struct Handle {
     /// Where it listens for HTTP.
     pub http: SocketAddr,
-    /// Where its own broker listens.
+    /// Where its own broker listens, with TLS if that is on.
     pub mqtt: Option<SocketAddr>,
+    /// The certificate of the device authority, if TLS is on.
+    pub ca: Option<PathBuf>,
     /// What it can be asked.
     pub controller: Controller,
     /// The administrator's token; also in `admin.token`.
@@ -254,13 +254,14 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let listener = TcpListener::bind(config.http).await.map_err(|source| ServeError::Http { addr: config.http, source })?;
     let http = listener.local_addr().map_err(|source| ServeError::Http { addr: config.http, source })?;
 
+    let tls = secure(&config, &home)?;
     let mqtt_secret = secret()?;
     let credentials = Arc::new(Credentials::new(Digest::of(mqtt_secret.as_bytes())));
-    let (broker, client) = broker(&config, &credentials, &mqtt_secret).await?;
-    let reach = (client.host.clone(), client.port);
+    let (broker, client) = broker(&config, tls.as_deref(), &credentials, &mqtt_secret).await?;
+    let mqtt_addr = broker.as_ref().map(|broker| broker.secured().unwrap_or(broker.addr()));
+    let reach = mqtt_addr.map_or_else(|| (client.host.clone(), client.port), |at| (reachable(at).ip().to_string(), at.port()));
     let (mqtt, inbox) = Mqtt::connect(client);
     let access = admission(&config, &store, http, reach, &admin_token)?;
-    let mqtt_addr = broker.as_ref().map(Broker::addr);
     let hooks = Webhooks::new(config.webhook_reach.clone(), store.parsed::<Webhook>(Kind::Webhook)?.into_iter().collect());
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
     let policy = Policy { converge_per_minute: config.converge_per_minute, retry_after_ms, settings, compare: evidence::compare };
@@ -281,12 +282,15 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         broker,
         credentials,
         access,
+        tls: tls.clone(),
+        revoked_list: tls.is_some().then(|| config.data.join(REVOKED_FILE)),
         training: config.training.clone(),
         evaluate: Notify::new(),
         counters: Default::default(),
         webhooks: hooks,
     });
     restore(&inner).await?;
+    write_revoked(&inner)?;
     // What a restart left unfresh must be fresh before a device asks.
     refresh(&inner).await?;
 
@@ -309,9 +313,15 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),
         tokio::spawn(forget(Arc::clone(&inner), config.keep_windows_ms, config.keep_captures_ms)),
     ];
-    tasks.push(tokio::spawn(listen::serve(listener, app, stopped, Bounds::default())));
+    let secured = tls.as_ref().map(|tls| Secured { config: tls.http(), tenant: config.tenant.clone() });
+    let ca = tls.is_some().then(|| home.keys().join(CA_FILE));
+    if let Some(tls) = tls {
+        tasks.push(tokio::spawn(tls::keep(tls)));
+        tasks.push(tokio::spawn(list_revoked(Arc::clone(&inner))));
+    }
+    tasks.push(tokio::spawn(listen::serve(listener, secured, app, stopped, Bounds::default())));
     inner.wake.notify_one();
-    Ok(Handle { http, mqtt: mqtt_addr, controller, admin_token, tasks, stop, _home: home })
+    Ok(Handle { http, mqtt: mqtt_addr, ca, controller, admin_token, tasks, stop, _home: home })
 }
 
 async fn begin_repository(store: &Store, home: &Home, keys: &Keychain) -> Result<Repository, ServeError> {
@@ -330,47 +340,23 @@ fn runner(config: &ServeConfig) -> Result<Runner, ServeError> {
     Ok(Runner::new(program, args))
 }
 
-async fn broker(
-    config: &ServeConfig,
-    credentials: &Arc<Credentials>,
-    mqtt_secret: &str,
-) -> Result<(Option<Broker>, MqttConfig), ServeError> {
-    match &config.broker {
-        BrokerChoice::External { host, port, user, secret } => {
-            let client =
-                MqttConfig { host: host.clone(), port: *port, user: user.clone(), secret: secret.clone(), tenant: config.tenant.clone() };
-            Ok((None, client))
-        }
-        BrokerChoice::Embedded { listen } => {
-            let broker = BrokerConfig { listen: *listen, tenant: config.tenant.clone(), credentials: Arc::clone(credentials) };
-            let broker = Broker::start(broker).await?;
-            let client =
-                MqttConfig::controller(&reachable(broker.addr()).ip().to_string(), broker.addr().port(), mqtt_secret, &config.tenant);
-            Ok((Some(broker), client))
-        }
-    }
-}
-
-/// An address that can be connected to, of one that is listened on.
-fn reachable(addr: SocketAddr) -> SocketAddr {
-    let mut addr = addr;
-    if addr.ip().is_unspecified() {
-        addr.set_ip(match addr {
-            SocketAddr::V4(_) => [127, 0, 0, 1].into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    addr
-}
-
 fn admission(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (String, u16), admin_token: &str) -> Result<Access, ServeError> {
     let tokens = store.parsed::<Token>(Kind::Token)?;
     let tokens = tokens.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
     let issued = store.parsed::<AccessToken>(Kind::Access)?;
     let issued = issued.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let (mqtt_tls, reserved) = match &config.broker {
+        BrokerChoice::Embedded { .. } => (config.tls.is_some(), None),
+        BrokerChoice::External { tls, user, .. } => (tls.is_some(), Some(user.clone())),
+    };
     Ok(Access {
         open_enrolment: config.open_enrolment,
-        http: config.public_http.clone().unwrap_or_else(|| format!("http://{}", reachable(http))),
+        review: config.review,
+        accept: config.accept.clone(),
+        mqtt_tls,
+        reserved,
+        http: config.public_http.clone().unwrap_or_else(|| format!("{scheme}://{}", reachable(http))),
         public: config.public_http.is_some(),
         mqtt: config.public_mqtt.clone().unwrap_or(mqtt),
         embedded: matches!(config.broker, BrokerChoice::Embedded { .. }),
@@ -406,6 +392,9 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
     for device in ledger.snapshot.fleet.iter() {
         if let Some(credential) = device.credential {
             inner.credentials.admit(&device.id, credential);
+        }
+        if device.admission.is_in() {
+            inner.credentials.certify(&device.id, device.certificates.clone());
         }
     }
     // Alarms that stand were announced when they began.

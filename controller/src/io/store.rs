@@ -34,6 +34,8 @@ pub enum Kind {
     Token,
     /// A token of a person or a program, by its hash.
     Access,
+    /// A certificate that was revoked before its end, by its number.
+    Revoked,
     /// A cohort.
     Cohort,
     /// A model line with its aliases and policies.
@@ -62,6 +64,7 @@ impl Kind {
             Self::Device => "device",
             Self::Token => "token",
             Self::Access => "access-token",
+            Self::Revoked => "revoked",
             Self::Cohort => "cohort",
             Self::Line => "line",
             Self::Version => "version",

@@ -95,6 +95,9 @@ impl From<ControlError> for Problem {
             ControlError::Invalid(detail) => Self::Invalid(detail),
             ControlError::Forbidden(detail) => Self::Refused(detail),
             ControlError::Prove { detail, challenge } => Self::Prove { detail, challenge },
+            ControlError::Dismissed(detail) => Self::Device(detail),
+            // Where it can come to that, it is no problem but an answer of its own.
+            ControlError::Pending { sentence, .. } => Self::Conflict(sentence),
             ControlError::Unavailable(detail) => Self::Unavailable(detail),
         }
     }
@@ -194,6 +197,9 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(devices::show))
         .routes(routes!(devices::timeline))
         .routes(routes!(devices::label))
+        .routes(routes!(devices::accept))
+        .routes(routes!(devices::refuse))
+        .routes(routes!(devices::revoke))
         .routes(routes!(devices::remove))
         .routes(routes!(rollouts::list, rollouts::create))
         .routes(routes!(rollouts::show))

@@ -33,7 +33,8 @@ impl<'a> Draft<'a> {
     pub fn new(snapshot: &'a Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
         let mut ids: BTreeMap<&Cohort, Vec<&DeviceId>> = snapshot.cohorts.keys().map(|name| (name, Vec::new())).collect();
         let mut homeless = Vec::new();
-        for device in snapshot.fleet.iter() {
+        // Who waits to be let in, or was put out, is told nothing at all.
+        for device in snapshot.fleet.iter().filter(|device| device.admission.is_in()) {
             let list = cohort_of(device, &snapshot.cohorts).and_then(|c| ids.get_mut(&c.name));
             list.unwrap_or(&mut homeless).push(&device.id);
         }

@@ -99,7 +99,7 @@ pub(super) fn enrol(
     let (mut status, mut body) = post(http, &url, &request)?;
     let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
     if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
-        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge)).hex());
+        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge, None)).hex());
         request.challenge = Some(challenge);
         (status, body) = post(http, &url, &request)?;
     }

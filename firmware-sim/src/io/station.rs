@@ -295,6 +295,7 @@ impl Station {
                 Action::FetchMetadata { fetch, file, max_len } => self.fetch_metadata(fetch, file, max_len),
                 Action::FetchBlob { fetch, digest, length, resume } => self.fetch_blob(fetch, digest, length, resume),
                 Action::CancelFetch => self.cancel_fetches(),
+                Action::RenewCertificate { ask } => events.push_back(organ::no_certificate(ask)),
                 Action::StartRunner { run, .. } => {
                     let (runner, notices) = Runner::start();
                     self.runners.insert(run, runner);

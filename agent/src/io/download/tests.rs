@@ -60,7 +60,8 @@ fn serve(content: Vec<u8>, manners: Manners) -> String {
 
 fn worker(base: String) -> Worker {
     let (events, _) = tokio::sync::mpsc::channel(1);
-    Worker { http: agent(), base, events, cancelled: Arc::new(AtomicU64::new(0)) }
+    let source = Arc::new(RwLock::new(Source { http: agent(None), base }));
+    Worker { source, events, cancelled: Arc::new(AtomicU64::new(0)) }
 }
 
 fn content() -> Vec<u8> {

@@ -7,6 +7,8 @@ use tokio::time::timeout;
 
 use super::*;
 
+mod secured;
+
 /// No message should take longer; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -19,7 +21,7 @@ fn credentials() -> Arc<Credentials> {
 }
 
 async fn broker() -> Broker {
-    let config = BrokerConfig { listen: "127.0.0.1:0".parse().unwrap(), tenant: "demo".parse().unwrap(), credentials: credentials() };
+    let config = BrokerConfig::plain("127.0.0.1:0".parse().unwrap(), "demo".parse().unwrap(), credentials());
     Broker::start(config).await.unwrap()
 }
 
@@ -235,7 +237,7 @@ async fn mqtt_3_1_1_is_served_under_the_same_rules() {
 async fn a_taken_port_is_named_and_a_restart_gets_its_port_back() {
     let first = broker().await;
     let addr = first.addr();
-    let config = BrokerConfig { listen: addr, tenant: "demo".parse().unwrap(), credentials: credentials() };
+    let config = BrokerConfig::plain(addr, "demo".parse().unwrap(), credentials());
     let error = Broker::start(config.clone()).await.unwrap_err().to_string();
     assert!(error.contains(&addr.to_string()) && error.contains("choose another"), "{error}");
     let mut device = Client::device(&first, "d1").await;

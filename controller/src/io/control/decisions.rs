@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::clock;
 use super::super::store::{Batch, Kind, Write};
+use super::admission::{put_out, revoked};
 use super::{ControlError, Controller, Touched};
 use crate::audit::Draft;
 use crate::fleet::{CohortDoc, Device};
@@ -192,21 +193,23 @@ impl Controller {
     /// Forget a device: its key and its secret count no more. It goes on running what it runs.
     pub async fn remove_device(&self, device: &DeviceId, why: &str, by: &str) -> Result<(), ControlError> {
         let why = reason(why)?;
-        let _turn = self.inner.turn.lock().await;
-        let at = clock::now();
-        if self.inner.ledger().snapshot.fleet.device(device).is_none() {
-            return Err(no_device(device));
+        {
+            let _turn = self.inner.turn.lock().await;
+            let at = clock::now();
+            let found = self.inner.ledger().snapshot.fleet.device(device).cloned().ok_or_else(|| no_device(device))?;
+            let sentence = format!("{device} was removed from the fleet: {why}");
+            let event = draft(at, by, "device.removed", format!("devices/{device}"), sentence, Value::Null);
+            let mut writes = vec![
+                Write::Delete { kind: Kind::Device, key: device.to_string() },
+                Write::Delete { kind: Kind::Checkpoint, key: super::super::checkpoint::uplink_key(device) },
+            ];
+            writes.extend(revoked(device, &found.certificates, at)?);
+            self.inner.store.commit(Batch { at, writes, events: vec![event], urgent: true }).await?;
+            self.inner.ledger().dismiss(device);
+            self.inner.credentials.dismiss(device);
+            self.inner.wake.notify_one();
         }
-        let sentence = format!("{device} was removed from the fleet: {why}");
-        let event = draft(at, by, "device.removed", format!("devices/{device}"), sentence, Value::Null);
-        let writes = vec![
-            Write::Delete { kind: Kind::Device, key: device.to_string() },
-            Write::Delete { kind: Kind::Checkpoint, key: super::super::checkpoint::uplink_key(device) },
-        ];
-        self.inner.store.commit(Batch { at, writes, events: vec![event], urgent: true }).await?;
-        self.inner.ledger().dismiss(device);
-        self.inner.credentials.dismiss(device);
-        self.inner.wake.notify_one();
+        put_out(&self.inner, device).await;
         Ok(())
     }
 

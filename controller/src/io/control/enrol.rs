@@ -3,10 +3,11 @@
 //! A device draws its own key and keeps it; enrolment tells the controller the public half and gives back what the device needs
 //! to trust and to connect. Tokens for enrolment are single-use unless said otherwise, and only their hashes are kept. A name
 //! that is taken is given again only to whoever proves to hold its key, by signing a challenge that nobody saw before; that needs
-//! no token and spends none. What stays true: nobody can push a device out, nothing overheard lets anybody try, and who has
+//! no token and spends none. The same way a device waits until somebody accepts it, and gets its certificates: the first, the next,
+//! and one after it was away so long that its last is over. What stays true: nobody can push a device out, nothing overheard lets anybody try, and who has
 //! neither a token nor the very key learns nothing about which devices there are.
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::enrolment;
@@ -18,15 +19,23 @@ use serde_json::json;
 
 use super::super::clock;
 use super::super::store::{Batch, Kind, Write};
+use super::super::tls::Tls;
+use super::super::tls::authority::{AuthorityError, Issued, Request};
 use super::access::Holders;
 use super::decisions::{check_labels, draft};
 use super::{ControlError, Controller, Touched, document};
 use crate::access::challenge::{self, Challenges};
-use crate::fleet::Device;
+use crate::audit::Draft;
+use crate::fleet::admission::renewed;
+use crate::fleet::{Admission, Device, Selector};
 use crate::snapshot::Snapshot;
 
 /// Devices of one controller: bounds memory and the store.
 const MAX_DEVICES: usize = 200_000;
+/// Devices that wait to be accepted: as many as people decide on.
+const MAX_PENDING: usize = 10_000;
+/// A device that waits asks again after so long.
+const RETRY_SECS: u64 = 10;
 /// Uses of one token.
 const MAX_USES: u32 = 100_000;
 /// Tokens that are open at one time.
@@ -42,6 +51,14 @@ pub(in crate::io) struct Access {
     pub(in crate::io) public: bool,
     /// Broker for devices.
     pub(in crate::io) mqtt: (String, u16),
+    /// The controller's own name at a broker outside: no device may have it, its certificate would pass for the controller's.
+    pub(in crate::io) reserved: Option<String>,
+    /// Whether it speaks TLS.
+    pub(in crate::io) mqtt_tls: bool,
+    /// Whether a new device waits until somebody accepts it.
+    pub(in crate::io) review: bool,
+    /// Labels of those that do not wait.
+    pub(in crate::io) accept: Option<Selector>,
     /// Whether secrets of devices are ours to give.
     pub(in crate::io) embedded: bool,
     /// People and programs.
@@ -58,6 +75,22 @@ pub(in crate::io) struct Token {
     name: String,
     uses_left: u32,
     expires_at: Timestamp,
+    /// Whether a device that brings it needs nobody's word.
+    #[serde(default)]
+    accept: bool,
+}
+
+/// A token for enrolment that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEnrolmentToken {
+    /// What it is for, for the audit trail.
+    pub name: String,
+    /// How often it may be used.
+    pub uses: u32,
+    /// How long, milliseconds.
+    pub ttl_ms: i64,
+    /// Whether a device that brings it needs nobody's word.
+    pub accept: bool,
 }
 
 /// What a device sends to be let in.
@@ -80,6 +113,9 @@ pub struct EnrolRequest {
     /// to enrol a name again.
     #[serde(default)]
     pub proof: Option<String>,
+    /// A request for a certificate (PEM, PKCS#10) for a key of P-256 that the device drew for TLS. Only its public key counts.
+    #[serde(default)]
+    pub csr: Option<String>,
 }
 
 /// What it gets back.
@@ -97,6 +133,20 @@ pub struct Enrolled {
     pub image_root: String,
     /// The director's newest root, as text.
     pub director_root: String,
+    /// Its certificate, where there is TLS and it asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsGrant>,
+}
+
+/// A device's certificate, and whom it is to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsGrant {
+    /// Authorities for controller and broker, PEM; no others count.
+    pub ca: String,
+    /// The device's certificate, PEM.
+    pub chain: String,
+    /// Its end.
+    pub not_after: Timestamp,
 }
 
 /// How a device connects.
@@ -110,6 +160,9 @@ pub struct MqttAccess {
     pub username: String,
     /// Secret. Empty where the broker is not the controller's own: its operator hands secrets out.
     pub password: String,
+    /// Whether the port speaks TLS.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// How a device came in.
@@ -130,6 +183,12 @@ pub(in crate::io) fn secret() -> Result<String, ControlError> {
 impl Controller {
     /// A new token for enrolment; shown once, kept as a hash.
     pub async fn create_token(&self, name: &str, uses: u32, ttl_ms: i64, by: &str) -> Result<String, ControlError> {
+        self.create_enrolment_token(NewEnrolmentToken { name: name.to_owned(), uses, ttl_ms, accept: false }, by).await
+    }
+
+    /// The same, with everything that can be chosen.
+    pub async fn create_enrolment_token(&self, new: NewEnrolmentToken, by: &str) -> Result<String, ControlError> {
+        let NewEnrolmentToken { name, uses, ttl_ms, accept } = new;
         let name: String = name.chars().take(80).collect();
         if uses == 0 || uses > MAX_USES || ttl_ms <= 0 {
             return Err(ControlError::Invalid(format!("a token needs 1 to {MAX_USES} uses and a lifetime above 0")));
@@ -143,11 +202,11 @@ impl Controller {
         if open >= MAX_TOKENS {
             return Err(ControlError::Conflict(format!("{MAX_TOKENS} enrolment tokens are open: let some expire first")));
         }
-        let token = Token { name: name.clone(), uses_left: uses, expires_at: at.plus_millis(ttl_ms) };
+        let token = Token { name: name.clone(), uses_left: uses, expires_at: at.plus_millis(ttl_ms), accept };
         let mut writes: Vec<Write> = expired.iter().map(|hash| Write::Delete { kind: Kind::Token, key: hash.hex() }).collect();
         writes.push(document(Kind::Token, hash.hex(), Some(&token))?);
         let sentence = format!("An enrolment token {name:?} was made for {uses} uses until {}.", token.expires_at);
-        let event = draft(at, by, "token.created", "tokens".to_owned(), sentence, json!({ "name": name, "uses": uses }));
+        let event = draft(at, by, "token.created", "tokens".to_owned(), sentence, json!({ "name": name, "uses": uses, "accept": accept }));
         self.inner.store.commit(Batch { at, writes, events: vec![event], urgent: true }).await?;
         let mut tokens = self.inner.access.tokens.write().unwrap_or_else(PoisonError::into_inner);
         tokens.retain(|hash, _| !expired.contains(hash));
@@ -170,6 +229,7 @@ impl Controller {
         if !proven && !self.is_known(&request) {
             drop(self.spend(&request, clock::now())?);
         }
+        let asked = self.asked(&request)?;
         let password = if self.inner.access.embedded { secret()? } else { String::new() };
         let credential = self.inner.access.embedded.then(|| Digest::of(password.as_bytes()));
 
@@ -177,54 +237,94 @@ impl Controller {
         let at = clock::now();
         let mut state = self.inner.ledger().snapshot.clone();
         let known = state.fleet.device(&request.device).cloned();
-        let (device, way) = match known.filter(|known| known.public_key == request.public_key) {
-            Some(known) if proven => (Device { credential, ..known.as_ref().clone() }, Way::Key),
+        let (mut device, way) = match known.filter(|known| known.public_key == request.public_key) {
+            Some(known) if proven => (returning(&known)?, Way::Key),
             Some(_) => return Err(self.challenge(&request, at)?),
-            None => (self.newcomer(&state, &request, credential, at)?, Way::Token(self.spend(&request, at)?)),
+            None => {
+                let spent = self.spend(&request, at)?;
+                (self.newcomer(&state, &request, &spent, at)?, Way::Token(spent))
+            }
         };
+        let issued = match (&asked, device.admission.is_in()) {
+            (Some((tls, asked)), true) => {
+                Some(tls.authority().device(&self.inner.tenant, &device.id, asked, at, tls.settings().device_secs).map_err(unmade)?)
+            }
+            _ => None,
+        };
+        if device.admission.is_in() {
+            device.credential = credential;
+            device.certificates = issued.iter().fold(device.certificates, |held, new| renewed(&held, new.certificate.clone(), at));
+        }
         state.fleet.insert(device.clone());
         state.revision += 1;
         let touched = Touched { devices: [device.id.clone()].into(), ..Touched::default() };
-        let cohort = state.cohort_of(&device).map_or_else(|| "no cohort".to_owned(), |c| format!("cohort {}", c.name));
-        let sentence = match way {
-            Way::Key => format!("{} was enrolled again, by its key, into {cohort}.", device.id),
-            Way::Token(_) => format!("{} was enrolled into {cohort}.", device.id),
-        };
-        let data = json!({ "labels": device.labels, "public_key": device.public_key });
-        let event = draft(at, &format!("devices/{}", device.id), "device.enrolled", format!("devices/{}", device.id), sentence, data);
+        let event = told(&state, &device, &way, issued.as_ref(), at);
         let spent = if let Way::Token(spent) = way { spent } else { None };
         let more = spent.iter().map(|(hash, token)| document(Kind::Token, hash.hex(), Some(token))).collect::<Result<_, _>>()?;
         self.inner.settle(state, &touched, more, vec![event], at).await?;
         if let Some((hash, token)) = spent {
             self.inner.access.tokens.write().unwrap_or_else(PoisonError::into_inner).insert(hash, token);
         }
+        self.inner.ledger().enrol(device.clone());
+        waiting(&device)?;
         if let Some(credential) = credential {
             self.inner.credentials.admit(&device.id, credential);
         }
-        self.inner.ledger().enrol(device.clone());
-        self.welcome(device.id, password)
+        self.inner.credentials.certify(&device.id, device.certificates.clone());
+        let grant = issued.zip(asked).map(|(issued, (tls, _))| TlsGrant {
+            ca: tls.trusted().to_owned(),
+            chain: issued.chain,
+            not_after: issued.certificate.not_after,
+        });
+        self.welcome(device.id, password, grant)
     }
 
-    /// A device that is not in yet. A token is asked for first: without one, nobody learns which names are taken.
+    /// The certificate that is asked for, where there is TLS; a device that cannot use TLS is told so before it is let in.
+    fn asked(&self, request: &EnrolRequest) -> Result<Option<(Arc<Tls>, Request)>, ControlError> {
+        let Some(tls) = &self.inner.tls else { return Ok(None) };
+        let Some(csr) = &request.csr else {
+            return match tls.settings().plain_mqtt {
+                Some(_) => Ok(None),
+                None => {
+                    Err(ControlError::Invalid("this fleet speaks TLS only: enrol with an agent that asks for a certificate".to_owned()))
+                }
+            };
+        };
+        let asked = Request::parse(csr).map_err(|e| ControlError::Invalid(e.to_string()))?;
+        Ok(Some((Arc::clone(tls), asked)))
+    }
+
+    /// A device that is not in yet. Its token was asked for first: without one, nobody learns which names are taken.
     fn newcomer(
         &self,
         state: &Snapshot,
         request: &EnrolRequest,
-        credential: Option<Digest>,
+        token: &Option<(Digest, Token)>,
         at: Timestamp,
     ) -> Result<Device, ControlError> {
-        drop(self.spend(request, at)?);
         let name = &request.device;
         if state.fleet.device(name).is_some() {
             return Err(ControlError::Conflict(format!(
                 "device {name} is enrolled with another key: choose another name, or remove it first"
             )));
         }
+        if self.inner.access.reserved.as_deref() == Some(name.as_str()) {
+            return Err(ControlError::Conflict(format!("{name} is the controller's own name at the broker: choose another name")));
+        }
         if state.fleet.len() >= MAX_DEVICES {
             return Err(ControlError::Conflict(format!("{MAX_DEVICES} devices are enrolled, which is the bound")));
         }
+        let access = &self.inner.access;
+        let vouched = token.as_ref().is_some_and(|(_, token)| token.accept);
+        let fits = access.accept.as_ref().is_some_and(|selector| selector.matches(&request.labels));
+        let admission = if !access.review || vouched || fits { Admission::Accepted } else { Admission::Pending };
+        if admission == Admission::Pending && state.fleet.iter().filter(|d| d.admission == Admission::Pending).count() >= MAX_PENDING {
+            return Err(ControlError::Conflict(format!(
+                "{MAX_PENDING} devices wait to be accepted, which is the bound: decide on some first"
+            )));
+        }
         let device = Device::new(name.clone(), request.public_key.clone(), request.labels.clone(), at);
-        Ok(Device { credential, ..device })
+        Ok(Device { admission, ..device })
     }
 
     fn is_known(&self, request: &EnrolRequest) -> bool {
@@ -239,7 +339,7 @@ impl Controller {
             return Ok(false);
         }
         drop(open);
-        let message = enrolment::proof(&request.device, &request.public_key, challenge);
+        let message = enrolment::proof(&request.device, &request.public_key, challenge, request.csr.as_deref());
         match Signature::from_hex(proof).is_some_and(|signature| key.verifies(&message, &signature)) {
             true => Ok(true),
             false => Err(ControlError::Forbidden("the proof is not a signature by the device's key over the challenge".to_owned())),
@@ -275,7 +375,7 @@ impl Controller {
         Ok(Some((hash, Token { uses_left: token.uses_left - 1, ..token.clone() })))
     }
 
-    fn welcome(&self, device: DeviceId, password: String) -> Result<Enrolled, ControlError> {
+    fn welcome(&self, device: DeviceId, password: String, tls: Option<TlsGrant>) -> Result<Enrolled, ControlError> {
         let repository = self.inner.repository();
         let text = |bytes: Option<axum::body::Bytes>| bytes.and_then(|b| String::from_utf8(b.to_vec()).ok());
         let missing = || {
@@ -285,7 +385,41 @@ impl Controller {
         let director_root = text(repository.director_root()).ok_or_else(missing)?;
         let access = &self.inner.access;
         let (host, port) = access.mqtt.clone();
-        let mqtt = MqttAccess { host, port, username: device.to_string(), password };
-        Ok(Enrolled { tenant: self.inner.tenant.clone(), device, mqtt, http_base: access.http.clone(), image_root, director_root })
+        let mqtt = MqttAccess { host, port, username: device.to_string(), password, tls: access.mqtt_tls };
+        let tenant = self.inner.tenant.clone();
+        Ok(Enrolled { tenant, device, mqtt, http_base: access.http.clone(), image_root, director_root, tls })
     }
+}
+
+/// A device that proved its key, unless it was put out or still waits.
+fn returning(known: &Device) -> Result<Device, ControlError> {
+    waiting(known)?;
+    Ok(known.clone())
+}
+
+/// What a device hears that is not in.
+fn waiting(device: &Device) -> Result<(), ControlError> {
+    match device.admission.sentence(&device.id) {
+        None => Ok(()),
+        Some(sentence) if device.admission == Admission::Pending => Err(ControlError::Pending { sentence, retry_secs: RETRY_SECS }),
+        Some(sentence) => Err(ControlError::Dismissed(sentence)),
+    }
+}
+
+fn unmade(error: AuthorityError) -> ControlError {
+    ControlError::Unavailable(error.to_string())
+}
+
+/// The row of the event log.
+fn told(state: &Snapshot, device: &Device, way: &Way, issued: Option<&Issued>, at: Timestamp) -> Draft {
+    let cohort = state.cohort_of(device).map_or_else(|| "no cohort".to_owned(), |c| format!("cohort {}", c.name));
+    let good = issued.map(|issued| format!("; its certificate is good until {}", issued.certificate.not_after)).unwrap_or_default();
+    let (kind, sentence) = match way {
+        _ if !device.admission.is_in() => ("device.pending", device.admission.sentence(&device.id).unwrap_or_default()),
+        Way::Key => ("device.enrolled", format!("{} was enrolled again, by its key, into {cohort}{good}.", device.id)),
+        Way::Token(_) => ("device.enrolled", format!("{} was enrolled into {cohort}{good}.", device.id)),
+    };
+    let serial = issued.map(|issued| &issued.certificate.serial);
+    let data = json!({ "labels": device.labels, "public_key": device.public_key, "certificate": serial });
+    draft(at, &format!("devices/{}", device.id), kind, format!("devices/{}", device.id), sentence, data)
 }

@@ -87,6 +87,11 @@ impl Home {
         Ok(Self { data: data.to_owned(), keys, _lock: lock })
     }
 
+    /// Where the keys lie.
+    pub(super) fn keys(&self) -> &Path {
+        &self.keys
+    }
+
     /// The online keys and their successors in `next/`; refuses a directory that holds any other.
     pub(super) fn keychain(&self, lifetimes: Lifetimes) -> Result<Keychain, HomeError> {
         Self::refuse_foreign(&self.keys)?;

@@ -1,12 +1,11 @@
 //! The HTTP listener: so many connections, so many from one address, and a head that comes in time.
 //!
 //! The router bounds what it is asked; this bounds those who never ask. A connection that sends its head one byte at a time, or
-//! nothing, is closed; so is one that is kept open and not used. Connections of this machine are not counted per address: a
-//! proxy, or a thousand simulated devices, all come from there. What stays true: when the task ends, its connections end.
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+//! nothing, is closed; so is one that is kept open and not used, and one that does not come to terms about TLS. With TLS, a request
+//! carries which device's certificate its connection showed, if any. What stays true: when the task ends, its connections end.
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,11 +14,16 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use leeway_protocol::ids::Tenant;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
-use crate::access::allowance::Client;
+use super::super::guests::Guests;
+use super::super::tls::peer::Peer;
 
 /// Connections at one time; the next ones wait in the system's queue.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -46,42 +50,17 @@ impl Default for Bounds {
     }
 }
 
-/// How many connections each address holds.
-#[derive(Debug, Clone, Default)]
-struct Guests(Arc<Mutex<BTreeMap<Client, usize>>>);
-
-/// One counted connection.
-#[derive(Debug)]
-struct Guest(Guests, Client);
-
-impl Guests {
-    /// Count one more, unless that is one too many.
-    fn enter(&self, ip: IpAddr, most: usize) -> Option<Guest> {
-        let client = Client::from(ip);
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = guests.entry(client).or_default();
-        if *held >= most && !ip.to_canonical().is_loopback() {
-            return None;
-        }
-        *held += 1;
-        Some(Guest(self.clone(), client))
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut guests = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = guests.get_mut(&self.1) {
-            *held -= 1;
-            if *held == 0 {
-                guests.remove(&self.1);
-            }
-        }
-    }
+/// What a listener with TLS needs.
+#[derive(Debug, Clone)]
+pub(super) struct Secured {
+    /// Its side of the handshake.
+    pub(super) config: Arc<ServerConfig>,
+    /// Whose devices may show themselves.
+    pub(super) tenant: Tenant,
 }
 
 /// Answer until `stopped`, then let what is under way come to its end.
-pub(super) async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>, bounds: Bounds) {
+pub(super) async fn serve(listener: TcpListener, tls: Option<Secured>, app: Router, mut stopped: watch::Receiver<bool>, bounds: Bounds) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     let guests = Guests::default();
     let mut connections = JoinSet::new();
@@ -104,7 +83,7 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
             }
         };
         let Some(guest) = guests.enter(peer.ip(), bounds.per_client) else { continue };
-        let one = connection(stream, peer, app.clone(), stopped.clone(), bounds.head);
+        let one = guest_at(stream, peer, tls.clone(), app.clone(), stopped.clone(), bounds.head);
         connections.spawn(async move {
             one.await;
             drop((guest, place));
@@ -113,12 +92,34 @@ pub(super) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, mut stopped: watch::Receiver<bool>, head: Duration) {
+async fn guest_at(stream: TcpStream, peer: SocketAddr, tls: Option<Secured>, app: Router, stopped: watch::Receiver<bool>, head: Duration) {
     // Small answers leave at once; it is no matter if the system refuses.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return connection(stream, peer, None, app, stopped, head).await };
+    match tokio::time::timeout(head, TlsAcceptor::from(tls.config).accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let device = stream.get_ref().1.peer_certificates().and_then(|chain| Peer::of(chain, &tls.tenant));
+            connection(stream, peer, device, app, stopped, head).await;
+        }
+        Ok(Err(error)) => tracing::debug!("{peer} did not come to terms about TLS: {error}"),
+        Err(_) => {}
+    }
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    device: Option<Peer>,
+    app: Router,
+    mut stopped: watch::Receiver<bool>,
+    head: Duration,
+) {
     let router = TowerToHyperService::new(app);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        if let Some(device) = &device {
+            request.extensions_mut().insert(device.clone());
+        }
         router.call(request)
     });
     let mut http = http1::Builder::new();
@@ -146,7 +147,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        (addr, stop, tokio::spawn(serve(listener, app, stopped, bounds)))
+        (addr, stop, tokio::spawn(serve(listener, None, app, stopped, bounds)))
     }
 
     async fn rest(mut stream: TcpStream) -> String {
@@ -189,18 +190,5 @@ mod tests {
         let _ = stop.send(true);
         tokio::time::timeout(PATIENCE, task).await.expect("it ends").unwrap();
         assert!(!rest(idle).await.contains("200 OK"));
-    }
-
-    #[test]
-    fn each_address_has_its_own_count_and_this_machine_none() {
-        let guests = Guests::default();
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let held: Vec<_> = (0..2).map(|_| guests.enter(ip("10.0.0.1"), 2).unwrap()).collect();
-        assert!(guests.enter(ip("10.0.0.1"), 2).is_none());
-        assert!(guests.enter(ip("10.0.0.2"), 2).is_some());
-        let local: Vec<_> = (0..9).filter_map(|_| guests.enter(ip("127.0.0.1"), 2)).collect();
-        assert_eq!(local.len(), 9);
-        drop((held, local));
-        assert!(guests.0.lock().unwrap().is_empty());
     }
 }

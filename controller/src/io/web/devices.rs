@@ -15,6 +15,16 @@ use super::load::{Filter, State as DeviceState};
 use super::resource::device::{Device, DeviceSummary, Span};
 use super::resource::{ActionRequest, Page};
 use crate::fleet::Selector;
+use crate::fleet::admission::Decision;
+
+/// Why, if there is something to say.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Remark {
+    /// For the audit trail.
+    #[serde(default)]
+    reason: String,
+}
 
 /// Devices on one page unless asked otherwise.
 const LIMIT: usize = 50;
@@ -112,4 +122,46 @@ pub(super) async fn remove(
 ) -> Result<axum::http::StatusCode, Problem> {
     web.controller().remove_device(&name::<DeviceId>(&device)?, &why.reason, &by).await?;
     Ok(axum::http::StatusCode::NO_CONTENT)
+}
+
+/// Let a device in that waits for it, or that was not accepted before.
+#[utoipa::path(post, path = "/api/v1/devices/{device}/accept", tag = "devices", operation_id = "acceptDevice", params(("device" = String, Path, description = "The device")), request_body = Remark,
+    responses((status = 200, body = Device), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn accept(
+    State(web): State<Web>,
+    Path(device): Path<String>,
+    By(by): By,
+    Body(why): Body<Remark>,
+) -> Result<Json<Device>, Problem> {
+    decide(&web, &device, Decision::Accept, &why.reason, &by).await
+}
+
+/// Do not let a device in that waits for it.
+#[utoipa::path(post, path = "/api/v1/devices/{device}/refuse", tag = "devices", operation_id = "refuseDevice", params(("device" = String, Path, description = "The device")), request_body = ActionRequest,
+    responses((status = 200, body = Device), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn refuse(
+    State(web): State<Web>,
+    Path(device): Path<String>,
+    By(by): By,
+    Body(why): Body<ActionRequest>,
+) -> Result<Json<Device>, Problem> {
+    decide(&web, &device, Decision::Refuse, &why.reason, &by).await
+}
+
+/// Put a device out for good: its key, its secret and its certificates count no more, and its connection ends now.
+#[utoipa::path(post, path = "/api/v1/devices/{device}/revoke", tag = "devices", operation_id = "revokeDevice", params(("device" = String, Path, description = "The device")), request_body = ActionRequest,
+    responses((status = 200, body = Device), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn revoke(
+    State(web): State<Web>,
+    Path(device): Path<String>,
+    By(by): By,
+    Body(why): Body<ActionRequest>,
+) -> Result<Json<Device>, Problem> {
+    decide(&web, &device, Decision::Revoke, &why.reason, &by).await
+}
+
+async fn decide(web: &Web, device: &str, decision: Decision, why: &str, by: &str) -> Result<Json<Device>, Problem> {
+    let device = name::<DeviceId>(device)?;
+    web.controller().decide_on(&device, decision, why, by).await?;
+    Ok(Json(web.device(&device)?))
 }

@@ -74,6 +74,9 @@ pub enum Problem {
     /// A signature, a digest or the preflight refused what was sent.
     #[error("{0}")]
     Refused(String),
+    /// A device that is not let in: refused, revoked, or without a certificate that counts.
+    #[error("{0}")]
+    Device(String),
     /// A content type that is not read here.
     #[error("{0}")]
     MediaType(String),
@@ -105,7 +108,7 @@ pub struct Kind {
 }
 
 /// Every kind, for its page.
-pub const KINDS: [Kind; 20] = [
+pub const KINDS: [Kind; 21] = [
     Kind {
         slug: "not-found",
         status: StatusCode::NOT_FOUND,
@@ -197,6 +200,12 @@ pub const KINDS: [Kind; 20] = [
         meaning: "A signature, a digest or the trial run of a model was not right. Nothing was stored; the detail says which check failed.",
     },
     Kind {
+        slug: "device-refused",
+        status: StatusCode::FORBIDDEN,
+        title: "Device not let in",
+        meaning: "The device was refused or revoked, or it shows no certificate that counts: one that is over or was replaced is followed by a new one when it enrols again. The detail says which.",
+    },
+    Kind {
         slug: "media-type",
         status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
         title: "Content type not read here",
@@ -273,6 +282,7 @@ impl Problem {
             Self::Stale(_) => "stale-revision",
             Self::TooLarge(_) => "too-large",
             Self::Refused(_) => "refused",
+            Self::Device(_) => "device-refused",
             Self::MediaType(_) => "media-type",
             Self::Method(_) => "method",
             Self::Range(_) => "range",
@@ -389,6 +399,7 @@ mod tests {
             Problem::Stale("s".into()),
             Problem::TooLarge(7),
             Problem::Refused("r".into()),
+            Problem::Device("d".into()),
             Problem::MediaType("m".into()),
             Problem::Method("m".into()),
             Problem::Range(7),

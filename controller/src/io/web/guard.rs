@@ -3,8 +3,8 @@
 //! What a route asks for stands in [`super::scope`]. Reading is open to a browser on this machine that asks for this machine by
 //! name (so a page elsewhere that points its own name at 127.0.0.1 sees nothing, and neither does whoever comes through a proxy);
 //! everything else needs a token of the right scope. A browser that changes something must show that the request comes from the
-//! dashboard itself. Devices need no token: what they fetch is signed, what they send is signed, and enrolment has a token of
-//! its own. What stays true: tokens are compared by digest and never logged; the cookie is not the token, and is worth no more
+//! dashboard itself. Devices need no token: what they fetch is signed, what they send is signed, enrolment has a token of
+//! its own, and with TLS they show their certificates. What stays true: tokens are compared by digest and never logged; the cookie is not the token, and is worth no more
 //! than the token is at that moment; a wrong token is refused even where none is needed to look.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +25,7 @@ use super::limits::Asker;
 use super::scope::{Need, needed};
 use crate::access::allowance::Client;
 use crate::access::{Principal, Scope};
+use crate::io::tls::peer::Peer;
 
 /// The cookie of a signed-in browser.
 pub(super) const COOKIE: &str = "leeway_session";
@@ -158,6 +159,8 @@ struct Asked {
     has_query: bool,
     headers: HeaderMap,
     peer: Option<IpAddr>,
+    /// The device whose certificate the connection showed.
+    device: Option<Peer>,
 }
 
 impl Asked {
@@ -169,6 +172,7 @@ impl Asked {
             has_query: request.uri().query().is_some(),
             headers: request.headers().clone(),
             peer: request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
+            device: request.extensions().get::<Peer>().cloned(),
         }
     }
 
@@ -211,10 +215,15 @@ fn check(web: &Web, asked: &Asked) -> Result<Option<(Digest, Principal)>, Proble
         same_site(headers)?;
         web.limits().door(asked.client(), web.now())?;
     }
+    let for_devices = match asked.need() {
+        Need::Device => true,
+        Need::Released => asked.path.strip_prefix("/blobs/").is_some_and(|hex| web.is_released(hex)),
+        Need::Nothing | Need::OneOf(_) => false,
+    };
     let scopes: &[Scope] = match asked.need() {
         Need::Nothing => return Ok(None),
-        Need::Released if asked.path.strip_prefix("/blobs/").is_some_and(|hex| web.is_released(hex)) => return Ok(None),
-        Need::Released => &[Scope::Viewer],
+        _ if for_devices && is_device(web, asked)? => return Ok(None),
+        Need::Device | Need::Released => &[Scope::Viewer],
         Need::OneOf(scopes) => scopes,
     };
     let holder = |token: Digest| web.controller().holder(&token).map(|who| (token, who));
@@ -232,8 +241,20 @@ fn check(web: &Web, asked: &Asked) -> Result<Option<(Digest, Principal)>, Proble
     match by_token.or_else(signed_in) {
         Some((token, who)) if scopes.iter().any(|needed| who.scope.covers(*needed)) => Ok(Some((token, who))),
         Some((_, who)) => Err(Problem::Scope { who: who.name, has: who.scope, needs: scopes }),
+        None if for_devices => Err(Problem::Device(
+            "this is for devices with a certificate of this fleet, and for who has a token of it: enrol first".to_owned(),
+        )),
         None if scopes == [Scope::Viewer] && asked.is_safe() && reads_openly(web, asked) => Ok(None),
         None => Err(Problem::Unauthorized),
+    }
+}
+
+/// Whether a device may have what devices fetch: with TLS only by a certificate that counts at this moment.
+fn is_device(web: &Web, asked: &Asked) -> Result<bool, Problem> {
+    match &asked.device {
+        _ if !web.controller().asks_for_certificates() => Ok(true),
+        Some(peer) => web.controller().check_peer(peer).map(|()| true).map_err(Problem::Device),
+        None => Ok(false),
     }
 }
 

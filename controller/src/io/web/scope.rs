@@ -17,13 +17,15 @@ use crate::access::Scope;
 pub(super) enum Need {
     /// Nothing: what is served is signed or says nothing about the fleet, or has a way of its own to tell who asks.
     Nothing,
-    /// Nothing for what was published, a look at the fleet for the rest.
+    /// Nothing, as long as transport is plain: it is signed. With TLS, a device's certificate, or a look at the fleet.
+    Device,
+    /// The same for what was published, a look at the fleet for the rest.
     Released,
     /// One of these.
     OneOf(&'static [Scope]),
 }
 
-use Need::{Nothing, OneOf, Released};
+use Need::{Device, Nothing, OneOf, Released};
 
 const LOOK: Need = OneOf(&[Scope::Viewer]);
 const OPERATE: Need = OneOf(&[Scope::Operator]);
@@ -41,8 +43,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/login", Nothing),
     ("GET", "/assets/{name}", Nothing),
     ("GET", "/problems/{kind}", Nothing),
-    ("GET", "/tuf/{file}", Nothing),
-    ("GET", "/tuf/director/{file}", Nothing),
+    ("GET", "/tuf/{file}", Device),
+    ("GET", "/tuf/director/{file}", Device),
     ("GET", "/blobs/{digest}", Released),
     ("POST", "/api/v1/enrol", Nothing),
     ("POST", "/logout", LOOK),
@@ -80,6 +82,9 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("PUT", "/api/v1/cohorts/{cohort}", OPERATE),
     ("POST", "/api/v1/models/{line}/retrain", OPERATE),
     ("PUT", "/api/v1/devices/{device}/labels", OPERATE),
+    ("POST", "/api/v1/devices/{device}/accept", OPERATE),
+    ("POST", "/api/v1/devices/{device}/refuse", OPERATE),
+    ("POST", "/api/v1/devices/{device}/revoke", OPERATE),
     ("POST", "/api/v1/devices/{device}/remove", OPERATE),
     ("POST", "/api/v1/enrolment-tokens", OPERATE),
     ("POST", "/api/v1/rollouts", OPERATE),
@@ -162,7 +167,7 @@ mod tests {
         }
         let looks = TABLE.iter().filter(|(method, ..)| *method == "GET");
         let more: Vec<_> =
-            looks.filter(|(.., need)| !matches!(need, Nothing | Released) && *need != LOOK).map(|(_, route, _)| *route).collect();
+            looks.filter(|(.., need)| !matches!(need, Nothing | Device | Released) && *need != LOOK).map(|(_, route, _)| *route).collect();
         assert_eq!(more, ["/api/v1/tokens"]);
     }
 

@@ -1,6 +1,7 @@
 //! A controller on free ports, and a caller that says exactly what it sends.
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use leeway_protocol::trust::repository::{Lifetimes, LineGrant, ceremony};
@@ -8,7 +9,8 @@ use leeway_protocol::trust::repository::{Lifetimes, LineGrant, ceremony};
 use crate::access::Scope;
 use crate::io::clock;
 use crate::io::control::{Controller, NewAccessToken};
-use crate::io::serve::{Handle, METADATA_FILES, ServeConfig, start_with};
+use crate::io::serve::{Handle, METADATA_FILES, REVOKED_FILE, ServeConfig, start_with};
+use crate::io::tls::authority::KeyedCertificate;
 use crate::io::web::{Limits, Web};
 
 /// Only a failing test waits so long.
@@ -70,8 +72,52 @@ impl Site {
         let runner = Some(("/bin/false".into(), Vec::new()));
         let config = ServeConfig { runner, ..ServeConfig::local(dir.path().to_owned(), "test".parse().unwrap()) };
         let handle = start_with(change(config), |controller| Web::with_limits(controller, limits).router()).await.unwrap();
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).timeout_global(Some(PATIENCE)).build();
-        Self { handle, dir, agent: agent.into() }
+        let mut site = Self { handle, dir, agent: Self::agent(None, None) };
+        site.agent = Self::agent(site.ca().as_deref(), None);
+        site
+    }
+
+    /// A client that trusts this authority and shows this certificate.
+    fn agent(ca: Option<&str>, shown: Option<&KeyedCertificate>) -> ureq::Agent {
+        use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+        let mut tls = TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        if let Some(ca) = ca {
+            tls = tls.root_certs(RootCerts::new_with_certs(&[Certificate::from_pem(ca.as_bytes()).unwrap()]));
+        }
+        let card = |pair: &KeyedCertificate| {
+            let chain = Certificate::from_pem(pair.chain.as_bytes()).unwrap();
+            ClientCert::new_with_certs(&[chain], PrivateKey::from_pem(pair.key.as_bytes()).unwrap())
+        };
+        let tls = tls.client_cert(shown.map(card)).build();
+        let config = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).timeout_global(Some(PATIENCE));
+        config.tls_config(tls).build().into()
+    }
+
+    /// The device authority, if TLS is on.
+    pub(super) fn ca(&self) -> Option<String> {
+        self.handle.ca.as_ref().map(|path| std::fs::read_to_string(path).unwrap())
+    }
+
+    /// Ask as somebody who shows this certificate; the error of a handshake is one.
+    pub(super) async fn showing(&self, shown: &KeyedCertificate, path: &str) -> Result<Answer, String> {
+        let request = ureq::http::Request::builder().uri(format!("{}{path}", self.base())).body(Vec::new()).unwrap();
+        let agent = Self::agent(self.ca().as_deref(), Some(shown));
+        tokio::task::spawn_blocking(move || Self::run(&agent, request)).await.unwrap()
+    }
+
+    fn run(agent: &ureq::Agent, request: ureq::http::Request<Vec<u8>>) -> Result<Answer, String> {
+        let mut answer = agent.run(request).map_err(|e| e.to_string())?;
+        let headers = answer.headers().iter().map(|(n, v)| (n.as_str().to_owned(), v.to_str().unwrap_or_default().to_owned())).collect();
+        Ok(Answer { status: answer.status().as_u16(), headers, body: answer.body_mut().read_to_vec().map_err(|e| e.to_string())? })
+    }
+
+    fn base(&self) -> String {
+        format!("{}://{}", if self.handle.ca.is_some() { "https" } else { "http" }, self.addr())
+    }
+
+    /// Where the list of revoked certificates lies.
+    pub(super) fn revoked(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join(REVOKED_FILE)).unwrap()
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -113,18 +159,13 @@ impl Site {
     }
 
     pub(super) async fn send(&self, method: &str, path: &str, body: Option<Vec<u8>>, headers: &[(&str, &str)]) -> Answer {
-        let mut request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.addr()));
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base()));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(body.unwrap_or_default()).unwrap();
         let agent = self.agent.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut answer = agent.run(request).unwrap();
-            let headers =
-                answer.headers().iter().map(|(n, v)| (n.as_str().to_owned(), v.to_str().unwrap_or_default().to_owned())).collect();
-            Answer { status: answer.status().as_u16(), headers, body: answer.body_mut().read_to_vec().unwrap() }
-        });
+        let answer = tokio::task::spawn_blocking(move || Self::run(&agent, request).unwrap());
         answer.await.unwrap()
     }
 
@@ -163,8 +204,6 @@ impl Site {
 impl Site {
     /// A version in the registry, as if it had been published.
     pub(super) async fn add_version(&self, name: &str) {
-        use std::sync::Arc;
-
         use leeway_protocol::manifest::{Blob, Lineage};
 
         use crate::registry::{ModelVersion, Role, VersionStatus};

@@ -4,6 +4,7 @@ use leeway_protocol::ids::DeviceId;
 use leeway_protocol::reported::Phase;
 
 use super::Facts;
+use crate::fleet::Admission;
 use crate::io::web::resource::device::{DesiredInfo, Device, DeviceSummary, RunningInfo, Span};
 use crate::io::web::resource::drift::DeviceDrift;
 use crate::io::web::resource::event::Event;
@@ -21,18 +22,22 @@ impl Facts<'_> {
             id: device.id.to_string(),
             cohort: self.cohort_name(device),
             labels: device.labels.clone(),
+            admitted: device.admission.is_in(),
             online,
             last_seen: device.presence.last_seen,
             line: active.map(|r| r.line.to_string()),
             version: active.map(|r| r.version.to_string()),
             target_version: wanted.filter(|w| active.is_none_or(|a| a.version != **w)).map(ToString::to_string),
-            phase: phase_word(phase).to_owned(),
-            level: level(phase, online),
+            phase: device.admission.word().unwrap_or_else(|| phase_word(phase)).to_owned(),
+            level: standing(device).unwrap_or_else(|| level(phase, online)),
             sentence: self.sentence(device),
         }
     }
 
     fn sentence(&self, device: &crate::fleet::Device) -> String {
+        if let Some(sentence) = device.admission.sentence(&device.id).or_else(|| device.twin.clone()) {
+            return sentence;
+        }
         let Some(reported) = &device.reported else {
             return "Enrolled, but has not reported yet.".to_owned();
         };
@@ -60,7 +65,7 @@ impl Facts<'_> {
             generation: reported.map_or(0, |r| r.generation.0),
             last_known_good: reported.and_then(|r| r.last_known_good).map(|d| d.to_string()),
             reason: reported.and_then(|r| r.reason.as_ref()).map(ToString::to_string),
-            conditions: reported.map(conditions).unwrap_or_default(),
+            conditions: identity(device).into_iter().chain(reported.map(conditions).unwrap_or_default()).collect(),
             outbox: reported.map_or(0, |r| r.outbox),
             dropped: reported.map_or(0, |r| r.dropped),
             clock_skew_ms: skew(device),
@@ -69,6 +74,25 @@ impl Facts<'_> {
             events,
         })
     }
+}
+
+/// How to read a device that is not in, or not alone.
+fn standing(device: &crate::fleet::Device) -> Option<Level> {
+    match device.admission {
+        Admission::Pending => Some(Level::Warn),
+        Admission::Refused(_) | Admission::Revoked(_) => Some(Level::Bad),
+        Admission::Accepted => device.twin.as_ref().map(|_| Level::Bad),
+    }
+}
+
+/// What the controller itself knows about who the device is.
+fn identity(device: &crate::fleet::Device) -> Vec<Condition> {
+    let said = |kind: &str, holds, message: String| Condition { kind: kind.to_owned(), holds: Some(holds), message };
+    let out = device.admission.sentence(&device.id).map(|sentence| said("Admitted", false, sentence));
+    let twin = device.twin.clone().map(|sentence| said("AloneWithItsKey", false, sentence));
+    let certificate =
+        device.certificates.last().map(|c| said("Certified", true, format!("Its certificate is good until {}.", c.not_after)));
+    out.into_iter().chain(twin).chain(certificate).collect()
 }
 
 fn phase_word(phase: Option<Phase>) -> &'static str {
