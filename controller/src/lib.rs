@@ -14,4 +14,5 @@ pub mod retraining;
 pub mod rollout;
 pub mod sequential;
 pub mod snapshot;
+pub mod supply;
 pub mod trainer;

@@ -6,4 +6,5 @@ mod mosquitto;
 mod other_tuf;
 mod same_numbers;
 mod stream_resumes;
+mod supply_chain;
 mod two_binaries;
