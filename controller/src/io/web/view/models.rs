@@ -170,6 +170,7 @@ pub(in crate::io::web) type Serving = BTreeMap<(Line, Version), u64>;
 
 fn node(n: &lineage::LineageNode, version: Option<&ModelVersion>) -> LineageNode {
     let detail = match version {
+        Some(v) if v.provenance.is_some() => format!("{}, provenance signed by {}", v.manifest.digest.short(), v.signer),
         Some(v) => v.manifest.digest.short(),
         None if n.id.starts_with("sha256:") => n.id.chars().skip(7).take(12).collect(),
         None => String::new(),
