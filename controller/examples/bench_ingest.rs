@@ -254,11 +254,9 @@ async fn publish(controller: &Controller, ceremony: &Ceremony) -> anyhow::Result
         created_at: Timestamp::from_secs(1),
     };
     controller.blobs().put(&manifest.to_bytes()).await?;
-    let (line, version, io) = (manifest.line.clone(), manifest.version.clone(), manifest.io_digest());
-    let custom = TargetCustom { v: 1, line, version, seq: 1, manifest: manifest.blob(), io };
     let expires = Timestamp::from_secs(std::time::UNIX_EPOCH.elapsed()?.as_secs() as i64 + 86_400);
     let key = ceremony.key("rain").ok_or_else(|| anyhow::anyhow!("no release key"))?;
-    let role = RoleBuilder::new(false, expires).add(&model, &custom).sign(&[key])?;
+    let role = RoleBuilder::new(false, expires).add(&model, &TargetCustom::of(&manifest)).sign(&[key])?;
     controller.upload_role("rain", &role, "bench").await?;
     Ok(Arc::new(manifest))
 }

@@ -14,5 +14,6 @@ pub mod retraining;
 pub mod rollout;
 pub mod sequential;
 pub mod snapshot;
+pub mod supply;
 pub mod trainer;
 pub mod webhook;

@@ -85,8 +85,7 @@ pub struct Made {
 pub fn make(line: &Line, version: &Version, seq: u64, behaviour: Behaviour, padding: usize) -> Made {
     let model = to_bytes(behaviour, seq, padding);
     let manifest = manifest(line, version, seq, &model);
-    let custom =
-        TargetCustom { v: 1, line: line.clone(), version: version.clone(), seq, manifest: manifest.blob(), io: manifest.io_digest() };
+    let custom = TargetCustom::of(&manifest);
     Made { model, manifest: manifest.to_bytes(), custom }
 }
 

@@ -349,4 +349,52 @@ pub struct TargetCustom {
     pub manifest: Blob,
     /// [`Manifest::io_digest`].
     pub io: Digest,
+    /// Where it comes from, as SLSA provenance; devices do not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Blob>,
+    /// Its OpenSSF Model Signing bundle; devices do not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Blob>,
+}
+
+impl TargetCustom {
+    /// What the target of `manifest`'s model says, with nothing attached.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            v: 1,
+            line: manifest.line.clone(),
+            version: manifest.version.clone(),
+            seq: manifest.seq,
+            manifest: manifest.blob(),
+            io: manifest.io_digest(),
+            provenance: None,
+            bundle: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As releases were listed before anything was attached to them.
+    const BARE: &str = r#"{"v":1,"line":"rain","version":"1","seq":4,"manifest":{"digest":"sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824","length":5},"io":"sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"}"#;
+
+    #[test]
+    fn releases_from_before_there_was_provenance_are_read_and_written_as_they_were() {
+        let old: TargetCustom = serde_json::from_str(BARE).unwrap();
+        assert_eq!((old.provenance, old.bundle), (None, None));
+        assert_eq!(serde_json::to_string(&old).unwrap(), BARE);
+        let new = TargetCustom { provenance: Some(Blob::of(b"p")), bundle: Some(Blob::of(b"b")), ..old };
+        let text = serde_json::to_string(&new).unwrap();
+        assert_eq!(serde_json::from_str::<TargetCustom>(&text).unwrap(), new);
+        // What a device of before reads: the same release, and two parts that it passes over.
+        #[derive(Deserialize)]
+        struct Before {
+            seq: u64,
+            manifest: Blob,
+        }
+        let before: Before = serde_json::from_str(&text).unwrap();
+        assert_eq!((before.seq, before.manifest), (4, Blob::of(b"hello")));
+    }
 }

@@ -123,7 +123,16 @@ impl Site {
         let (line, version) = ("rain".parse().unwrap(), version.parse().unwrap());
         let path = target_path(&line, false, &version);
         let model = Blob::of(path.as_bytes());
-        let custom = TargetCustom { v: 1, line, version, seq, manifest: Blob::of(b"manifest"), io: Digest::of(b"io") };
+        let custom = TargetCustom {
+            v: 1,
+            line,
+            version,
+            seq,
+            manifest: Blob::of(b"manifest"),
+            io: Digest::of(b"io"),
+            provenance: None,
+            bundle: None,
+        };
         let expires = self.now.plus_secs(self.signer.lifetimes.role_secs);
         let builder = match self.state.role("rain") {
             Some(previous) => RoleBuilder::after(&previous, false, expires),

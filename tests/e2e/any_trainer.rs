@@ -47,6 +47,10 @@ fn scikit_learn_and_the_built_in_trainer_learn_from_what_stations_captured() {
         println!("{version}: {accuracy:.3} on held-out days; {}", job["sentence"]);
         let lineage = site.leeway(&["model", "lineage", "rain", version]).ok().out;
         assert!(lineage.contains("1.0.0") && lineage.contains("dataset"), "{lineage}");
+        assert!(lineage.contains("provenance signed by rain-auto") && !lineage.contains("provenance signed by rain "), "{lineage}");
+        // The worker signed where it comes from, and the controller compared that with the manifest.
+        let provenance = shown["provenance"]["sentence"].as_str().unwrap_or_default();
+        assert!(provenance.contains("role rain-auto: made from 2 datasets") && provenance.contains("a parent"), "{shown}");
     }
     runtime.block_on(fleet.shutdown());
     site.assert_chain();

@@ -8,4 +8,5 @@ mod mosquitto_tls;
 mod other_tuf;
 mod same_numbers;
 mod stream_resumes;
+mod supply_chain;
 mod two_binaries;

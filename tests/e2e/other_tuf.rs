@@ -117,8 +117,16 @@ fn our_client_and_our_devices_decision_take_what_python_tuf_made() {
     std::fs::write(dir.path().join("model"), &model).expect("a file");
     let (line, version): (Line, _) = ("rain".parse().expect("a line"), "1.0.0".parse().expect("a version"));
     let path = target_path(&line, false, &version);
-    let custom =
-        TargetCustom { v: 1, line: line.clone(), version: version.clone(), seq: 5, manifest: Blob::of(b"m"), io: Digest::of(b"io") };
+    let custom = TargetCustom {
+        v: 1,
+        line: line.clone(),
+        version: version.clone(),
+        seq: 5,
+        manifest: Blob::of(b"m"),
+        io: Digest::of(b"io"),
+        provenance: None,
+        bundle: None,
+    };
     let assignment = Assignment {
         v: 1,
         device: "bellevue-07".parse().expect("a device"),

@@ -21,6 +21,8 @@ mod onnx_prescan;
 mod request;
 #[path = "../fuzz/entrances/selector.rs"]
 mod selector;
+#[path = "../fuzz/entrances/supply_chain.rs"]
+mod supply_chain;
 #[path = "../fuzz/entrances/tuf_metadata.rs"]
 mod tuf_metadata;
 
@@ -134,6 +136,11 @@ fn requests_bear_any_bytes() {
 #[test]
 fn selectors_bear_any_bytes() {
     besiege("selector", selector::enter, &selector::honest());
+}
+
+#[test]
+fn documents_that_go_with_a_release_bear_any_bytes() {
+    besiege("supply_chain", supply_chain::enter, &supply_chain::honest());
 }
 
 #[test]

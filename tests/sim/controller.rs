@@ -121,6 +121,8 @@ impl Controller {
             role: Role::Release,
             signer: release.named.line.to_string(),
             lineage: Lineage::default(),
+            provenance: None,
+            bundle: None,
             published_at: now,
             status: VersionStatus::Published,
         };

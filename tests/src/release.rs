@@ -35,15 +35,7 @@ pub fn publish(api: &Api, root: &[u8], key: &SigningKey, model: &[u8], manifest:
         Some(document) => RoleBuilder::after(document.claims(), false, until),
         None => RoleBuilder::new(false, until),
     };
-    let custom = TargetCustom {
-        v: 1,
-        line: line.clone(),
-        version: manifest.version.clone(),
-        seq: manifest.seq,
-        manifest: Blob::of(&bytes),
-        io: manifest.io_digest(),
-    };
-    let signed = builder.add(&manifest.model, &custom).sign(&[key]).map_err(|e| e.to_string())?;
+    let signed = builder.add(&manifest.model, &TargetCustom::of(&manifest)).sign(&[key]).map_err(|e| e.to_string())?;
     for blob in [model, &bytes] {
         api.post_bytes("/api/v1/blobs", "application/octet-stream", blob)?.ok()?;
     }

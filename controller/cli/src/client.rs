@@ -92,6 +92,11 @@ impl Client {
         }
     }
 
+    /// GET bytes; 404 is a failure.
+    pub fn bytes(&self, path: &str) -> Outcome<Vec<u8>> {
+        self.get(path)
+    }
+
     fn get(&self, path: &str) -> Outcome<Vec<u8>> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some(token) = &self.token {

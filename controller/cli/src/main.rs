@@ -151,6 +151,14 @@ mod tests {
         let scope = Cli::try_parse_from(["leeway", "token", "create", "--name", "x", "--scope", "root"]).unwrap_err().to_string();
         assert!(scope.contains("publisher"), "{scope}");
         assert!(Cli::try_parse_from(["leeway", "token", "create", "--name", "x", "--scope", "viewer", "--ttl", "30d"]).is_ok());
+        let publish = |more: &[&str]| {
+            let base = ["leeway", "model", "publish", "m", "--line", "rain", "--version", "1", "--key", "k", "--reference", "r"];
+            Cli::try_parse_from([&base[..], more].concat())
+        };
+        assert!(publish(&["--oms-bundle", "b"]).is_err(), "a bundle that nobody checks is worth nothing");
+        assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-key", "k"]).is_err(), "made or checked, not both");
+        assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-dir", "d", "--parameter", "l2=0.1"]).is_ok());
+        assert!(publish(&["--parameter", "l2"]).is_err());
         assert!(Cli::try_parse_from(["leeway", "sim", "live", "--devices", "3", "--url", "http://x"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "device", "list", "--json", "--url", "http://x:1"]).is_ok());
     }

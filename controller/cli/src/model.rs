@@ -1,15 +1,17 @@
 //! `leeway model`: publish a release, and see what there is.
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use leeway_controller::io::web::resource::model::{Lineage, Model, VersionDetail};
+use leeway_controller::io::web::resource::model::{Document, Lineage, Model, VersionDetail};
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::{Line, Version};
 
 use crate::context::Context;
-use crate::failure::Outcome;
+use crate::failure::{During as _, Outcome};
 use crate::output::{self, Style, facts, put, table};
 
+mod bundle;
 mod describe;
 mod publish;
 
@@ -59,6 +61,31 @@ pub enum Command {
         /// The version.
         version: Version,
     },
+    /// The bill of materials of a version, as CycloneDX 1.6.
+    Bom {
+        /// The model line.
+        line: Line,
+        /// The version.
+        version: Version,
+    },
+    /// The provenance of a version, as its maker signed it: SLSA v1 in a DSSE envelope.
+    Provenance {
+        /// The model line.
+        line: Line,
+        /// The version.
+        version: Version,
+    },
+    /// The OpenSSF Model Signing bundle that came with a version.
+    Bundle {
+        /// The model line.
+        line: Line,
+        /// The version.
+        version: Version,
+    },
+    /// Make an OpenSSF Model Signing bundle of a file or a folder. Needs no controller.
+    SignBundle(bundle::Sign),
+    /// Check an OpenSSF Model Signing bundle against a file or a folder. Needs no controller.
+    VerifyBundle(bundle::Verify),
 }
 
 /// Run it.
@@ -71,6 +98,11 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::List => list(context),
         Command::Show { line, version } => show(context, line, version.as_ref()),
         Command::Inspect { onnx } => describe::run(onnx, context),
+        Command::Bom { line, version } => document(context, line, version, "bom"),
+        Command::Provenance { line, version } => document(context, line, version, "provenance"),
+        Command::Bundle { line, version } => document(context, line, version, "bundle"),
+        Command::SignBundle(args) => bundle::sign(args),
+        Command::VerifyBundle(args) => bundle::verify(args),
         Command::Lineage { line, version } => {
             let graph: Lineage = context.client.read(&format!("/api/v1/models/{line}/versions/{version}/lineage"))?;
             if context.json {
@@ -80,6 +112,12 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             Ok(())
         }
     }
+}
+
+/// A document of a version, byte for byte: somebody else's tool reads it.
+fn document(context: &Context, line: &Line, version: &Version, which: &str) -> Outcome {
+    let bytes = context.client.bytes(&format!("/api/v1/models/{line}/versions/{version}/{which}"))?;
+    std::io::stdout().write_all(&bytes).during("writing")
 }
 
 fn list(context: &Context) -> Outcome {
@@ -152,8 +190,16 @@ fn render(style: &Style, d: &VersionDetail) -> String {
             ("Golden", d.golden.clone()),
             ("Limits", d.limits.clone()),
             ("Metrics", metrics.join(", ")),
+            ("Provenance", document_line(d.provenance.as_ref())),
+            ("Signature", document_line(d.bundle.as_ref())),
         ],
     )
+}
+
+/// One document that came with a version, as the page says it too.
+fn document_line(document: Option<&Document>) -> String {
+    document
+        .map_or_else(|| "this release came without".to_owned(), |d| format!("{} ({}, {})", d.sentence, d.digest, words::bytes(d.length)))
 }
 
 fn lineage(style: &Style, graph: &Lineage) -> String {

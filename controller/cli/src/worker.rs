@@ -3,6 +3,7 @@
 //! It signs exactly the candidates it made itself, byte for byte, and only once the controller says they beat the champion. So a
 //! stolen controller can feed it data, which the audit trail names by digest, but cannot have a model of its own signed. What
 //! stays true: nothing is signed that is not in this worker's own folder.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,15 +15,18 @@ use leeway_controller::io::trainer::command::Command;
 use leeway_controller::io::trainer::{Progress, Trainer, candidate};
 use leeway_controller::io::training::JobSpec;
 use leeway_controller::io::web::resource::training::TrainingJob;
+use leeway_controller::supply::provenance::Build;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::Line;
 use leeway_protocol::manifest::{Blob, Manifest};
 use leeway_protocol::trust::keyring::SigningKey;
+use leeway_protocol::trust::metadata::percent_encoded;
 use leeway_protocol::trust::repository::trainer_role;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::failure::{During, Failure, Outcome};
+use crate::release::Release;
 use crate::{keys, now, release};
 
 /// Waiting time when there is nothing to do.
@@ -181,7 +185,8 @@ impl Worker<'_> {
             let (Ok(model), Ok(manifest)) = (fs::read(dir.join("model.onnx")), fs::read(dir.join("approved-if-won.json"))) else {
                 continue;
             };
-            match release::publish_exactly(self.client, &self.root, &self.key, true, &model, &manifest, now()) {
+            let release = Release::by_trainer(&model, self.build());
+            match release::publish_exactly(self.client, &self.root, &self.key, &release, &manifest, now()) {
                 Ok(published) => {
                     println!("{}: signed {} as {}", job.id, published.manifest.version, trainer_role(&published.manifest.line));
                     let _ = fs::remove_dir_all(&dir);
@@ -195,6 +200,16 @@ impl Worker<'_> {
             }
         }
         Ok(signed)
+    }
+
+    /// What provenance says of this worker: its name, and what it was told to train with.
+    fn build(&self) -> Build {
+        let mut parameters = BTreeMap::from([("trainer".to_owned(), "built-in".to_owned())]);
+        if let Some(program) = &self.args.command {
+            parameters.insert("trainer".to_owned(), program.display().to_string());
+            parameters.insert("arguments".to_owned(), self.args.args.join(" "));
+        }
+        Build { builder: format!("urn:leeway:builder:trainer:{}", percent_encoded(&self.args.name)), parameters }
     }
 
     fn give_up(&self, job: &str, failure: &Failure) -> Outcome {

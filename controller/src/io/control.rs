@@ -36,11 +36,13 @@ pub(super) mod admission;
 pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod publish;
+pub(super) mod supply;
 
 pub use access::NewAccessToken;
 pub use decisions::{LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use publish::Published;
+pub use supply::Attached;
 
 /// A running controller. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -44,6 +44,7 @@ mod rollouts;
 mod scope;
 mod session;
 mod stream;
+mod supply;
 mod tokens;
 mod training;
 mod view;
@@ -143,7 +144,7 @@ impl Web {
     /// Whether a blob belongs to a published version: those are for every device, others (datasets) are not.
     fn is_released(&self, hex: &str) -> bool {
         let Ok(digest) = Digest::from_hex(hex) else { return false };
-        self.controller().snapshot().versions.values().any(|v| v.model.digest == digest || v.manifest.digest == digest)
+        self.controller().snapshot().versions.values().any(|v| v.names(digest))
     }
 
     /// Everything that is served.
@@ -189,6 +190,9 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(models::retrain))
         .routes(routes!(models::version))
         .routes(routes!(models::lineage))
+        .routes(routes!(supply::provenance))
+        .routes(routes!(supply::bundle))
+        .routes(routes!(supply::bom))
         .routes(routes!(models::mark))
         .routes(routes!(drift::drift))
         .routes(routes!(drift::feature))

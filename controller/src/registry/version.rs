@@ -61,6 +61,12 @@ pub struct ModelVersion {
     pub signer: String,
     /// Where it comes from: code, data, parent, run, offline metrics.
     pub lineage: Lineage,
+    /// The same as signed provenance, if it came with any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Blob>,
+    /// The OpenSSF Model Signing bundle, if it came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Blob>,
     /// When the controller accepted it.
     pub published_at: Timestamp,
     /// What may still be done with it.
@@ -99,6 +105,12 @@ impl ModelVersion {
     /// How an assignment names it.
     pub fn release(&self) -> AssignedRelease {
         AssignedRelease { path: self.target_path(), line: self.line.clone(), version: self.version.clone() }
+    }
+
+    /// Whether a file is part of it: those are for everybody who may install it.
+    pub fn names(&self, digest: Digest) -> bool {
+        let attached = [self.provenance, self.bundle].into_iter().flatten();
+        [self.model, self.manifest].into_iter().chain(attached).any(|blob| blob.digest == digest)
     }
 
     /// Whether a device may be told to run it.

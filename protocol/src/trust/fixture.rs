@@ -48,7 +48,7 @@ pub(super) fn model(name: &str) -> Blob {
 
 pub(super) fn custom(line_name: &str, version_name: &str, seq: u64) -> TargetCustom {
     let manifest = Blob::of(format!("manifest {line_name} {version_name}").as_bytes());
-    TargetCustom { v: 1, line: line(line_name), version: version(version_name), seq, manifest, io: io() }
+    TargetCustom { v: 1, line: line(line_name), version: version(version_name), seq, manifest, io: io(), provenance: None, bundle: None }
 }
 
 /// `rain` and `wind`, rain with releases 1.0.0 (seq 1), 1.1.0 (seq 2) and the trainer's auto-3 (seq 3), wind with 2.0.0.

@@ -99,14 +99,7 @@ impl Repo {
         let model = format!("{version} {behaviour}").into_bytes();
         let mut manifest = manifest("rain", version, seq, &model);
         let line = manifest.line.clone();
-        let mut custom = TargetCustom {
-            v: 1,
-            line: line.clone(),
-            version: manifest.version.clone(),
-            seq,
-            manifest: manifest.blob(),
-            io: manifest.io_digest(),
-        };
+        let mut custom = TargetCustom::of(&manifest);
         let plain = manifest.clone();
         spoil(&mut manifest, &mut custom);
         if manifest != plain {

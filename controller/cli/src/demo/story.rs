@@ -18,6 +18,7 @@ use super::watch::Watch;
 use super::workshop::Workshop;
 use super::{Demo, setup, table};
 use crate::failure::{During, Failure, Outcome};
+use crate::release::Release;
 use crate::{keys, now, release};
 
 mod attacks;
@@ -133,7 +134,7 @@ fn grant_trainer(shop: &Workshop, first: &Lesson) -> Outcome {
 
 fn publish(shop: &Workshop, lesson: &Lesson) -> Outcome {
     let key = shop.key(shop.line.as_str())?;
-    let sent = || release::publish(&shop.client, &shop.keys.image_root, key, false, &lesson.model, &lesson.manifest, now());
+    let sent = || release::publish(&shop.client, &shop.keys.image_root, key, &Release::of(&lesson.model), &lesson.manifest, now());
     tokio::task::block_in_place(sent).map(drop)
 }
 

@@ -263,6 +263,8 @@ fn lines_begin_change_their_keys_and_are_walled_off_by_the_targets_keys() {
         seq,
         manifest: Blob::of(b"manifest"),
         io: Digest::of(b"io"),
+        provenance: None,
+        bundle: None,
     };
     let until = desk.now.plus_secs(1_000);
     let first = RoleBuilder::new(false, until).add(&Blob::of(b"r"), &custom("rain", 1)).sign(&[&desk.key("k/release/rain.key")]).unwrap();

@@ -17,9 +17,11 @@ use super::describe::{describe, refusal, runner};
 use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
 use crate::output::{self, putln};
+use crate::release::Release;
 use crate::{keys, now, release};
 
 mod answers;
+mod attach;
 mod draft;
 
 /// `leeway model publish`.
@@ -81,6 +83,8 @@ pub struct Publish {
     /// Why it was made, in a sentence.
     #[arg(long, default_value = "")]
     pub reason: String,
+    #[command(flatten)]
+    pub attach: attach::Attach,
     /// Do everything but sign and upload.
     #[arg(long)]
     pub dry_run: bool,
@@ -102,6 +106,7 @@ pub enum Reading {
 /// Run it.
 pub fn run(args: &Publish, context: &Context) -> Outcome {
     let model = read_model(&args.onnx)?;
+    let bundle = args.attach.bundle(&args.onnx, &model)?;
     let reading = format!("reading {}", args.reference.display());
     let data = fs::read(&args.reference).during(&reading)?;
     let table = Table::parse(&data).during(&reading)?;
@@ -141,7 +146,8 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let key = keys::read_key(&args.key)?;
     let root = root_path(args);
     let root = fs::read(&root).during(format!("reading the root of trust {}", root.display()))?;
-    let published = release::publish(&context.client, &root, &key, false, &model, &manifest, now())?;
+    let release = Release::of(&model).with(args.attach.build(), bundle);
+    let published = release::publish(&context.client, &root, &key, &release, &manifest, now())?;
     if context.json {
         return output::json(
             &serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }),
@@ -235,7 +241,7 @@ fn root_path(args: &Publish) -> PathBuf {
     args.root.clone().unwrap_or_else(beside)
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or_else(|| format!("{text:?} is not of the form NAME=VALUE"))
 }
 

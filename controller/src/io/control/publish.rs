@@ -19,7 +19,7 @@ use super::super::clock;
 use super::super::preflight::Passed;
 use super::super::repository::{DIRECTOR, writes};
 use super::decisions::draft;
-use super::{ControlError, Controller, Inner, Touched};
+use super::{ControlError, Controller, Inner, Touched, supply};
 use crate::registry::{ModelLine, ModelVersion, Role, VersionStatus};
 use crate::retraining::job::JobState;
 use crate::snapshot::Snapshot;
@@ -71,7 +71,7 @@ impl Controller {
         let accepted = accept(inner, role, bytes, clock::now())?.1;
         let mut tried = Vec::new();
         for (path, model, custom) in accepted.added {
-            tried.push(try_out(inner, &path, model, custom).await?);
+            tried.push(try_out(inner, role, &path, model, custom).await?);
         }
         let _turn = inner.turn.lock().await;
         let at = clock::now();
@@ -229,7 +229,7 @@ fn accept(inner: &Inner, role: &str, bytes: &[u8], at: Timestamp) -> Result<(Rep
 }
 
 /// Check that the files are here, belong together, and run.
-async fn try_out(inner: &Inner, path: &str, model: Blob, custom: TargetCustom) -> Result<Tried, ControlError> {
+async fn try_out(inner: &Inner, role: &str, path: &str, model: Blob, custom: TargetCustom) -> Result<Tried, ControlError> {
     let refuse = |why: &str| ControlError::Invalid(format!("release {path} was refused: {why}"));
     if !inner.blobs.has(model).await {
         return Err(refuse("its model file was not uploaded before its metadata, or has another length"));
@@ -239,6 +239,7 @@ async fn try_out(inner: &Inner, path: &str, model: Blob, custom: TargetCustom) -
     if !same || manifest.model != model || manifest.io_digest() != custom.io {
         return Err(refuse("its manifest names another line, version, number, model or other inputs and outputs than the signed target"));
     }
+    supply::check(inner, role, &custom, &manifest).await.map_err(|why| refuse(&why))?;
     let passed = inner.runner.preflight(&inner.blobs.path(model.digest), &inner.blobs.path(custom.manifest.digest)).await;
     let passed = passed.map_err(|e| match ControlError::from(e) {
         ControlError::Invalid(why) => refuse(&why),
@@ -304,6 +305,8 @@ fn register(
             role: role_of,
             signer: role.to_owned(),
             lineage: manifest.lineage.clone(),
+            provenance: custom.provenance,
+            bundle: custom.bundle,
             published_at: at,
             status: VersionStatus::Published,
         };
@@ -312,7 +315,7 @@ fn register(
             "Version {} of {line} was published by role {role}: it loads in {} ms, matches its golden vectors, and answers in {} µs at the 99th percentile.",
             version.version, passed.load_ms, passed.p99_us
         );
-        let data = json!({ "manifest": version.manifest, "model": version.model, "seq": version.seq, "lineage": version.lineage, "preflight": passed });
+        let data = json!({ "manifest": version.manifest, "model": version.model, "seq": version.seq, "lineage": version.lineage, "provenance": version.provenance, "bundle": version.bundle, "preflight": passed });
         events.push(draft(at, by, "version.published", format!("models/{line}/versions/{}", version.version), sentence, data));
         finish_job(state, &version, at, by, &mut touched, &mut events);
         touched.versions.insert((line.clone(), version.version.clone()));

@@ -33,6 +33,8 @@ use crate::io::store::tests::small_disk;
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
 use crate::rollout::{RolloutPolicy, Stage};
 
+mod supply;
+
 /// No message should take longer; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -122,18 +124,14 @@ impl Place {
     }
 
     fn role(&self, controller: &Controller, manifest: &Manifest) -> Vec<u8> {
+        self.role_with(controller, manifest, &TargetCustom::of(manifest))
+    }
+
+    fn role_with(&self, controller: &Controller, manifest: &Manifest, custom: &TargetCustom) -> Vec<u8> {
         let expires = clock::now().plus_secs(1000);
         let current = controller.inner.repository().state.contents().role("rain").map(|d| d.claims().clone());
         let role = current.map_or_else(|| RoleBuilder::new(false, expires), |old| RoleBuilder::after(&old, false, expires));
-        let custom = TargetCustom {
-            v: 1,
-            line: line(),
-            version: manifest.version.clone(),
-            seq: manifest.seq,
-            manifest: manifest.blob(),
-            io: manifest.io_digest(),
-        };
-        role.add(&manifest.model, &custom).sign(&[self.ceremony.key("rain").unwrap()]).unwrap()
+        role.add(&manifest.model, custom).sign(&[self.ceremony.key("rain").unwrap()]).unwrap()
     }
 }
 

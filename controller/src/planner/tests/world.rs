@@ -41,6 +41,8 @@ pub(crate) fn version(name_: &str, seq: u64, parent: Option<&str>) -> ModelVersi
         role: Role::Release,
         signer: "rain".to_owned(),
         lineage: Lineage { parent: parent.map(manifest_of), ..Lineage::default() },
+        provenance: None,
+        bundle: None,
         published_at: Timestamp::from_secs(0),
         status: VersionStatus::Published,
     }

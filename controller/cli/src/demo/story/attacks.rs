@@ -76,7 +76,7 @@ impl Story {
         forged.manifest.version = "6.6.6".parse().unwrap_or_else(|_| good.manifest.version.clone());
         let shop = &self.shop;
         let sent = tokio::task::block_in_place(|| {
-            release::publish(&shop.client, &shop.keys.image_root, &stranger, false, &forged.model, &forged.manifest, now())
+            release::publish(&shop.client, &shop.keys.image_root, &stranger, &Release::of(&forged.model), &forged.manifest, now())
         });
         let said = sent.err().map(|e| e.to_string());
         self.tale.claim(said.is_some(), &format!("the controller refused a release signed by a stranger: {}", said.unwrap_or_default()));

@@ -7,7 +7,7 @@ use super::layout::{Area, Frame, head, page};
 use super::parts::{badge, card, command, digest, empty, flush, tile, when};
 use super::rollout::rollout_rows;
 use crate::io::web::resource::Level;
-use crate::io::web::resource::model::{CalibrationBin, Model, VersionDetail, VersionSummary};
+use crate::io::web::resource::model::{CalibrationBin, Document, Model, VersionDetail, VersionSummary};
 use crate::io::web::resource::training::TrainingJob;
 use crate::io::web::words;
 
@@ -169,9 +169,16 @@ fn supply(now: Timestamp, detail: &VersionDetail) -> Markup {
                 dt { "Made" } dd { (when(now, detail.created_at)) }
                 dt { "Registered" } dd { (when(now, v.registered_at)) }
                 dt { "Golden vectors" } dd { (detail.golden) }
+                dt { "Provenance" } dd { (document(detail.provenance.as_ref(), "this release came without")) }
+                dt { "Model signature" } dd { (document(detail.bundle.as_ref(), "this release came without")) }
+                dt { "Bill of materials" } dd { a href=(detail.bom) { "CycloneDX 1.6" } }
             }
         },
     )
+}
+
+fn document(document: Option<&Document>, none: &str) -> Markup {
+    html! { @match document { Some(d) => a href=(d.href) { (d.sentence) }, None => (none) } }
 }
 
 fn interface(detail: &VersionDetail) -> Markup {

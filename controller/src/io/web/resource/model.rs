@@ -87,8 +87,30 @@ pub struct VersionDetail {
     pub created_at: Timestamp,
     /// Descent.
     pub lineage: Lineage,
+    /// Where it comes from, as its maker signed it; absent if it came without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Document>,
+    /// The OpenSSF Model Signing bundle; absent if it came without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Document>,
+    /// Address of its bill of materials.
+    #[serde(default)]
+    pub bom: String,
     /// Rollouts of it.
     pub rollouts: Vec<RolloutSummary>,
+}
+
+/// A document that came with a version; its digest is signed into the version's target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Document {
+    /// Digest of its bytes.
+    pub digest: String,
+    /// How many.
+    pub length: u64,
+    /// Its address.
+    pub href: String,
+    /// What it is, in a sentence.
+    pub sentence: String,
 }
 
 /// One input or output.

@@ -220,6 +220,8 @@ impl Site {
             role: Role::Release,
             signer: "rain".to_owned(),
             lineage: Lineage::default(),
+            provenance: None,
+            bundle: None,
             published_at: clock::now(),
             status: VersionStatus::Published,
         };

@@ -6,9 +6,10 @@ use leeway_protocol::manifest::{Decision, Manifest};
 use leeway_protocol::tensor::TensorSpec;
 
 use super::Facts;
+use crate::io::control::Attached;
 use crate::io::web::resource::Level;
 use crate::io::web::resource::model::{
-    CalibrationBin, Lineage, LineageEdge, LineageNode, Model, TensorInfo, VersionDetail, VersionSummary,
+    CalibrationBin, Document, Lineage, LineageEdge, LineageNode, Model, TensorInfo, VersionDetail, VersionSummary,
 };
 use crate::io::web::words;
 use crate::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus, lineage};
@@ -102,6 +103,9 @@ impl Facts<'_> {
             calibration: calibration(manifest),
             created_at: manifest.created_at,
             lineage: self.lineage(v),
+            provenance: attached(v, Attached::Provenance),
+            bundle: attached(v, Attached::Bundle),
+            bom: format!("{}/bom", address(v)),
             rollouts,
         })
     }
@@ -136,11 +140,37 @@ impl Facts<'_> {
     }
 }
 
+fn address(v: &ModelVersion) -> String {
+    format!("/api/v1/models/{}/versions/{}", v.line, v.version)
+}
+
+/// A document that came with a version.
+fn attached(v: &ModelVersion, which: Attached) -> Option<Document> {
+    let blob = which.of(v)?;
+    let (part, sentence) = match which {
+        Attached::Provenance => ("provenance", made_from(v)),
+        Attached::Bundle => {
+            ("bundle", "OpenSSF Model Signing bundle; `leeway model verify-bundle` checks it with the signer's public key".to_owned())
+        }
+    };
+    let href = format!("{}/{part}", address(v));
+    Some(Document { digest: blob.digest.to_string(), length: blob.length, href, sentence })
+}
+
+/// What the provenance says, as it was compared with the manifest.
+fn made_from(v: &ModelVersion) -> String {
+    let sets = words::plural(v.lineage.datasets.len() as u64, "dataset");
+    let code = if v.lineage.code.is_empty() { String::new() } else { format!(", {} at {}", v.lineage.code, v.lineage.code_revision) };
+    let parent = if v.lineage.parent.is_some() { ", a parent" } else { "" };
+    format!("SLSA provenance v1, signed with the key of role {}: made from {sets}{code}{parent}", v.signer)
+}
+
 /// Devices by what they run.
 pub(in crate::io::web) type Serving = BTreeMap<(Line, Version), u64>;
 
 fn node(n: &lineage::LineageNode, version: Option<&ModelVersion>) -> LineageNode {
     let detail = match version {
+        Some(v) if v.provenance.is_some() => format!("{}, provenance signed by {}", v.manifest.digest.short(), v.signer),
         Some(v) => v.manifest.digest.short(),
         None if n.id.starts_with("sha256:") => n.id.chars().skip(7).take(12).collect(),
         None => String::new(),

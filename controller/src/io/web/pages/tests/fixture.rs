@@ -379,6 +379,14 @@ pub(super) fn version() -> VersionDetail {
                 edge(&own, "v3", "parent"),
             ],
         },
+        provenance: Some(Document {
+            digest: digest('a'),
+            length: 2_345,
+            href: "/api/v1/models/rain/versions/auto-2/provenance".into(),
+            sentence: "SLSA provenance v1, signed with the key of role rain-auto: made from 2 datasets, a parent".into(),
+        }),
+        bundle: None,
+        bom: "/api/v1/models/rain/versions/auto-2/bom".into(),
         rollouts: vec![super::fixture::summary("rain-auto-2", "completed")],
     }
 }
