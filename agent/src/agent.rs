@@ -48,8 +48,6 @@ use trust::Trust;
 
 /// The longest the agent sleeps: bounds what a clock that is set can hide.
 const MAX_SLEEP_MS: u64 = 30_000;
-/// Pause after a disk effect failed before anything that must be durable is tried again.
-const DISK_PAUSE_MS: u64 = 5_000;
 
 /// The agent of one device.
 #[derive(Debug)]

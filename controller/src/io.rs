@@ -18,3 +18,4 @@ mod execute;
 mod health;
 mod intake;
 mod reconcile;
+mod watchdog;

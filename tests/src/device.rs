@@ -111,6 +111,11 @@ impl Device {
         children.len()
     }
 
+    /// How the agent ended, if it was started and has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.agent.as_mut().and_then(Running::ended)
+    }
+
     /// Whether the agent runs.
     pub fn is_running(&mut self) -> bool {
         self.agent.as_mut().is_some_and(|agent| agent.ended().is_none())

@@ -12,7 +12,7 @@ use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::trust::tuf::Persist;
 
 use super::state::State;
-use super::{Agent, DISK_PAUSE_MS, Followed};
+use super::{Agent, Followed};
 use crate::action::{Action, Dir, DiskOp, DiskPath, Level, OutboxKind, RunId};
 use crate::deployment::Deployment;
 use crate::probation::Gate;
@@ -203,7 +203,7 @@ impl Agent {
     pub(super) fn disk_failed(&mut self, what: &str, path: Option<&DiskPath>, full: bool, error: &str) {
         let (code, remedy) = if full { (Code::DiskFull, "free some space") } else { (Code::DiskFailed, "check the disk") };
         self.log(Level::Error, format!("the disk refused to {what}: {error}; {remedy}, the agent tries again"));
-        self.disk_pause = Some(self.clock.steady().saturating_add(DISK_PAUSE_MS));
+        self.disk_pause = Some(self.clock.steady().saturating_add(self.settings.timing.disk_pause_ms));
         let reason = Reason::new(code, format_args!("{what}: {error}"));
         if let Some(path) = path.filter(|path| path.is_leftover()) {
             // What was not synced must never be renamed into place by a later try; and it may be what fills the disk.

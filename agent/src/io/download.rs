@@ -220,7 +220,7 @@ struct Part {
 }
 
 impl Part {
-    /// Open what is there, if it is to be added to, and digest it from the beginning.
+    /// Open what is there, if it is to be added to, and digest it from the beginning. What is whole already is begun anew.
     fn open(path: &Path, length: u64, resume: bool) -> Result<Self, BlobFailure> {
         let mut hasher = Hasher::default();
         let there = if resume { OpenOptions::new().read(true).write(true).open(path).ok() } else { None };
@@ -242,6 +242,10 @@ impl Part {
             }
         }
         part.hasher = hasher;
+        if resume && part.have == length {
+            // It was never said to be synced, perhaps because its sync failed: a second one that succeeds would prove nothing.
+            return Self::open(path, length, false);
+        }
         Ok(part)
     }
 

@@ -27,6 +27,7 @@ use super::preflight::Runner;
 use super::repository::{Keychain, OpenError, Repository};
 use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::training::TrainingPolicy;
+use super::watchdog::Watchdog;
 use super::{checkpoint, clock, execute, intake, reconcile, training};
 use crate::access::AccessToken;
 use crate::drift::DriftPolicy;
@@ -203,6 +204,7 @@ pub struct Handle {
 impl Handle {
     /// End in order.
     pub async fn shutdown(mut self) {
+        Watchdog::find().tell("STOPPING=1");
         let _ = self.stop.send(true);
         if let Err(error) = checkpoint::write(&self.controller.inner, true).await {
             tracing::error!("the state was not written down at the end: {error}; it is put together from the logs at the next start");
@@ -293,7 +295,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let app = router(controller.clone());
     let mut tasks = vec![
         tokio::spawn(intake::run(Arc::clone(&inner), inbox)),
-        tokio::spawn(reconcile::run(Arc::clone(&inner), Duration::from_millis(config.tick_ms.max(10)))),
+        tokio::spawn(reconcile::run(Arc::clone(&inner), Duration::from_millis(config.tick_ms.max(10)), Watchdog::find())),
         tokio::spawn(execute::publish(Arc::clone(&inner))),
         tokio::spawn(checkpoint::run(Arc::clone(&inner))),
         tokio::spawn(training::run(Arc::clone(&inner))),
@@ -303,6 +305,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     ];
     tasks.push(tokio::spawn(listen::serve(listener, app, stopped, Bounds::default())));
     inner.wake.notify_one();
+    Watchdog::find().tell("READY=1");
     Ok(Handle { http, mqtt: mqtt_addr, controller, admin_token, tasks, stop, _home: home })
 }
 
