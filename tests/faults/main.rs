@@ -5,7 +5,12 @@
 //! keep through each case is one function per promise, in `judge`. Where strace is not installed or may not trace, a sweep says so and
 //! does nothing.
 mod bench;
+mod clocks;
+mod controller_rot;
+mod device_rot;
 mod judge;
+mod notified;
+mod small_disk;
 mod strace;
 mod swept;
 

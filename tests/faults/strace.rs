@@ -12,6 +12,9 @@ use leeway_tests::site::Told;
 /// The calls that change a disk or open what lies on it.
 pub const CALLS: &str = "openat,write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,ftruncate,mkdir,mkdirat";
 
+/// The calls of a start: what is read counts too.
+pub const READS: &str = "openat,read,statx,getdents64,write,fsync,rename,unlink";
+
 /// Why nothing can be traced here, if nothing can.
 pub fn problem() -> Option<String> {
     if Command::new("strace").arg("-V").output().is_err() {
@@ -65,7 +68,12 @@ impl Fault {
 
 /// `run`, with every call of [`CALLS`] in `log`.
 pub fn counted(run: &Command, log: &Path, whose: &Whose) -> Command {
-    traced(run, log, whose, &["-e", &format!("trace={CALLS}")])
+    counted_as(CALLS, run, log, whose)
+}
+
+/// The same with other calls.
+pub fn counted_as(calls: &str, run: &Command, log: &Path, whose: &Whose) -> Command {
+    traced(run, log, whose, &["-e", &format!("trace={calls}")])
 }
 
 fn traced(run: &Command, log: &Path, whose: &Whose, what: &[&str]) -> Command {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use leeway_tests::device::Device;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, state};
 use crate::judge::{self, Written};
 use crate::strace::{self, Answer, Fault, Whose};
 
@@ -84,6 +84,7 @@ struct Tally {
 struct Book {
     tally: BTreeMap<String, Tally>,
     written: Written,
+    given_up: BTreeMap<String, u64>,
     failures: Vec<String>,
 }
 
@@ -102,7 +103,7 @@ fn killed_or_refused_at_any_call_of_an_install_an_agent_converges() {
         println!("{kind:<44} {cases:4} cases {restarted:4} restarted {not_reached:4} over before it {failed:3} failed");
     }
     bench.site.stop();
-    let windows = judge::no_report_is_lost_or_doubled(&bench.site.path("controller/store.redb"), &book.written);
+    let windows = judge::no_report_is_lost_or_doubled(&bench.site.path("controller/store.redb"), &book.written, &book.given_up);
     let secs = begun.elapsed().as_secs();
     println!("{} cases in {secs} s; {windows:?} windows in the log, {} of them were seen waiting", cases.len(), book.written.len());
     for failure in &book.failures {
@@ -182,11 +183,12 @@ fn sweep(bench: &Bench, install: &Install, cases: &[Case]) -> Book {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let mut device = bench.device();
-                    let mut written = Written::new();
-                    let ended = try_one(bench, install, case, &mut device, &mut written);
+                    let (mut written, mut given_up) = (Written::new(), 0);
+                    let ended = try_one(bench, install, case, &mut device, &mut written, &mut given_up);
                     device.kill_agent();
                     let mut book = book.lock().expect("nobody panicked");
                     book.written.append(&mut written);
+                    book.given_up.insert(device.id.clone(), given_up);
                     let tally = book.tally.entry(case.kind()).or_default();
                     tally.cases += 1;
                     match ended {
@@ -209,7 +211,7 @@ fn sweep(bench: &Bench, install: &Install, cases: &[Case]) -> Book {
 }
 
 /// One install with one fault, and what must be true afterwards.
-fn try_one(bench: &Bench, install: &Install, case: &Case, device: &mut Device, written: &mut Written) -> Result<Ended, String> {
+fn try_one(bench: &Bench, install: &Install, case: &Case, device: &mut Device, written: &mut Written, given_up: &mut u64) -> Result<Ended, String> {
     let Case { place, call, nth, answer } = case.clone();
     let trace = device.config.with_extension("strace");
     let fault = Fault { call, nth, answer, whose: install.whose(place, bench, device) };
@@ -236,7 +238,90 @@ fn try_one(bench: &Bench, install: &Install, case: &Case, device: &mut Device, w
         judge::it_says_what_happened(&device.log(), &injected)?;
     }
     judge::no_litter(bench, &device.data)?;
-    judge::calm(device)?;
+    let full = matches!(answer, Answer::Error("ENOSPC", _));
+    *given_up = judge::calm(device, full)?;
     let came = ended.is_some() || !injected.is_empty() || strace::was_answered(&trace);
     Ok(if came { Ended::Survived { restarted: ended.is_some() } } else { Ended::NotReached })
+}
+
+#[test]
+fn a_device_that_starts_on_a_disk_that_refuses_forgets_nothing() {
+    if let Some(problem) = strace::problem() {
+        return println!("not swept: {problem}");
+    }
+    let bench = Bench::new();
+    let mut device = bench.device();
+    device.start();
+    judge::it_converges(&bench, &mut device).expect("an install without a fault");
+    device.stop_agent();
+    let trace = device.config.with_extension("strace");
+    let mut files: Vec<PathBuf> = judge::files(&device.data).into_iter().map(|(name, _)| device.data.join(name)).collect();
+    files.extend(["", "blobs", "factory", "outbox", "roots", "tuf", "director"].map(|folder| device.data.join(folder)));
+    device.start_as(|run| strace::counted_as(strace::READS, &run, &trace, &Whose::LoopOn(files.clone())));
+    judge::it_converges(&bench, &mut device).expect("a start without a fault");
+    device.stop_agent();
+    let calls = strace::calls(&trace);
+    println!("a start makes {calls:?}");
+    let mut cases = Vec::new();
+    for (call, count) in &calls {
+        for nth in 1..=*count {
+            for answer in [Answer::Killed, Answer::Error("EIO", 0), Answer::Error("EIO", WHILE)] {
+                cases.push(Case { place: Place::Files, call: call.clone(), nth, answer });
+            }
+        }
+    }
+    let cases = chosen(cases);
+    let mut failures = Vec::new();
+    let (mut tally, begun) = (BTreeMap::<String, Tally>::new(), Instant::now());
+    for case in &cases {
+        let entry = tally.entry(case.kind()).or_default();
+        entry.cases += 1;
+        match start_once(&bench, &mut device, case, &files, &trace) {
+            Ok(restarted) => entry.restarted += usize::from(restarted),
+            Err(why) => {
+                entry.failed += 1;
+                failures.push(format!("{} at the {}th: {why}", case.kind(), case.nth));
+            }
+        }
+        device.kill_agent();
+    }
+    for (kind, Tally { cases, restarted, failed, .. }) in &tally {
+        println!("{kind:<44} {cases:4} cases {restarted:4} restarted {failed:3} failed");
+    }
+    println!("{} cases in {} s", cases.len(), begun.elapsed().as_secs());
+    assert!(failures.is_empty(), "{} of {} failed:\n{}", failures.len(), cases.len(), failures.join("\n\n"));
+    bench.site.assert_calm();
+}
+
+/// One start of a device that has lived, with one fault; whether it took another start.
+fn start_once(bench: &Bench, device: &mut Device, case: &Case, files: &[PathBuf], trace: &std::path::Path) -> Result<bool, String> {
+    let numbers = |device: &Device| {
+        let state = state(&device.data);
+        ["boot", "generation"].map(|name| state[name].as_u64().unwrap_or_default())
+    };
+    let (before, logged) = (numbers(device), device.log().len());
+    let Case { call, nth, answer, .. } = case.clone();
+    let fault = Fault { call, nth, answer, whose: Whose::LoopOn(files.to_vec()) };
+    device.start_as(|run| fault.around(&run, trace));
+    let ended = bench.watch(device, "the fault comes or a model answers", |device, answered| match device.ended() {
+        Some(status) => Ok(Some(status)),
+        None if answered.is_empty() => Err(judge::tail(&device.log())),
+        None => Ok(None),
+    })?;
+    let log = |device: &Device| device.log()[logged..].to_owned();
+    if let Some(status) = ended {
+        if answer != Answer::Killed {
+            judge::ended_in_order(status, &log(device))?;
+            judge::it_says_what_happened(&log(device), &strace::injected(trace, &device.data))?;
+        }
+        device.start();
+        judge::a_good_model_answers_after_one_restart(bench, device)?;
+    }
+    judge::it_converges(bench, device)?;
+    judge::it_says_what_happened(&log(device), &strace::injected(trace, &device.data))?;
+    judge::no_litter(bench, &device.data)?;
+    judge::calm(device, false)?;
+    let after = numbers(device);
+    let (lived, lost) = (after[0] > before[0] && after[0] < before[0] + 5, after[1] < before[1]);
+    if lived && !lost { Ok(ended.is_some()) } else { Err(format!("starts and generation were {before:?} and are {after:?}")) }
 }

@@ -165,6 +165,7 @@ impl Agent {
 
     /// Keep a metadata file; it is tried again before the next refresh if the disk refuses.
     pub(super) fn keep_metadata(&mut self, path: DiskPath, bytes: Vec<u8>) {
+        self.trust.lone.retain(|(lone, _)| *lone != path);
         self.replace(path.clone(), bytes.clone());
         self.last.metadata.push((self.last.place(), (path, bytes)));
     }

@@ -4,5 +4,6 @@ mod crashes;
 mod disk;
 mod installs;
 mod repo;
+mod rot;
 mod talk;
 mod world;

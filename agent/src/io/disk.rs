@@ -33,7 +33,7 @@ impl Disk {
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let shown = root.display();
         let identity = root.join(crate::identity::IDENTITY_FILE);
-        if !patiently(|| identity.try_exists()).with_context(|| format!("{} cannot be looked for: check the disk", identity.display()))? {
+        if !patiently(&identity, || identity.try_exists()).with_context(|| format!("{} cannot be looked for: check the disk", identity.display()))? {
             bail!("there is no {} in {shown}: run `leeway-agent enrol` first, or set data_dir", crate::identity::IDENTITY_FILE);
         }
         let path = root.join("agent.lock");
@@ -98,14 +98,14 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
     let mut unreadable_state = None;
     for dir in Dir::ALL {
         let place = root.join(dir.as_str());
-        let entries = match patiently(|| fs::read_dir(&place)) {
+        let entries = match patiently(&place, || fs::read_dir(&place)) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             entries => entries.with_context(|| format!("{} cannot be read: check the disk", place.display()))?,
         };
         for entry in entries {
             let entry = entry.with_context(|| format!("{} cannot be read: check the disk", place.display()))?;
             let Some(path) = entry.file_name().to_str().and_then(|name| DiskPath::parse(dir, name)) else { continue };
-            let about = match patiently(|| entry.metadata()) {
+            let about = match patiently(&entry.path(), || entry.metadata()) {
                 Ok(about) => about,
                 Err(error) => {
                     tracing::error!("{path} cannot be looked at: {error}; the agent goes on without it");
@@ -116,7 +116,7 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
                 continue;
             }
             let bytes = match path.at_start() {
-                AtStart::Bytes { max_len } => match patiently(|| read_bounded(&entry.path(), max_len)) {
+                AtStart::Bytes { max_len } => match patiently(&entry.path(), || read_bounded(&entry.path(), max_len)) {
                     Ok(bytes) => bytes,
                     Err(error) => {
                         tracing::error!("{path} cannot be read: {error}; the agent goes on without it");
@@ -142,10 +142,13 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
 }
 
 /// Ask the disk again a few times if it fails; that there is no such file is an answer.
-fn patiently<T>(mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+fn patiently<T>(path: &Path, mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     for _ in 1..READ_TRIES {
         match read() {
-            Err(error) if error.kind() != ErrorKind::NotFound && error.raw_os_error().is_some() => std::thread::sleep(READ_PAUSE),
+            Err(error) if error.kind() != ErrorKind::NotFound && error.raw_os_error().is_some() => {
+                tracing::warn!("the disk did not give {}: {error}; it is asked again", path.display());
+                std::thread::sleep(READ_PAUSE);
+            }
             done => return done,
         }
     }
