@@ -17,7 +17,7 @@ use leeway_protocol::reason::Code;
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::director::Directive;
 
-use crate::action::{Action, FetchId, Level, RunId};
+use crate::action::{Action, DiskPath, FetchId, Level, RunId};
 use crate::deployment::Deployment;
 use crate::event::Event;
 use crate::outbox::Outbox;
@@ -80,6 +80,8 @@ pub struct Agent {
     link: Link,
     /// What the list of the last event depends on, in case the disk fails under it.
     last: Last,
+    /// Files that the disk did not remove when it was to, and how often it refused.
+    unremoved: BTreeMap<DiskPath, u32>,
     /// Until when nothing durable is tried, after a failure.
     disk_pause: Option<u64>,
     /// Whether the disk lags behind `state`.
@@ -120,6 +122,7 @@ impl Agent {
             fetches: 0,
             link: Link::default(),
             last: Last::default(),
+            unremoved: BTreeMap::new(),
             disk_pause: None,
             unsaved: false,
             out: Vec::new(),

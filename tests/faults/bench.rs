@@ -102,7 +102,12 @@ impl Bench {
     }
 
     /// Look at a device, asking it questions, until something is true of it.
-    pub fn watch<T>(&self, device: &mut Device, what: &str, mut look: impl FnMut(&mut Device, &[String]) -> Result<T, String>) -> Result<T, String> {
+    pub fn watch<T>(
+        &self,
+        device: &mut Device,
+        what: &str,
+        mut look: impl FnMut(&mut Device, &[String]) -> Result<T, String>,
+    ) -> Result<T, String> {
         let begun = Instant::now();
         loop {
             let answered = self.ask(device);

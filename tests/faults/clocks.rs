@@ -18,7 +18,10 @@ const JUMPS: [&str; 7] = ["@1970-01-01 00:01:00", "+0", "@2099-06-01 00:00:00", 
 /// The library, or why there is none.
 fn library() -> Result<PathBuf, String> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join(LIBRARY));
-    folders.into_iter().find(|path| path.exists()).ok_or_else(|| "libfaketime is not installed (Debian: apt-get install faketime)".to_owned())
+    folders
+        .into_iter()
+        .find(|path| path.exists())
+        .ok_or_else(|| "libfaketime is not installed (Debian: apt-get install faketime)".to_owned())
 }
 
 /// Start a device whose clock is what the file `clock` says.

@@ -56,7 +56,12 @@ fn whatever_rots_in_a_controller_it_serves_or_names_the_file_and_leaves_it() {
 fn try_one(data: &Path, name: &str, log: &Path) -> Result<String, String> {
     let port = free_port();
     let mut serve = Command::new(program("leeway"));
-    serve.arg("serve").arg("--data").arg(data).args(["--listen", &format!("127.0.0.1:{port}"), "--mqtt", &format!("127.0.0.1:{}", free_port())]);
+    serve.arg("serve").arg("--data").arg(data).args([
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--mqtt",
+        &format!("127.0.0.1:{}", free_port()),
+    ]);
     let damaged = std::fs::read(data.join(name)).ok();
     let mut controller = Running::start(&mut serve, log).map_err(|e| e.to_string())?;
     let (begun, api) = (Instant::now(), Api::new(port, None));

@@ -75,7 +75,8 @@ fn whatever_rots_on_a_device_a_good_model_comes_back_or_the_file_is_named() {
             let before = device.log().len();
             let what = damage.strike(&path, &mut rng);
             let judged = try_one(&bench, &mut device, name, before);
-            let said = device.log()[before..].lines().find(|l| l.contains("ERROR") || l.contains("leeway-agent:")).unwrap_or("nothing").to_owned();
+            let said =
+                device.log()[before..].lines().find(|l| l.contains("ERROR") || l.contains("leeway-agent:")).unwrap_or("nothing").to_owned();
             println!("{name}: {what}: {}; said: {said}", judged.as_ref().map_or("FAILED", |how| how));
             if let Err(why) = judged {
                 failures.push(format!("{name}, {what}: {why}"));
@@ -105,7 +106,11 @@ fn try_one(bench: &Bench, device: &mut Device, name: &str, before: usize) -> Res
     if let Some(status) = outcome {
         judge::ended_in_order(status, &log)?;
         let named = log.contains(name) && log.contains("enrol");
-        return if name == IDENTITY && named { Ok("refused by name") } else { Err(format!("ended without a need:\n{}", judge::tail(&log))) };
+        return if name == IDENTITY && named {
+            Ok("refused by name")
+        } else {
+            Err(format!("ended without a need:\n{}", judge::tail(&log)))
+        };
     }
     judge::it_converges(bench, device)?;
     judge::no_litter(bench, &device.data)?;

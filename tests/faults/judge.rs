@@ -95,7 +95,9 @@ pub fn ended_in_order(status: ExitStatus, log: &str) -> Result<(), String> {
 
 /// The error that the disk gave is told, in the words of the system.
 pub fn it_says_what_happened(log: &str, injected: &[String]) -> Result<(), String> {
-    let told = ["os error 5", "os error 28", "disk is full", "Input/output error", "No space left"].iter().any(|words| log.contains(words));
+    let told = ["os error 5", "os error 28", "disk is full", "disk space", "Input/output error", "No space left"]
+        .iter()
+        .any(|words| log.contains(words));
     if injected.is_empty() || told { Ok(()) } else { Err(format!("nothing is said of {injected:?}:\n{}", tail(log))) }
 }
 
@@ -123,7 +125,8 @@ pub fn no_report_is_lost_or_doubled(store: &Path, written: &Written, given_up: &
         let Some(last) = records.last() else { break };
         next = last.seq + 1;
         for record in records {
-            let (device, boot, counter, body): (DeviceId, BootId, u64, Vec<u8>) = postcard::from_bytes(&record.bytes).map_err(|e| e.to_string())?;
+            let (device, boot, counter, body): (DeviceId, BootId, u64, Vec<u8>) =
+                postcard::from_bytes(&record.bytes).map_err(|e| e.to_string())?;
             let window = WindowReport::parse(&body).map_err(|e| e.to_string())?;
             if !windows.insert((device.clone(), window.model, window.window)) || !messages.insert((device.to_string(), boot.0, counter)) {
                 return Err(format!("window {:?} of {device}, message {counter} of boot {}, is there twice", window.window, boot.0));

@@ -211,7 +211,14 @@ fn sweep(bench: &Bench, install: &Install, cases: &[Case]) -> Book {
 }
 
 /// One install with one fault, and what must be true afterwards.
-fn try_one(bench: &Bench, install: &Install, case: &Case, device: &mut Device, written: &mut Written, given_up: &mut u64) -> Result<Ended, String> {
+fn try_one(
+    bench: &Bench,
+    install: &Install,
+    case: &Case,
+    device: &mut Device,
+    written: &mut Written,
+    given_up: &mut u64,
+) -> Result<Ended, String> {
     let Case { place, call, nth, answer } = case.clone();
     let trace = device.config.with_extension("strace");
     let fault = Fault { call, nth, answer, whose: install.whose(place, bench, device) };

@@ -10,7 +10,8 @@ const ON_A_SMALL_DISK: &str = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && shi
 /// Why there are no mount namespaces here, if there are none.
 pub fn problem() -> Option<String> {
     let probe = Told::by(Command::new("unshare").args(["--map-root-user", "--mount", "true"]));
-    (probe.code != 0).then(|| format!("mount namespaces are needed to fill a disk without filling yours: run as root ({})", probe.err.trim()))
+    (probe.code != 0)
+        .then(|| format!("mount namespaces are needed to fill a disk without filling yours: run as root ({})", probe.err.trim()))
 }
 
 /// `command`, with its folder `at` on a disk of this size.

@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn versions_that_were_seen_bind_under_their_root_and_the_higher_copy_counts() {
         let roles = BTreeMap::from([("rain".to_owned(), 4)]);
-        let seen = Seen { under: Some(Digest::of(b"root")), root: 2, timestamp: 9, snapshot: 8, targets: 3, roles: roles.clone(), director: 1 };
+        let seen =
+            Seen { under: Some(Digest::of(b"root")), root: 2, timestamp: 9, snapshot: 8, targets: 3, roles: roles.clone(), director: 1 };
         let offer = |root, timestamp, snapshot, targets, role| {
             let roles = BTreeMap::from([("rain".to_owned(), role)]);
             seen.forbids(&Versions { root, timestamp, snapshot, targets, roles }).is_some()

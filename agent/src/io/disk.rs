@@ -20,6 +20,8 @@ const MAX_FILES: usize = 2_000_000;
 /// What the disk refuses to give at the start is asked for so often, with this pause: a bus that hiccups costs no release.
 const READ_TRIES: u32 = 4;
 const READ_PAUSE: Duration = Duration::from_millis(50);
+/// Tries to have the directory for itself, with the same pause.
+const LOCK_TRIES: u32 = 20;
 
 /// The data directory of one agent.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ impl Disk {
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let shown = root.display();
         let identity = root.join(crate::identity::IDENTITY_FILE);
-        if !patiently(&identity, || identity.try_exists()).with_context(|| format!("{} cannot be looked for: check the disk", identity.display()))? {
+        if !patiently(&identity, || identity.try_exists())
+            .with_context(|| format!("{} cannot be looked for: check the disk", identity.display()))?
+        {
             bail!("there is no {} in {shown}: run `leeway-agent enrol` first, or set data_dir", crate::identity::IDENTITY_FILE);
         }
         let path = root.join("agent.lock");
@@ -45,10 +49,16 @@ impl Disk {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("{} cannot be opened", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => bail!("another agent already runs in {shown}: stop it, or give this one another data_dir"),
-            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+        for tries in 1.. {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // One that was killed while it started a runner holds on for a moment longer, in a child that is not a runner yet.
+                Err(fs::TryLockError::WouldBlock) if tries < LOCK_TRIES => std::thread::sleep(READ_PAUSE),
+                Err(fs::TryLockError::WouldBlock) => {
+                    bail!("another agent already runs in {shown}: stop it, or give this one another data_dir")
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+            }
         }
         for dir in Dir::ALL {
             make_dir(&root.join(dir.as_str())).with_context(|| format!("{shown}/{} cannot be made", dir.as_str()))?;
@@ -135,7 +145,10 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
     match unreadable_state {
         // A start without it would write a new one over what the disk may yet give back: floors, generation, the last known good.
         Some(error) if !has_state => Err(error).with_context(|| {
-            format!("no copy of the state in {} can be read: check the disk; the agent does not start over what may still be there", root.display())
+            format!(
+                "no copy of the state in {} can be read: check the disk; the agent does not start over what may still be there",
+                root.display()
+            )
         }),
         _ => Ok(stored),
     }
@@ -243,6 +256,21 @@ mod tests {
         assert!(stored.files.keys().all(|path| path.dir() == Dir::Top), "{stored:?}");
         assert_eq!(disk.read(&DiskPath::desired(), 10), Ok(None));
         assert!(disk.read(&path, 2).unwrap_err().contains("longer"));
+    }
+
+    #[test]
+    fn what_is_written_again_is_another_file() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (dir, disk) = disk();
+        let path = DiskPath::state().new_copy();
+        let write = |bytes: &[u8]| disk.perform(&DiskOp::Write { path: path.clone(), bytes: bytes.to_vec() }).unwrap();
+        write(b"a sync of this failed");
+        // Held open, so that its number is not given to the next file.
+        let tainted = File::open(dir.path().join(path.name())).unwrap();
+        write(b"whole");
+        let (old, new) = (tainted.metadata().unwrap(), fs::metadata(dir.path().join(path.name())).unwrap());
+        assert_ne!(old.ino(), new.ino());
+        assert_eq!((old.len(), new.len()), (21, 5), "what was not synced is not touched again");
     }
 
     #[test]

@@ -223,7 +223,11 @@ impl Part {
     /// Open what is there, if it is to be added to, and digest it from the beginning. What is whole already is begun anew.
     fn open(path: &Path, length: u64, resume: bool) -> Result<Self, BlobFailure> {
         let mut hasher = Hasher::default();
-        let there = if resume { OpenOptions::new().read(true).write(true).open(path).ok() } else { None };
+        let there = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Some(file).filter(|_| resume),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk(path, &error)),
+        };
         let mut part = match there {
             Some(file) => Self { file, path: path.to_owned(), have: 0, hasher: Hasher::default() },
             None => Self { file: create(path).map_err(|e| disk(path, &e))?, path: path.to_owned(), have: 0, hasher: Hasher::default() },

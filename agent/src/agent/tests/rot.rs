@@ -94,3 +94,31 @@ fn an_assignment_that_came_under_a_clock_in_2099_is_followed_when_the_clock_is_r
     world.feed(Event::Tick);
     world.run_until(600, |w| w.phase() == Phase::Committed && w.version() == "1.0.0");
 }
+
+#[test]
+fn what_the_disk_would_not_remove_is_removed_later() {
+    let mut world = World::settled(repo());
+    world.receipts = false;
+    world.desire(world.repo.install(2, "2.0.0"));
+    world.run_until(60, |w| w.phase() == Phase::Committed && w.version() == "2.0.0" && !w.disk.paths(Dir::Outbox).is_empty());
+    let waiting = world.disk.paths(Dir::Outbox);
+    let numbers: Vec<(u64, u64)> = waiting.iter().filter_map(DiskPath::as_outbox).map(|name| (name.boot.0, name.counter)).collect();
+    world.disk.keeps = true;
+    let receipt = world.receipt(&numbers);
+    world.feed(Event::Receipt(receipt));
+    world.run_for(20);
+    assert_eq!(world.disk.paths(Dir::Outbox), waiting);
+    assert!(world.logged("the disk refused to remove outbox/"), "{:?}", world.log);
+    world.disk.keeps = false;
+    world.run_for(10);
+    assert_eq!(world.disk.paths(Dir::Outbox), []);
+    world.check_rest();
+    // A disk that never lets go costs a bound of tries, and nothing else.
+    world.desire(world.repo.install(3, "1.0.0"));
+    world.disk.keeps = true;
+    world.run_until(600, |w| w.phase() == Phase::Committed && w.version() == "1.0.0");
+    world.run_for(3_000);
+    let refused = world.log.iter().filter(|(_, sentence)| sentence.contains("refused to remove")).count();
+    world.run_for(600);
+    assert_eq!(world.log.iter().filter(|(_, sentence)| sentence.contains("refused to remove")).count(), refused, "it tries for ever");
+}
