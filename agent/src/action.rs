@@ -104,7 +104,7 @@ pub enum Action {
 /// A touch of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskOp {
-    /// Create or truncate, and write; not durable yet.
+    /// Make a new file in place of whatever is there, and write it; not durable yet.
     Write {
         /// Where.
         path: DiskPath,

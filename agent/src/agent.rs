@@ -17,7 +17,7 @@ use leeway_protocol::reason::Code;
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::director::Directive;
 
-use crate::action::{Action, FetchId, Level, RunId};
+use crate::action::{Action, DiskPath, FetchId, Level, RunId};
 use crate::deployment::Deployment;
 use crate::event::Event;
 use crate::outbox::Outbox;
@@ -51,8 +51,6 @@ use trust::Trust;
 
 /// The longest the agent sleeps: bounds what a clock that is set can hide.
 const MAX_SLEEP_MS: u64 = 30_000;
-/// Pause after a disk effect failed before anything that must be durable is tried again.
-const DISK_PAUSE_MS: u64 = 5_000;
 
 /// The agent of one device.
 #[derive(Debug)]
@@ -86,6 +84,8 @@ pub struct Agent {
     renewal: Renewal,
     /// What the list of the last event depends on, in case the disk fails under it.
     last: Last,
+    /// Files that the disk did not remove when it was to, and how often it refused.
+    unremoved: BTreeMap<DiskPath, u32>,
     /// Until when nothing durable is tried, after a failure.
     disk_pause: Option<u64>,
     /// Whether the disk lags behind `state`.
@@ -127,6 +127,7 @@ impl Agent {
             link: Link::default(),
             renewal: Renewal::default(),
             last: Last::default(),
+            unremoved: BTreeMap::new(),
             disk_pause: None,
             unsaved: false,
             out: Vec::new(),

@@ -183,6 +183,7 @@ fn read_timing(section: &mut Section, timing: &mut Timing) -> Result<(), ConfigE
     section.number("restart_ms", 10, HOUR, &mut timing.restart_ms)?;
     section.number("report_ms", 1_000, 24 * HOUR, &mut timing.report_ms)?;
     section.number("receipt_ms", 1_000, HOUR, &mut timing.receipt_ms)?;
+    section.number("disk_pause_ms", 100, HOUR, &mut timing.disk_pause_ms)?;
     section.end(&[
         "retry_first_ms",
         "retry_max_ms",
@@ -194,6 +195,7 @@ fn read_timing(section: &mut Section, timing: &mut Timing) -> Result<(), ConfigE
         "restart_ms",
         "report_ms",
         "receipt_ms",
+        "disk_pause_ms",
     ])?;
     if timing.retry_max_ms < timing.retry_first_ms {
         return Err(value("timing.retry_max_ms", timing.retry_max_ms, "it may not be shorter than timing.retry_first_ms"));

@@ -118,6 +118,11 @@ impl Outbox {
         flying.min()
     }
 
+    /// How often a message was sent, or was to be.
+    pub fn tries(&self, key: (BootId, u64)) -> u32 {
+        self.waiting.get(&key).map_or(0, |message| message.tries)
+    }
+
     /// The connection is gone: whatever was on its way may be lost.
     pub fn disconnected(&mut self) {
         for message in self.waiting.values_mut() {

@@ -21,3 +21,4 @@ mod guests;
 mod health;
 mod intake;
 mod reconcile;
+mod watchdog;

@@ -167,9 +167,7 @@ impl Story {
 
     fn waiting(&self, device: &str) -> usize {
         let outbox = self.site.path(&format!("{device}.data")).join("outbox");
-        std::fs::read_dir(outbox)
-            .map(|files| files.flatten().filter(|f| f.path().extension().is_some_and(|e| e == "msg")).count())
-            .unwrap_or(0)
+        std::fs::read_dir(outbox).map_or(0, |files| files.flatten().count())
     }
 
     /// In the log each window is there once, and the sums that were made of it are the sums of the log.

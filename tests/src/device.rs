@@ -111,6 +111,16 @@ impl Device {
         children.len()
     }
 
+    /// The agent's process id, if it was started.
+    pub fn agent_id(&self) -> Option<u32> {
+        self.agent.as_ref().map(Running::id)
+    }
+
+    /// How the agent ended, if it was started and has.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.agent.as_mut().and_then(Running::ended)
+    }
+
     /// Whether the agent runs.
     pub fn is_running(&mut self) -> bool {
         self.agent.as_mut().is_some_and(|agent| agent.ended().is_none())

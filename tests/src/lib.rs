@@ -8,4 +8,5 @@ pub mod mosquitto;
 pub mod python;
 pub mod release;
 pub mod site;
+pub mod small_disk;
 pub mod stations;

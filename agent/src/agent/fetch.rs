@@ -108,6 +108,7 @@ impl Agent {
     fn fetch_blob(&mut self, blob: Blob) -> FetchId {
         let fetch = self.next_fetch();
         self.files.staging.insert(blob.digest);
+        self.unremoved.remove(&DiskPath::staging(&blob.digest));
         self.last.asks();
         self.out.push(Action::FetchBlob { fetch, digest: blob.digest, length: blob.length, resume: true });
         fetch

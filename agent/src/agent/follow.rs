@@ -20,6 +20,12 @@ impl Agent {
     /// A document arrived on the desired topic.
     pub(super) fn desired(&mut self, bytes: Vec<u8>) {
         self.pending = None;
+        self.trust.late = None;
+        if self.director_lags() {
+            self.log(Level::Warn, "an assignment was held back: the director's newest root was lost and is fetched again".to_owned());
+            self.trust.unexplained = Some(bytes);
+            return self.refresh(None);
+        }
         match self.judge(&bytes, self.clock.trusted()) {
             Ok(Some(followed)) => self.consider(followed, bytes),
             Ok(None) => {}
@@ -29,6 +35,9 @@ impl Agent {
 
     /// A document that no known director root explained, after the roots were refreshed.
     pub(super) fn desired_again(&mut self, bytes: Vec<u8>) {
+        if self.director_lags() {
+            return self.log(Level::Warn, "an assignment was ignored: the director's newest root was lost and is not offered".to_owned());
+        }
         match self.judge(&bytes, self.clock.trusted()) {
             Ok(Some(followed)) => self.consider(followed, bytes),
             Ok(None) => {}
@@ -46,6 +55,11 @@ impl Agent {
         {
             self.desired_again(bytes);
         }
+        if self.trust.late.as_ref().is_some_and(|(at, _)| self.clock.trusted() < *at)
+            && let Some((_, bytes)) = self.trust.late.take()
+        {
+            self.desired(bytes);
+        }
     }
 
     fn not_followed(&mut self, error: &DirectorError, bytes: Vec<u8>) {
@@ -60,6 +74,11 @@ impl Agent {
                     self.trust.unexplained = Some(bytes);
                     self.refresh(None);
                 }
+            }
+            // Perhaps it is the clock that is wrong: once that is set back, the document is as good as ever.
+            DirectorError::Expired { now, .. } | DirectorError::RootExpired { now, .. } => {
+                self.trust.late = Some((*now, bytes));
+                self.log(Level::Warn, format!("an assignment was ignored: {reason}"));
             }
             _ => self.log(Level::Warn, format!("an assignment was ignored: {reason}")),
         }

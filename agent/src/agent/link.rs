@@ -18,6 +18,8 @@ use crate::control::number;
 
 /// Messages held in memory while the disk refuses: a few events and windows, then the oldest is given up.
 const MAX_HELD: usize = 16;
+/// Tries to send a message that the disk refuses to read, before it is given up.
+const READ_TRIES: u32 = 5;
 
 /// The connection and what was last said over it.
 #[derive(Debug, Default)]
@@ -226,10 +228,20 @@ impl Agent {
         self.outbox.next_due(self.settings.timing.receipt_ms).into_iter().chain(report).min()
     }
 
-    /// A message that lay in the outbox and cannot be read any more is given up.
+    /// A message that lies in the outbox and was not to be read when it was to be sent: one that is gone is given up, one that the disk
+    /// refuses is sent again later, like one without a receipt, and given up only after a few tries.
     pub(super) fn unreadable_message(&mut self, name: OutboxName, result: &Result<Option<Vec<u8>>, String>) {
-        if matches!(result, Ok(Some(_))) {
-            return;
+        match result {
+            Ok(Some(_)) => return,
+            Ok(None) => {}
+            Err(why) => {
+                let again = self.outbox.tries((name.boot, name.counter)) < READ_TRIES;
+                let then = if again { "it is tried again" } else { "check the disk" };
+                self.log(Level::Warn, format!("message {} cannot be read: {why}; {then}", DiskPath::outbox(&name)));
+                if again {
+                    return;
+                }
+            }
         }
         if let Some(file) = self.outbox.forget((name.boot, name.counter)) {
             self.log(Level::Warn, format!("message {file} cannot be read and is given up"));

@@ -12,11 +12,15 @@ use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::trust::tuf::Persist;
 
 use super::state::State;
-use super::{Agent, DISK_PAUSE_MS, Followed};
+use super::{Agent, Followed};
 use crate::action::{Action, Dir, DiskOp, DiskPath, Level, OutboxKind, RunId};
 use crate::deployment::Deployment;
 use crate::probation::Gate;
 use crate::slot::Slots;
+
+/// Tries to remove a file that the disk does not let go, and files that are kept in mind for that.
+const REMOVE_TRIES: u32 = 20;
+const MAX_UNREMOVED: usize = 1024;
 
 /// What the list of one event depends on. Each entry carries its place: how many disk effects stood before it in the list.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ pub(super) struct Last {
     started_runner: Option<usize>,
     /// A candidate's runner that was started.
     started_candidate: Option<usize>,
+    /// Files that were removed, and how often the disk had refused to before.
+    removed: Vec<(usize, DiskPath, u32)>,
     /// Runners that were ended.
     killed: Vec<(usize, RunId)>,
 }
@@ -75,6 +81,10 @@ impl Last {
         self.savings.retain(|(place, _)| lost(*place));
         self.messages.retain(|(place, _)| lost(*place));
         self.metadata.retain(|(place, _)| lost(*place));
+        self.removed.retain(|(place, ..)| lost(*place));
+        for (_, _, tries) in self.removed.iter_mut().filter(|(place, ..)| *place == at + 1) {
+            *tries = tries.saturating_add(1);
+        }
         self.killed.retain(|(place, _)| lost(*place));
         for place in [&mut self.moved, &mut self.asked, &mut self.started_runner, &mut self.started_candidate] {
             *place = place.filter(|place| lost(*place));
@@ -124,6 +134,11 @@ impl Files {
 impl Agent {
     pub(super) fn disk(&mut self, op: DiskOp) {
         self.last.effects.push(op.to_string());
+        match &op {
+            DiskOp::Remove { path } => self.last.removed.push((self.last.place(), path.clone(), 0)),
+            // What is written anew is not what was to be removed.
+            op => drop(op.path().and_then(|path| self.unremoved.remove(path))),
+        }
         self.out.push(Action::Disk(op));
     }
 
@@ -165,6 +180,7 @@ impl Agent {
 
     /// Keep a metadata file; it is tried again before the next refresh if the disk refuses.
     pub(super) fn keep_metadata(&mut self, path: DiskPath, bytes: Vec<u8>) {
+        self.trust.lone.retain(|(lone, _)| *lone != path);
         self.replace(path.clone(), bytes.clone());
         self.last.metadata.push((self.last.place(), (path, bytes)));
     }
@@ -197,23 +213,49 @@ impl Agent {
         if self.disk_is_ready() && (self.unsaved || !self.boot_ready) {
             self.save(if self.boot_ready { Saving::Note } else { Saving::Boot });
         }
+        if self.disk_is_ready() {
+            for (path, tries) in std::mem::take(&mut self.unremoved) {
+                self.remove_again(path, tries);
+            }
+        }
+    }
+
+    fn remove_again(&mut self, path: DiskPath, tries: u32) {
+        self.remove(path);
+        if let Some((_, _, tried)) = self.last.removed.last_mut() {
+            *tried = tries;
+        }
+    }
+
+    /// Removals that the disk refused or did not come to: without them the files would lie there until the next start. One that is
+    /// refused again and again is left for that, because each try keeps everything else from the disk for a while.
+    fn keep_unremoved(&mut self, removed: Vec<(usize, DiskPath, u32)>) {
+        for (_, path, tries) in removed {
+            if tries >= REMOVE_TRIES {
+                self.log(Level::Warn, format!("{path} is left until the next start"));
+            } else if self.unremoved.len() < MAX_UNREMOVED {
+                self.unremoved.insert(path, tries);
+            }
+        }
     }
 
     /// A disk effect failed, and nothing after it in the last list was done.
     pub(super) fn disk_failed(&mut self, what: &str, path: Option<&DiskPath>, full: bool, error: &str) {
         let (code, remedy) = if full { (Code::DiskFull, "free some space") } else { (Code::DiskFailed, "check the disk") };
         self.log(Level::Error, format!("the disk refused to {what}: {error}; {remedy}, the agent tries again"));
-        self.disk_pause = Some(self.clock.steady().saturating_add(DISK_PAUSE_MS));
+        self.disk_pause = Some(self.clock.steady().saturating_add(self.settings.timing.disk_pause_ms));
         let reason = Reason::new(code, format_args!("{what}: {error}"));
-        if let Some(path) = path.filter(|path| path.is_leftover()) {
+        let mut last = std::mem::take(&mut self.last);
+        let refused_to_go = last.removed.iter().any(|(_, removed, _)| Some(removed) == path);
+        if let Some(path) = path.filter(|path| path.is_leftover() && !refused_to_go) {
             // What was not synced must never be renamed into place by a later try; and it may be what fills the disk.
             self.remove(path.clone());
         }
-        let mut last = std::mem::take(&mut self.last);
         last.keep_lost(what);
         for (_, run) in std::mem::take(&mut last.killed) {
             self.kill(run);
         }
+        self.keep_unremoved(std::mem::take(&mut last.removed));
         self.take_back_messages(last.messages, full);
         if last.moved.is_some() {
             self.forget_moved();

@@ -131,6 +131,11 @@ impl Agent {
         self.serving.as_ref().is_some_and(Serving::is_up)
     }
 
+    /// Whether the application is answered, or there is no model that could answer it.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.runner_answers() || self.state.slots.serving().is_none()
+    }
+
     /// Whether the release in `slot` does.
     pub(super) fn answers_from(&self, slot: Slot) -> bool {
         self.up().is_some_and(|up| up.slot == slot)

@@ -96,6 +96,8 @@ pub struct Timing {
     pub report_ms: u64,
     /// A message is sent again if no receipt came in this time.
     pub receipt_ms: u64,
+    /// Pause after the disk refused something, before anything that must be durable is tried again.
+    pub disk_pause_ms: u64,
 }
 
 impl Default for Timing {
@@ -111,6 +113,7 @@ impl Default for Timing {
             restart_ms: 500,
             report_ms: 60_000,
             receipt_ms: 60_000,
+            disk_pause_ms: 5_000,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the device must still know after a power cut, as one document that is replaced whole.
 //!
 //! Two copies are kept, `state.json` and `counters.json`, each with a digest over its own text: a torn or rotten copy is seen
-//! and not believed. What stays true: the numbers that must never go back (starts, generation, floors, trusted time) are the
+//! and not believed. What stays true: the numbers that must never go back (starts, generation, floors, trusted time, versions of metadata) are the
 //! highest that either copy holds.
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{BootId, Generation, Line};
 use leeway_protocol::reason::Reason;
 use leeway_protocol::time::Timestamp;
+use leeway_protocol::trust::tuf::Versions;
 
 use crate::slot::Slots;
 
@@ -24,6 +25,66 @@ pub(super) enum Outcome {
     Reverted(Reason),
     /// It was not activated and will not be.
     Refused(Reason),
+}
+
+/// The versions of signed metadata that were accepted. The files that hold them are each there once; when one rots, these say that an
+/// older one is no replacement. They bind under the root they were seen with: a later one may take back what a thief pushed ahead.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// The root that the device was made with: another one is another repository.
+    pub(super) under: Option<Digest>,
+    pub(super) root: u64,
+    pub(super) timestamp: u64,
+    pub(super) snapshot: u64,
+    pub(super) targets: u64,
+    #[serde(default)]
+    pub(super) roles: BTreeMap<String, u64>,
+    /// Of the director's root.
+    #[serde(default)]
+    pub(super) director: u64,
+}
+
+impl Seen {
+    /// What `offered` has that is older than what was seen, if anything.
+    pub(super) fn forbids(&self, offered: &Versions) -> Option<String> {
+        let older = |what: &str, have: u64, got: u64| {
+            let less = got > 0 && got < have;
+            less.then(|| format!("{what} {got} is offered, but {have} was accepted before its file was lost"))
+        };
+        older("root", self.root, offered.root).or_else(|| {
+            if offered.root != self.root {
+                return None;
+            }
+            let top = older("timestamp", self.timestamp, offered.timestamp)
+                .or_else(|| older("snapshot", self.snapshot, offered.snapshot))
+                .or_else(|| older("targets", self.targets, offered.targets));
+            let mut roles = self.roles.iter().filter(|_| offered.targets == self.targets);
+            top.or_else(|| roles.find_map(|(role, have)| older(role, *have, offered.roles.get(role).copied().unwrap_or(0))))
+        })
+    }
+
+    /// The higher of two copies.
+    fn or_later(self, other: Self) -> Self {
+        if self.under.is_none() || (self.under == other.under && other.root > self.root) {
+            return other;
+        }
+        if self.under != other.under || self.root != other.root {
+            return self;
+        }
+        let roles = if other.targets > self.targets { other.roles } else { self.roles };
+        Self {
+            timestamp: self.timestamp.max(other.timestamp),
+            snapshot: self.snapshot.max(other.snapshot),
+            targets: self.targets.max(other.targets),
+            director: self.director.max(other.director),
+            roles,
+            ..self
+        }
+    }
+}
+
+fn is_nothing(seen: &Seen) -> bool {
+    *seen == Seen::default()
 }
 
 /// A release that failed under a generation.
@@ -63,6 +124,9 @@ pub(super) struct State {
     /// Messages given up since enrolment.
     #[serde(default)]
     pub(super) dropped: u64,
+    /// The versions of signed metadata.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub(super) seen: Seen,
 }
 
 /// In front of the document's text: its digest, so that rot is seen.
@@ -103,6 +167,7 @@ impl State {
         }
         state.boot = state.boot.max(other.boot);
         state.dropped = state.dropped.max(other.dropped);
+        state.seen = state.seen.or_later(other.seen);
         for (line, floor) in other.floor {
             let mine = state.floor.entry(line).or_default();
             *mine = floor.max(*mine);
@@ -153,6 +218,40 @@ mod tests {
             assert!(damaged, "byte {at}");
             assert_eq!(state.boot, BootId(3));
             assert!(State::parse(&new[..at]).is_none());
+        }
+    }
+
+    #[test]
+    fn versions_that_were_seen_bind_under_their_root_and_the_higher_copy_counts() {
+        let roles = BTreeMap::from([("rain".to_owned(), 4)]);
+        let seen =
+            Seen { under: Some(Digest::of(b"root")), root: 2, timestamp: 9, snapshot: 8, targets: 3, roles: roles.clone(), director: 1 };
+        let offer = |root, timestamp, snapshot, targets, role| {
+            let roles = BTreeMap::from([("rain".to_owned(), role)]);
+            seen.forbids(&Versions { root, timestamp, snapshot, targets, roles }).is_some()
+        };
+        for (offered, forbidden) in [
+            (offer(2, 9, 8, 3, 4), false),
+            (offer(2, 10, 8, 3, 4), false),
+            (offer(2, 8, 8, 3, 4), true),
+            (offer(2, 9, 7, 3, 4), true),
+            (offer(2, 9, 8, 2, 4), true),
+            (offer(2, 9, 8, 3, 3), true),
+            (offer(2, 0, 0, 0, 0), false),
+            (offer(2, 10, 9, 4, 1), false),
+            (offer(1, 99, 99, 99, 99), true),
+            (offer(3, 1, 1, 1, 1), false),
+        ] {
+            assert_eq!(offered, forbidden);
+        }
+        let with = |seen: &Seen| State { v: 1, seen: seen.clone(), ..State::default() }.to_bytes();
+        let older = Seen { timestamp: 7, targets: 2, roles: BTreeMap::new(), ..seen.clone() };
+        for (first, second) in [(&seen, &older), (&older, &seen)] {
+            assert_eq!(State::restore(Some(&with(first)), Some(&with(second))).0.seen, seen);
+        }
+        let rotated = Seen { root: 3, timestamp: 1, ..seen.clone() };
+        for (first, second) in [(&seen, &rotated), (&rotated, &seen)] {
+            assert_eq!(State::restore(Some(&with(first)), Some(&with(second))).0.seen, rotated, "a later root takes versions back");
         }
     }
 

@@ -5,5 +5,6 @@ mod disk;
 mod installs;
 mod renewals;
 mod repo;
+mod rot;
 mod talk;
 mod world;

@@ -5,12 +5,15 @@
 //! What stays true: every file the client takes is written to disk before the next one is asked for.
 use std::collections::BTreeSet;
 
+use leeway_protocol::digest::Digest;
 use leeway_protocol::reason::{Code, Reason};
+use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::keyring::PublicKey;
 use leeway_protocol::trust::tuf::{Client, MAX_ROOT_BYTES, Persist, RootChain, Step, Stored as TufStored, Versions};
 
 use super::Agent;
 use super::persist::Saving;
+use super::state::Seen;
 use crate::action::{Action, Dir, DiskPath, FetchId, Level, MetadataFile, Repository};
 use crate::event::{Fetched, Stored};
 
@@ -40,6 +43,12 @@ pub(super) struct Trust {
     pub(super) unsaved: Vec<(DiskPath, Vec<u8>)>,
     /// The versions that were last known to be on disk.
     saved: Versions,
+    /// Roots that lie on the disk in one copy only.
+    pub(super) lone: Vec<(DiskPath, Vec<u8>)>,
+    /// The image root that the device was made with.
+    made_with: Option<Digest>,
+    /// A desired document that had expired by the clock of that moment; looked at again if the clock is set back.
+    pub(super) late: Option<(Timestamp, Vec<u8>)>,
     /// A desired document that no known director root explains was seen; looked at again after the next refresh.
     pub(super) unexplained: Option<Vec<u8>>,
 }
@@ -73,19 +82,22 @@ impl Agent {
         let now = self.clock.trusted();
         let files = stored.files.iter().filter(|(path, _)| path.dir() == Dir::Tuf && !path.is_leftover());
         let tuf: TufStored = files.filter_map(|(path, file)| Some((path.name().to_owned(), file.bytes.clone()?))).collect();
-        let image = stored.bytes(&DiskPath::image_root()).or(tuf.file(IMAGE_ROOT));
-        match image.map(|root| Client::new(root, tuf.clone(), now)) {
-            Some(Ok(mut client)) => {
-                client.only_for(NO_PATH);
-                self.trust.image = Some(client);
-            }
-            Some(Err(error)) => {
-                self.log(Level::Error, format!("the image root cannot be used, so nothing is installed; enrol again: {error}"))
-            }
+        let copy = DiskPath::tuf(IMAGE_ROOT).unwrap_or_else(DiskPath::image_root);
+        match self.whole_root(&DiskPath::image_root(), &copy, stored) {
+            Some(root) => match Client::new(&root, tuf, now) {
+                Ok(mut client) => {
+                    client.only_for(NO_PATH);
+                    self.trust.image = Some(client);
+                    self.trust.made_with = stored.bytes(&DiskPath::image_root()).map(Digest::of);
+                }
+                Err(error) => {
+                    self.log(Level::Error, format!("the image root cannot be used, so nothing is installed; enrol again: {error}"))
+                }
+            },
             None => self.log(Level::Error, "there is no image root, so nothing is installed; enrol the device".to_owned()),
         }
-        let newest = stored.bytes(&DiskPath::director_root());
-        match stored.bytes(&DiskPath::enrolled_director_root()).or(newest).map(|root| RootChain::new(root, newest)) {
+        let (made_with, newest) = (DiskPath::enrolled_director_root(), DiskPath::director_root());
+        match self.whole_root(&made_with, &newest, stored).map(|root| RootChain::new(&root, stored.bytes(&newest))) {
             Some(Ok(chain)) => self.trust.director = Some(chain),
             Some(Err(error)) => {
                 self.log(Level::Error, format!("the director's root cannot be used, so no assignment is followed; enrol again: {error}"))
@@ -93,6 +105,59 @@ impl Agent {
             None => self.log(Level::Error, "there is no director's root, so no assignment is followed; enrol the device".to_owned()),
         }
         self.trust.due = Some(self.clock.steady().saturating_add(self.jitter("refresh", self.state.boot.0, FIRST_REFRESH_MS)));
+    }
+
+    /// The root that the device was made with, or, if that has rotted, the newest that the agent wrote down itself. What lies there in
+    /// one copy only is written down a second time after the next refresh.
+    fn whole_root(&mut self, made_with: &DiskPath, newest: &DiskPath, stored: &Stored) -> Option<Vec<u8>> {
+        let (given, kept) = (stored.bytes(made_with), stored.bytes(newest));
+        let root = match (given.map(|root| RootChain::new(root, kept)), kept) {
+            (Some(Ok(chain)), kept) => {
+                if kept != Some(chain.bytes()) {
+                    self.trust.lone.push((newest.clone(), chain.bytes().to_vec()));
+                }
+                return given.map(<[u8]>::to_vec);
+            }
+            (None, None) => return None,
+            (_, Some(kept)) if RootChain::new(kept, None).is_ok() => kept,
+            // There is no good one; what is wrong with it is told by who tries to use it.
+            (_, _) => return given.or(kept).map(<[u8]>::to_vec),
+        };
+        self.log(Level::Error, format!("{made_with} is damaged or missing; {newest} takes its place. Enrol again to have both"));
+        Some(root.to_vec())
+    }
+
+    /// Whether the director's root is older than one that was accepted, because its file was lost: then it says nothing about today.
+    pub(super) fn director_lags(&self) -> bool {
+        let same = self.state.seen.under.is_some() && self.state.seen.under == self.trust.made_with;
+        let version = self.trust.director.as_ref().map_or(0, |chain| chain.root().header.version);
+        same && version < self.state.seen.director
+    }
+
+    /// Write down the versions that are trusted now, beside the files that hold them.
+    fn note_versions(&mut self) {
+        let (Some(image), Some(director)) = (&self.trust.image, &self.trust.director) else { return };
+        if !self.trust.unsaved.is_empty() || self.trust.made_with.is_none() {
+            return;
+        }
+        let now = image.versions();
+        let before = &self.state.seen;
+        let same = before.root == now.root && before.targets == now.targets && before.under == self.trust.made_with;
+        let mut roles = if same { before.roles.clone() } else { Default::default() };
+        roles.extend(now.roles);
+        let seen = Seen {
+            under: self.trust.made_with,
+            root: now.root,
+            timestamp: now.timestamp,
+            snapshot: now.snapshot,
+            targets: now.targets,
+            roles,
+            director: director.root().header.version,
+        };
+        if *before != seen {
+            self.state.seen = seen;
+            self.save(Saving::Note);
+        }
     }
 
     /// Whether a refresh is under way.
@@ -181,8 +246,14 @@ impl Agent {
 
     fn take_image_file(&mut self, name: &str, bytes: Option<Vec<u8>>) {
         let Some(image) = &mut self.trust.image else { return };
+        let before = image.clone();
         match image.provide(name, bytes.as_deref()) {
             Ok(persist) => {
+                let bound = self.state.seen.under.is_some() && self.state.seen.under == self.trust.made_with && !name.ends_with(IMAGE_ROOT);
+                if let Some(older) = self.state.seen.forbids(&image.versions()).filter(|_| bound) {
+                    *image = before;
+                    return self.refresh_failed(Reason::new(Code::MetadataRollback, older));
+                }
                 let policy_may_differ = persist.iter().any(|p| p.file == "targets.json" || p.file == IMAGE_ROOT);
                 self.keep_persist(persist);
                 if policy_may_differ {
@@ -199,6 +270,10 @@ impl Agent {
         self.trust.trouble = None;
         let span = self.jitter("refresh", self.clock.steady(), self.settings.timing.refresh_ms);
         self.trust.due = Some(self.clock.steady().saturating_add(span));
+        for (path, bytes) in std::mem::take(&mut self.trust.lone) {
+            self.keep_metadata(path, bytes);
+        }
+        self.note_versions();
         self.enforce_policy();
         if let Some(bytes) = self.trust.unexplained.take() {
             self.desired_again(bytes);

@@ -1,11 +1,14 @@
 //! The data directory: carries out disk effects with real syncs, and reads what is there at start.
 //!
 //! One agent per directory: a lock is held as long as the agent runs. Everything is created readable by its owner only. What
-//! stays true: a sync that failed is reported and never tried again on the same file; out of space is told apart from worse.
+//! stays true: a sync that failed is reported and never tried again on the same file, for a kernel may have dropped what it could not
+//! write and call the next sync a success: whatever is written, is written to a new file; out of space is told apart from worse; a
+//! disk that cannot be read now is told apart from one that holds nothing.
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -14,6 +17,11 @@ use crate::event::{Event, Stored, StoredFile};
 
 /// Files the agent knows at start; more than two releases, the metadata and a full outbox ever need.
 const MAX_FILES: usize = 2_000_000;
+/// What the disk refuses to give at the start is asked for so often, with this pause: a bus that hiccups costs no release.
+const READ_TRIES: u32 = 4;
+const READ_PAUSE: Duration = Duration::from_millis(50);
+/// Tries to have the directory for itself, with the same pause.
+const LOCK_TRIES: u32 = 20;
 
 /// The data directory of one agent.
 #[derive(Debug)]
@@ -26,7 +34,10 @@ impl Disk {
     /// Open the directory that enrolment made, and keep every other agent out.
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let shown = root.display();
-        if !root.join(crate::identity::IDENTITY_FILE).exists() {
+        let identity = root.join(crate::identity::IDENTITY_FILE);
+        if !patiently(&identity, || identity.try_exists())
+            .with_context(|| format!("{} cannot be looked for: check the disk", identity.display()))?
+        {
             bail!("there is no {} in {shown}: run `leeway-agent enrol` first, or set data_dir", crate::identity::IDENTITY_FILE);
         }
         let path = root.join("agent.lock");
@@ -38,10 +49,16 @@ impl Disk {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("{} cannot be opened", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => bail!("another agent already runs in {shown}: stop it, or give this one another data_dir"),
-            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+        for tries in 1.. {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // One that was killed while it started a runner holds on for a moment longer, in a child that is not a runner yet.
+                Err(fs::TryLockError::WouldBlock) if tries < LOCK_TRIES => std::thread::sleep(READ_PAUSE),
+                Err(fs::TryLockError::WouldBlock) => {
+                    bail!("another agent already runs in {shown}: stop it, or give this one another data_dir")
+                }
+                Err(fs::TryLockError::Error(error)) => return Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+            }
         }
         for dir in Dir::ALL {
             make_dir(&root.join(dir.as_str())).with_context(|| format!("{shown}/{} cannot be made", dir.as_str()))?;
@@ -61,10 +78,7 @@ impl Disk {
             DiskOp::Sync { path } => OpenOptions::new().write(true).open(self.path(path)).and_then(|file| file.sync_all()),
             DiskOp::Rename { from, to } => fs::rename(self.path(from), self.path(to)),
             DiskOp::SyncDir { dir } => File::open(self.root.join(dir.as_str())).and_then(|dir| dir.sync_all()),
-            DiskOp::Remove { path } => match fs::remove_file(self.path(path)) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                done => done,
-            },
+            DiskOp::Remove { path } => remove(&self.path(path)),
         };
         done.map_err(|error| {
             let (full, error) = (is_full(&error), error.to_string());
@@ -87,30 +101,71 @@ impl Disk {
     }
 }
 
-/// Everything below `root` whose name the agent could have made.
+/// Everything below `root` whose name the agent could have made. What cannot be read after a few tries is handed in without bytes, or
+/// not at all, and is made good for; only the state is not done without while it may still be there.
 pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
     let mut stored = Stored::default();
+    let mut unreadable_state = None;
     for dir in Dir::ALL {
         let place = root.join(dir.as_str());
-        if !place.exists() {
-            continue;
-        }
-        for entry in fs::read_dir(&place).with_context(|| format!("{} cannot be read", place.display()))? {
-            let entry = entry.with_context(|| format!("{} cannot be read", place.display()))?;
+        let entries = match patiently(&place, || fs::read_dir(&place)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.with_context(|| format!("{} cannot be read: check the disk", place.display()))?,
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("{} cannot be read: check the disk", place.display()))?;
             let Some(path) = entry.file_name().to_str().and_then(|name| DiskPath::parse(dir, name)) else { continue };
-            let Ok(about) = entry.metadata() else { continue };
+            let about = match patiently(&entry.path(), || entry.metadata()) {
+                Ok(about) => about,
+                Err(error) => {
+                    tracing::error!("{path} cannot be looked at: {error}; the agent goes on without it");
+                    continue;
+                }
+            };
             if !about.is_file() || stored.files.len() >= MAX_FILES || (dir == Dir::Top && !is_ours(&path)) {
                 continue;
             }
             let bytes = match path.at_start() {
-                // A document that cannot be read is handed in without bytes: the agent knows what to do without it.
-                AtStart::Bytes { max_len } => read_bounded(&entry.path(), max_len).ok().flatten(),
+                AtStart::Bytes { max_len } => match patiently(&entry.path(), || read_bounded(&entry.path(), max_len)) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        tracing::error!("{path} cannot be read: {error}; the agent goes on without it");
+                        // One that is too long was read, and is damaged.
+                        let is_state = path == DiskPath::state() || path == DiskPath::counters();
+                        unreadable_state = unreadable_state.or(error.raw_os_error().filter(|_| is_state).map(|_| error));
+                        None
+                    }
+                },
                 AtStart::Length => None,
             };
             stored.files.insert(path, StoredFile { length: about.len(), bytes });
         }
     }
-    Ok(stored)
+    let has_state = stored.bytes(&DiskPath::state()).or(stored.bytes(&DiskPath::counters())).is_some();
+    match unreadable_state {
+        // A start without it would write a new one over what the disk may yet give back: floors, generation, the last known good.
+        Some(error) if !has_state => Err(error).with_context(|| {
+            format!(
+                "no copy of the state in {} can be read: check the disk; the agent does not start over what may still be there",
+                root.display()
+            )
+        }),
+        _ => Ok(stored),
+    }
+}
+
+/// Ask the disk again a few times if it fails; that there is no such file is an answer.
+fn patiently<T>(path: &Path, mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    for _ in 1..READ_TRIES {
+        match read() {
+            Err(error) if error.kind() != ErrorKind::NotFound && error.raw_os_error().is_some() => {
+                tracing::warn!("the disk did not give {}: {error}; it is asked again", path.display());
+                std::thread::sleep(READ_PAUSE);
+            }
+            done => return done,
+        }
+    }
+    read()
 }
 
 /// The top directory also holds the identity, the lock and whatever people put there; the agent's core has no business with it.
@@ -124,9 +179,18 @@ pub(super) fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Create or truncate a file that only its owner reads.
+/// Make a file that only its owner reads, and a new one: what an earlier try left under the name is not written to again.
 pub(super) fn create(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(true).read(true).write(true).mode(0o600).open(path)
+    remove(path)?;
+    OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(path)
+}
+
+/// Remove a file; no file is no error.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }
 
 /// Make a directory that only its owner enters; one that is there is left as it is.
@@ -192,6 +256,21 @@ mod tests {
         assert!(stored.files.keys().all(|path| path.dir() == Dir::Top), "{stored:?}");
         assert_eq!(disk.read(&DiskPath::desired(), 10), Ok(None));
         assert!(disk.read(&path, 2).unwrap_err().contains("longer"));
+    }
+
+    #[test]
+    fn what_is_written_again_is_another_file() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (dir, disk) = disk();
+        let path = DiskPath::state().new_copy();
+        let write = |bytes: &[u8]| disk.perform(&DiskOp::Write { path: path.clone(), bytes: bytes.to_vec() }).unwrap();
+        write(b"a sync of this failed");
+        // Held open, so that its number is not given to the next file.
+        let tainted = File::open(dir.path().join(path.name())).unwrap();
+        write(b"whole");
+        let (old, new) = (tainted.metadata().unwrap(), fs::metadata(dir.path().join(path.name())).unwrap());
+        assert_ne!(old.ino(), new.ino());
+        assert_eq!((old.len(), new.len()), (21, 5), "what was not synced is not touched again");
     }
 
     #[test]

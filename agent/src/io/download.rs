@@ -246,10 +246,14 @@ struct Part {
 }
 
 impl Part {
-    /// Open what is there, if it is to be added to, and digest it from the beginning.
+    /// Open what is there, if it is to be added to, and digest it from the beginning. What is whole already is begun anew.
     fn open(path: &Path, length: u64, resume: bool) -> Result<Self, BlobFailure> {
         let mut hasher = Hasher::default();
-        let there = if resume { OpenOptions::new().read(true).write(true).open(path).ok() } else { None };
+        let there = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Some(file).filter(|_| resume),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk(path, &error)),
+        };
         let mut part = match there {
             Some(file) => Self { file, path: path.to_owned(), have: 0, hasher: Hasher::default() },
             None => Self { file: create(path).map_err(|e| disk(path, &e))?, path: path.to_owned(), have: 0, hasher: Hasher::default() },
@@ -268,6 +272,10 @@ impl Part {
             }
         }
         part.hasher = hasher;
+        if resume && part.have == length {
+            // It was never said to be synced, perhaps because its sync failed: a second one that succeeds would prove nothing.
+            return Self::open(path, length, false);
+        }
         Ok(part)
     }
 

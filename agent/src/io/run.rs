@@ -35,6 +35,9 @@ const MAX_PAUSE_MS: u64 = 60_000;
 const STABLE: Duration = Duration::from_secs(60);
 /// An orderly end takes no longer.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// A device that has a model is ready when that answers; one whose model takes longer, or crashes, is ready after so long all the same,
+/// because help comes over the network. Less than systemd waits for a start.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether the last runner is gone.
 const GRAVE: Duration = Duration::from_millis(20);
 /// The longest identity file.
@@ -158,9 +161,13 @@ impl Loop {
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
         let stored = self.disk.stored()?;
         self.feed(Event::Start(stored));
-        self.watchdog.tell("READY=1");
         let mut alive_at = Instant::now();
+        let mut ready_by = Some(Instant::now() + READY_PATIENCE);
         loop {
+            if ready_by.is_some_and(|by| self.agent.is_settled() || by <= Instant::now()) {
+                ready_by = None;
+                self.watchdog.tell("READY=1");
+            }
             let alive_every = self.watchdog.every.unwrap_or(FAREWELL);
             let connect_at = self.connect_at.unwrap_or_else(|| Instant::now() + STABLE);
             tokio::select! {
@@ -169,7 +176,8 @@ impl Loop {
                 Some(asked) = self.from_asked.recv() => self.answered(asked),
                 () = sleep_until(self.wake_at) => self.feed(Event::Tick),
                 () = sleep_until(connect_at), if self.connect_at.is_some() => self.connect(),
-                () = sleep_until(alive_at + alive_every) => {}
+                () = sleep_until(alive_at + alive_every) => self.feed(Event::Tick),
+                () = sleep_until(ready_by.unwrap_or(connect_at)), if ready_by.is_some() => self.feed(Event::Tick),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }

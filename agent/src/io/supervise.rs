@@ -75,6 +75,8 @@ impl Runners {
         } else {
             command.args(["--thrown-away", "yes"]);
         }
+        // Only the agent speaks to the service manager: a model that could feed its watchdog would hide that the agent hangs.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
         command.current_dir(&self.dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         let (commands, queue) = channel(COMMANDS);
         let (kill, killed) = oneshot::channel();

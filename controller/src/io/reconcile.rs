@@ -9,6 +9,7 @@ use leeway_protocol::time::Timestamp;
 
 use super::control::Inner;
 use super::counters::add;
+use super::watchdog::Watchdog;
 use super::{clock, execute, health};
 use crate::planner;
 
@@ -17,8 +18,8 @@ const REST_FACTOR: u32 = 4;
 /// The longest such pause.
 const MAX_REST: Duration = Duration::from_secs(2);
 
-/// Plan until the controller ends.
-pub(super) async fn run(inner: Arc<Inner>, tick: Duration) {
+/// Plan until the controller ends. A round that failed is progress too: the disk may be full, and a restart would not empty it.
+pub(super) async fn run(inner: Arc<Inner>, tick: Duration, watchdog: Watchdog) {
     let mut seen = None;
     let mut due: Option<Timestamp> = None;
     loop {
@@ -34,6 +35,7 @@ pub(super) async fn run(inner: Arc<Inner>, tick: Duration) {
                 seen = None;
             }
         }
+        watchdog.tell("WATCHDOG=1");
         tokio::time::sleep((began.elapsed() * REST_FACTOR).min(MAX_REST)).await;
     }
 }

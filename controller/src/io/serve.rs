@@ -30,6 +30,7 @@ use super::store::{Batch, Kind, Log, Medium, Store, StoreConfig, StoreError};
 use super::tls::authority::CA_FILE;
 use super::tls::{TlsError, TlsSettings};
 use super::training::TrainingPolicy;
+use super::watchdog::Watchdog;
 use super::webhooks::Webhooks;
 use super::{checkpoint, clock, execute, intake, reconcile, tls, training, webhooks};
 use crate::access::AccessToken;
@@ -208,6 +209,7 @@ pub struct Handle {
 impl Handle {
     /// End in order.
     pub async fn shutdown(mut self) {
+        Watchdog::find().tell("STOPPING=1");
         let _ = self.stop.send(true);
         if let Err(error) = checkpoint::write(&self.controller.inner, true).await {
             tracing::error!("the state was not written down at the end: {error}; it is put together from the logs at the next start");
@@ -304,7 +306,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let app = router(controller.clone());
     let mut tasks = vec![
         tokio::spawn(intake::run(Arc::clone(&inner), inbox)),
-        tokio::spawn(reconcile::run(Arc::clone(&inner), Duration::from_millis(config.tick_ms.max(10)))),
+        tokio::spawn(reconcile::run(Arc::clone(&inner), Duration::from_millis(config.tick_ms.max(10)), Watchdog::find())),
         tokio::spawn(execute::publish(Arc::clone(&inner))),
         tokio::spawn(checkpoint::run(Arc::clone(&inner))),
         tokio::spawn(training::run(Arc::clone(&inner))),
@@ -321,6 +323,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     }
     tasks.push(tokio::spawn(listen::serve(listener, secured, app, stopped, Bounds::default())));
     inner.wake.notify_one();
+    Watchdog::find().tell("READY=1");
     Ok(Handle { http, mqtt: mqtt_addr, ca, controller, admin_token, tasks, stop, _home: home })
 }
 

@@ -37,6 +37,7 @@ fn timing() -> Timing {
         restart_ms: 500,
         report_ms: 60_000,
         receipt_ms: 10_000,
+        disk_pause_ms: 5_000,
     }
 }
 

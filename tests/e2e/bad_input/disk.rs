@@ -2,7 +2,7 @@
 //! arrives.
 //!
 //! Each program gets a small disk of its own, a tmpfs in a mount namespace, which the test fills and empties from outside.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use leeway_tests::api::Answer;
@@ -10,41 +10,9 @@ use leeway_tests::application::Application;
 use leeway_tests::device::Device;
 use leeway_tests::harness::wait_for;
 use leeway_tests::lesson::teach;
-use leeway_tests::site::{Site, Told};
+use leeway_tests::site::Site;
+use leeway_tests::small_disk::{fill, on_a_small_disk, seen_by};
 use serde_json::{Value, json};
-
-/// `sh` script: a tmpfs of `$1` on `$2`, then the rest of the arguments as the program.
-const ON_A_SMALL_DISK: &str = "mount -t tmpfs -o size=\"$1\" tmpfs \"$2\" && shift 2 && exec \"$@\"";
-
-/// `command`, with its folder `at` on a disk of this size.
-fn on_a_small_disk(command: &Command, size: &str, at: &Path) -> Command {
-    std::fs::create_dir_all(at).expect("a folder");
-    let probe = Told::by(Command::new("unshare").args(["--map-root-user", "--mount", "true"]));
-    assert_eq!(probe.code, 0, "mount namespaces are needed to fill a disk without filling yours: run the tests as root");
-    let mut small = Command::new("unshare");
-    small.args(["--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", size]).arg(at);
-    small.arg(command.get_program()).args(command.get_args());
-    small
-}
-
-/// The folder `at` as the process with this id sees it.
-fn seen_by(id: u32, at: &Path) -> PathBuf {
-    PathBuf::from(format!("/proc/{id}/root{}", at.display()))
-}
-
-/// Take every byte that is left.
-fn fill(folder: &Path) -> PathBuf {
-    use std::io::Write as _;
-    let path = folder.join("filler");
-    let mut file = std::fs::File::create(&path).expect("a file on the small disk");
-    let block = vec![1; 4096];
-    for _ in 0..100_000 {
-        if file.write_all(&block).is_err() {
-            return path;
-        }
-    }
-    panic!("{} is not a small disk", folder.display());
-}
 
 #[test]
 fn a_full_disk_under_the_controller_loses_nothing() {

@@ -24,6 +24,8 @@ pub(super) struct Disk {
     durable: BTreeMap<DiskPath, usize>,
     /// Effects that are refused from now on: in this directory, or everywhere.
     pub(super) trouble: Option<(Option<Dir>, Trouble)>,
+    /// Whether removals are refused from now on.
+    pub(super) keeps: bool,
 }
 
 impl Disk {
@@ -55,6 +57,9 @@ impl Disk {
             && !matches!(op, DiskOp::Remove { .. })
         {
             return Err(trouble);
+        }
+        if self.keeps && matches!(op, DiskOp::Remove { path } if self.names.contains_key(path)) {
+            return Err(Trouble::Broken);
         }
         match op {
             DiskOp::Write { path, bytes } => {

@@ -149,3 +149,18 @@ fn metadata_is_bounded_and_absence_is_an_answer() {
     let none = worker(serve(vec![], Manners::NotFound));
     assert_eq!(none.metadata(&file, 10).unwrap(), Fetched::Absent);
 }
+
+#[test]
+fn a_download_that_was_whole_and_never_said_to_be_synced_is_begun_anew() {
+    use std::os::unix::fs::MetadataExt as _;
+    let content = content();
+    let (digest, length) = (Digest::of(&content), content.len() as u64);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.part");
+    std::fs::write(&path, &content).unwrap();
+    let tainted = std::fs::File::open(&path).unwrap();
+    let good = worker(serve(content.clone(), Manners::Good));
+    assert_eq!(good.blob(FetchId(1), digest, length, &path, true), Ok(()));
+    assert_ne!(tainted.metadata().unwrap().ino(), std::fs::metadata(&path).unwrap().ino(), "a second sync of the same file proves nothing");
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+}
