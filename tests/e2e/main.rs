@@ -1,8 +1,10 @@
 //! Stories over real sockets with the release programs: one file per story.
 mod any_trainer;
 mod bad_input;
+mod identity;
 mod killed_anywhere;
 mod mosquitto;
+mod mosquitto_tls;
 mod other_tuf;
 mod same_numbers;
 mod stream_resumes;

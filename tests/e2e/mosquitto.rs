@@ -27,7 +27,7 @@ fn mosquitto_is_as_good_a_broker_and_its_acl_holds() {
     broker.observe("observer", "sees and says everything");
     broker.run();
     let url = format!("mqtt://controller@127.0.0.1:{}", broker.port);
-    site.broker = Some(["--broker".to_owned(), url, "--broker-secret".to_owned(), secret.display().to_string()]);
+    site.broker = Some(vec!["--broker".to_owned(), url, "--broker-secret".to_owned(), secret.display().to_string()]);
     site.start();
     site.configure();
     site.publish(&teach("rain", "1.0.0", 0..900, "the first model"));
@@ -107,7 +107,7 @@ async fn a_device_speaks_for_itself_only(broker: &Mosquitto) {
     for channel in UPLINKS.iter().chain(&DOWNLINKS) {
         stranger.say(&format!("leeway/v1/main/dev/porch/{channel}"), false, b"forged").await;
     }
-    stranger.say("leeway/v1/main/ctl/status", false, b"forged").await;
+    stranger.say("leeway/v1/main/controller/status", false, b"forged").await;
     stranger.say("leeway/v1/main/dev/stranger/desired", false, b"forged").await;
     stranger.say("leeway/v1/main/dev/stranger/tele/event", false, b"the last word").await;
     loop {

@@ -50,6 +50,22 @@ impl Api {
         Self { agent: config.into(), base: format!("http://127.0.0.1:{port}"), token }
     }
 
+    /// One with TLS, by this authority (PEM); with the certificate and key (PEM) of a device, if one is to be shown.
+    pub fn trusting(port: u16, token: Option<String>, ca: &str, shown: Option<(&str, &str)>) -> Self {
+        use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let read = |pem: &str| Certificate::from_pem(pem.as_bytes()).expect("a certificate");
+        let card =
+            |(chain, key): (&str, &str)| ClientCert::new_with_certs(&[read(chain)], PrivateKey::from_pem(key.as_bytes()).expect("a key"));
+        let tls = TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(provider)
+            .root_certs(RootCerts::new_with_certs(&[read(ca)]))
+            .client_cert(shown.map(card));
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(REQUEST_LIMIT));
+        let agent = config.tls_config(tls.build()).build().into();
+        Self { agent, base: format!("https://127.0.0.1:{port}"), token }
+    }
+
     /// Its address.
     pub fn base(&self) -> &str {
         &self.base

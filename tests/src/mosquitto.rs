@@ -25,27 +25,44 @@ impl Mosquitto {
     /// # Panics
     /// With a sentence when it is not installed.
     pub fn start(folder: &Path) -> Self {
-        let install = "Mosquitto is not installed: apt-get install mosquitto (.ci/run does that)";
-        assert!(Path::new(PROGRAM).exists(), "{install}");
         std::fs::create_dir(folder).expect("a folder for the broker");
-        let shipped = |name: &str| std::fs::read_to_string(root().join("deploy/brokers").join(name)).expect("deploy/brokers is there");
         let (passwords, acl, port) = (folder.join("leeway.passwd"), folder.join("leeway.acl"), free_port());
         let substitutes = [
             ("listener 1883 127.0.0.1", format!("listener {port} 127.0.0.1")),
             ("/etc/mosquitto/leeway.passwd", passwords.display().to_string()),
             ("/etc/mosquitto/leeway.acl", acl.display().to_string()),
         ];
-        let text = substitutes.iter().fold(shipped("mosquitto.conf"), |text, (from, to)| {
-            assert!(text.contains(from), "deploy/brokers/mosquitto.conf says {from} no more: adapt this test");
+        private(&passwords, "");
+        Self::with("mosquitto.conf", folder, port, &substitutes)
+    }
+
+    /// The same with mutual TLS: `folder` holds what `leeway keys broker` made, and `revoked` is the controller's list.
+    ///
+    /// # Panics
+    /// With a sentence when it is not installed.
+    pub fn secured(folder: &Path, revoked: &Path) -> Self {
+        let port = free_port();
+        let substitutes = [
+            ("listener 8883", format!("listener {port} 127.0.0.1")),
+            ("/etc/mosquitto/leeway/revoked.pem", revoked.display().to_string()),
+            ("/etc/mosquitto/leeway/", format!("{}/", folder.display())),
+            ("/etc/mosquitto/leeway.acl", folder.join("leeway.acl").display().to_string()),
+        ];
+        Self::with("mosquitto-tls.conf", folder, port, &substitutes)
+    }
+
+    fn with(name: &str, folder: &Path, port: u16, substitutes: &[(&str, String)]) -> Self {
+        let install = "Mosquitto is not installed: apt-get install mosquitto (.ci/run does that)";
+        assert!(Path::new(PROGRAM).exists(), "{install}");
+        let shipped = |name: &str| std::fs::read_to_string(root().join("deploy/brokers").join(name)).expect("deploy/brokers is there");
+        let text = substitutes.iter().fold(shipped(name), |text, (from, to)| {
+            assert!(text.contains(from), "deploy/brokers/{name} says {from} no more: adapt this test");
             text.replace(from, to)
         });
         // It drops its rights to the user mosquitto when root starts it, and then could not write here.
         let ours = format!("persistence_location {}/\nuser root\nlog_dest stderr\n", folder.display());
         std::fs::write(folder.join("mosquitto.conf"), text + &ours).expect("its configuration");
-        for (path, text) in [(&acl, shipped("mosquitto.acl")), (&passwords, String::new())] {
-            std::fs::write(path, text).expect("its files");
-            std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its files");
-        }
+        private(&folder.join("leeway.acl"), &shipped("mosquitto.acl"));
         Self { port, folder: folder.to_path_buf(), running: None }
     }
 
@@ -58,6 +75,11 @@ impl Mosquitto {
     /// Let a user in who may read and write everything: none that an operator would have, but a test must see what is delivered.
     pub fn observe(&self, user: &str, secret: &str) {
         self.admit(user, secret);
+        self.show(user);
+    }
+
+    /// The same for a user who has a certificate.
+    pub fn show(&self, user: &str) {
         let path = self.folder.join("leeway.acl");
         let text = std::fs::read_to_string(&path).expect("the ACL");
         std::fs::write(&path, format!("user {user}\ntopic readwrite #\n\n{text}")).expect("the ACL");
@@ -75,9 +97,15 @@ impl Mosquitto {
         self.running = Some(running);
     }
 
-    /// Read the passwords again.
+    /// Read passwords, or the list of revoked certificates, again.
     pub fn reload(&self) {
         let id = self.running.as_ref().expect("it runs").id();
         let _ = Told::by(Command::new("kill").args(["-HUP", &id.to_string()])).ok();
     }
+}
+
+/// A file for nobody else.
+fn private(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("its files");
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("its files");
 }

@@ -94,7 +94,7 @@ pub struct Site {
     http: u16,
     mqtt: u16,
     /// A broker outside, as arguments of `leeway serve`; the embedded one otherwise.
-    pub broker: Option<[String; 4]>,
+    pub broker: Option<Vec<String>>,
     /// More arguments of `leeway serve`.
     pub args: Vec<String>,
     controller: Option<Running>,
@@ -162,12 +162,14 @@ impl Site {
     pub fn start_as(&mut self, wrap: impl FnOnce(Command) -> Command) -> u32 {
         let log = self.path("controller.log");
         let mut controller = Running::start(&mut wrap(self.serve()), &log).expect("leeway serve starts");
-        let api = Api::new(self.http, None);
         wait_for("the controller is ready", || {
             if let Some(status) = controller.ended() {
                 panic!("leeway serve ended with {status}:\n{}", controller.log());
             }
-            api.get("/readyz")?.ok()
+            if self.is_secured() && self.ca().is_none() {
+                return Err("it has not made its authority yet".to_owned());
+            }
+            self.api_as(None).get("/readyz")?.ok()
         });
         self.token = std::fs::read_to_string(self.path("controller/admin.token")).ok().map(|t| t.trim().to_owned());
         self.controller.insert(controller).id()
@@ -191,13 +193,36 @@ impl Site {
 
     /// The API, as the administrator.
     pub fn api(&self) -> Api {
-        Api::new(self.http, self.token.clone())
+        self.api_as(self.token.clone())
+    }
+
+    fn api_as(&self, token: Option<String>) -> Api {
+        match self.ca().filter(|_| self.is_secured()) {
+            Some(ca) => Api::trusting(self.http, token, &ca, None),
+            None => Api::new(self.http, token),
+        }
+    }
+
+    /// Where the certificate of the device authority lies, with TLS.
+    pub fn ca_path(&self) -> PathBuf {
+        self.path("controller/keys/device-ca.pem")
+    }
+
+    fn ca(&self) -> Option<String> {
+        std::fs::read_to_string(self.ca_path()).ok()
+    }
+
+    fn is_secured(&self) -> bool {
+        self.args.iter().any(|arg| arg == "--tls")
     }
 
     /// Run `leeway` with these arguments, as the administrator of this controller.
     pub fn leeway(&self, args: &[&str]) -> Told {
         let mut command = Command::new(program("leeway"));
         command.args(args).env("LEEWAY_URL", self.api().base()).env("LEEWAY_TOKEN", self.api().token());
+        if self.is_secured() {
+            command.env("LEEWAY_CA", self.ca_path());
+        }
         // The settings of whoever runs the tests are not part of them.
         Told::by(command.env("XDG_CONFIG_HOME", self.path("no-settings")).env("NO_COLOR", "1"))
     }

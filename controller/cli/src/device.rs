@@ -195,8 +195,7 @@ fn render_list(style: &Style, now: Timestamp, devices: &[DeviceSummary]) -> Stri
             };
             let target = d.target_version.as_ref().map(|v| format!(" → {v}")).unwrap_or_default();
             // Whether it is in at all comes before whether it is there.
-            let out = ["pending", "not accepted", "revoked"].contains(&d.phase.as_str());
-            let state = if d.online || out { d.phase.as_str() } else { "offline" };
+            let state = if d.online || !d.admitted { d.phase.as_str() } else { "offline" };
             vec![
                 d.id.clone(),
                 style.state(d.level, state),

@@ -95,6 +95,17 @@ impl Credentials {
         certificates.remove(device);
     }
 
+    /// Whether anything of this client counts at the moment: a sign-in that was under way when its device was put out gets no
+    /// further than this.
+    fn holds(&self, client: &str) -> bool {
+        if client == CONTROLLER {
+            return true;
+        }
+        let Ok(device) = client.parse::<DeviceId>() else { return false };
+        let by_secret = self.devices.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(&device);
+        by_secret || self.certificates.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(&device)
+    }
+
     fn honours(&self, peer: &Peer) -> bool {
         let certificates = self.certificates.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let known = certificates.get(&peer.device).is_some_and(|held| held.iter().any(|c| c.serial == peer.serial));
@@ -392,7 +403,7 @@ impl Guard {
             Parameter::ClientAuthenticate(info) => Some(HookResult::AuthResult(self.authenticate(info))),
             Parameter::MessagePublishCheckAcl(session, publish) => {
                 let client: &str = session.id.client_id.as_ref();
-                if self.may_publish(client, &publish.topic, publish.retain) {
+                if self.credentials.holds(client) && self.may_publish(client, &publish.topic, publish.retain) {
                     return Some(HookResult::PublishAclResult(PublishAclResult::allow()));
                 }
                 tracing::info!(client, topic = %publish.topic, "a message on a topic that is not the sender's own was refused");
@@ -400,7 +411,7 @@ impl Guard {
             }
             Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
                 let client: &str = session.id.client_id.as_ref();
-                let result = if self.may_subscribe(client, &subscribe.topic_filter) {
+                let result = if self.credentials.holds(client) && self.may_subscribe(client, &subscribe.topic_filter) {
                     SubscribeReturn::new_success(subscribe.opts.qos(), None)
                 } else {
                     tracing::info!(client, filter = %subscribe.topic_filter, "a subscription outside the client's own topics was refused");

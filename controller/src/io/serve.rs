@@ -338,15 +338,16 @@ fn admission(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (Strin
     let issued = store.parsed::<AccessToken>(Kind::Access)?;
     let issued = issued.into_iter().filter_map(|(hash, token)| Some((Digest::from_hex(&hash).ok()?, token))).collect();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let mqtt_tls = match &config.broker {
-        BrokerChoice::Embedded { .. } => config.tls.is_some(),
-        BrokerChoice::External { tls, .. } => tls.is_some(),
+    let (mqtt_tls, reserved) = match &config.broker {
+        BrokerChoice::Embedded { .. } => (config.tls.is_some(), None),
+        BrokerChoice::External { tls, user, .. } => (tls.is_some(), Some(user.clone())),
     };
     Ok(Access {
         open_enrolment: config.open_enrolment,
         review: config.review,
         accept: config.accept.clone(),
         mqtt_tls,
+        reserved,
         http: config.public_http.clone().unwrap_or_else(|| format!("{scheme}://{}", reachable(http))),
         public: config.public_http.is_some(),
         mqtt: config.public_mqtt.clone().unwrap_or(mqtt),

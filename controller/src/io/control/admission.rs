@@ -53,6 +53,8 @@ impl Controller {
             found.admission = after;
             if out {
                 (found.credential, found.certificates) = (None, Vec::new());
+                // Its last will does not count any more.
+                (found.presence.online, found.presence.changed_at) = (false, Some(at));
             }
             state.revision += 1;
             let (kind, sentence) = match decision {

@@ -51,6 +51,8 @@ pub(in crate::io) struct Access {
     pub(in crate::io) public: bool,
     /// Broker for devices.
     pub(in crate::io) mqtt: (String, u16),
+    /// The controller's own name at a broker outside: no device may have it, its certificate would pass for the controller's.
+    pub(in crate::io) reserved: Option<String>,
     /// Whether it speaks TLS.
     pub(in crate::io) mqtt_tls: bool,
     /// Whether a new device waits until somebody accepts it.
@@ -305,6 +307,9 @@ impl Controller {
             return Err(ControlError::Conflict(format!(
                 "device {name} is enrolled with another key: choose another name, or remove it first"
             )));
+        }
+        if self.inner.access.reserved.as_deref() == Some(name.as_str()) {
+            return Err(ControlError::Conflict(format!("{name} is the controller's own name at the broker: choose another name")));
         }
         if state.fleet.len() >= MAX_DEVICES {
             return Err(ControlError::Conflict(format!("{MAX_DEVICES} devices are enrolled, which is the bound")));

@@ -24,6 +24,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::access::{Principal, Scope};
+use crate::fleet::admission::Decision;
+use crate::ingest::Why;
 use crate::ingest::tests::{manifest, window};
 use crate::io::broker::MAX_PACKET_BYTES;
 use crate::io::control::{ControlError, EnrolRequest, Enrolled, NewAccessToken, NewRollout, Touched};
@@ -678,4 +680,45 @@ async fn a_winner_that_nobody_signs_does_not_block_its_line() {
     assert!(sentence.contains("no worker signed it"), "{sentence}");
     assert!(matches!(state("fresh"), JobState::Approved { .. }));
     handle.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_device_is_told_of_once_and_a_revoked_one_is_not_heard() {
+    let place = Place::new();
+    let handle = place.start().await;
+    let (key, access) = Device::enrol(&handle.controller, 1).await;
+    let id = access.device.clone();
+    let uplink = |counter: u64, agent: &str| {
+        let status = Status { v: 1, online: true, session: counter, agent: agent.to_owned(), labels: BTreeMap::new(), report_form: 1 };
+        let body = serde_json::to_vec(&status).unwrap();
+        let bytes = envelope::seal(&key, &id, BootId(1), counter, Envelope::Status, &body).unwrap();
+        vec![crate::io::mqtt::Incoming { topic: Topic::new(&access.tenant, &id, Channel::Status).to_string(), bytes }]
+    };
+    let twin = |controller: &Controller| controller.snapshot().fleet.device(&id).unwrap().twin.clone();
+    let controller = &handle.controller;
+    for (counter, agent) in [(2, "one"), (1, "one"), (2, "one"), (1, "one"), (3, "one")] {
+        controller.take_in(uplink(counter, agent)).await;
+    }
+    assert_eq!(twin(controller), None, "late and repeated messages are one device's");
+    for (counter, agent) in [(2, "another"), (3, "another"), (4, "one")] {
+        controller.take_in(uplink(counter, agent)).await;
+    }
+    let sentence = twin(controller).unwrap();
+    assert!(sentence.contains("the key of d1") && sentence.contains("message 2"), "{sentence}");
+    let told = |controller: &Controller| controller.last_events(100).unwrap().iter().filter(|e| e.kind == "device.cloned").count();
+    assert_eq!(told(controller), 1);
+    handle.shutdown().await;
+    let handle = place.start().await;
+    let controller = &handle.controller;
+    assert_eq!(twin(controller), Some(sentence), "it is known after a restart, too");
+    controller.take_in(uplink(4, "another")).await;
+    assert_eq!(told(controller), 1);
+
+    let heard = || controller.snapshot().fleet.device(&id).unwrap().presence.last_seen;
+    controller.decide_on(&id, Decision::Revoke, "there are two", "ann").await.unwrap();
+    let before = heard();
+    controller.take_in(uplink(5, "one")).await;
+    assert_eq!(heard(), before);
+    assert_eq!(controller.look(|ledger| ledger.tally.refused.get(&Why::NotAdmitted).copied()), Some(1), "dropped, and counted");
+    assert!(!controller.snapshot().fleet.device(&id).unwrap().presence.online);
 }

@@ -173,6 +173,8 @@ async fn a_revoked_device_is_disconnected_at_once_and_stays_out() {
     for (name, mut device) in [("d1", by_certificate), ("d2", by_secret)] {
         let revoked: DeviceId = name.parse().unwrap();
         secured.credentials.dismiss(&revoked);
+        // Also while its connection still stands.
+        assert!(!device.subscribe(&format!("leeway/v1/demo/dev/{name}/desired")).await, "{name}");
         secured.broker.disconnect(&revoked).await;
         let ended = async { while device.events.poll().await.is_ok() {} };
         timeout(Duration::from_secs(5), ended).await.expect("the connection ends");

@@ -70,7 +70,7 @@ fn rows(now: Timestamp, devices: &[DeviceSummary]) -> Markup {
                 @for d in devices {
                     tr {
                         td { a href={ "/devices/" (d.id) } { (d.id) } span.sub { (d.sentence) } }
-                        td { (badge(d.level, if d.online { &d.phase } else { "offline" })) }
+                        td { (badge(d.level, if d.online || !d.admitted { &d.phase } else { "offline" })) }
                         td { (d.cohort) }
                         td.nowrap { @if let (Some(l), Some(v)) = (&d.line, &d.version) { a href={ "/models/" (l) "/versions/" (v) } { (l) " " (v) } } @else { (words::UNKNOWN) } }
                         td.nowrap { @if let Some(v) = &d.target_version { (v) } @else { span.note { "the same" } } }

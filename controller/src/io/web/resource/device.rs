@@ -18,6 +18,8 @@ pub struct DeviceSummary {
     pub cohort: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is in the fleet: accepted, and not revoked.
+    pub admitted: bool,
     /// Whether it is connected.
     pub online: bool,
     /// When it last said anything.

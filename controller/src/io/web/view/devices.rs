@@ -22,6 +22,7 @@ impl Facts<'_> {
             id: device.id.to_string(),
             cohort: self.cohort_name(device),
             labels: device.labels.clone(),
+            admitted: device.admission.is_in(),
             online,
             last_seen: device.presence.last_seen,
             line: active.map(|r| r.line.to_string()),

@@ -468,6 +468,7 @@ pub(super) fn devices() -> Vec<DeviceSummary> {
         id: format!("bellevue-{n:02}"),
         cohort: "coast".into(),
         labels: labels("coast"),
+        admitted: true,
         online,
         last_seen: Some(ago(if online { 2 } else { 4000 })),
         line: Some("rain".into()),
