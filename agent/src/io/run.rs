@@ -410,3 +410,6 @@ fn log(level: Level, sentence: &str) {
         Level::Error => tracing::error!("{sentence}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
