@@ -202,13 +202,11 @@ impl Worker<'_> {
         Ok(signed)
     }
 
-    /// What provenance says of this worker: its name, and what it was told to train with.
+    /// What provenance says of this worker: its name, and which program trains. Not the program's arguments nor where it lies: the
+    /// document is for everybody, and either may tell what is not.
     fn build(&self) -> Build {
-        let mut parameters = BTreeMap::from([("trainer".to_owned(), "built-in".to_owned())]);
-        if let Some(program) = &self.args.command {
-            parameters.insert("trainer".to_owned(), program.display().to_string());
-            parameters.insert("arguments".to_owned(), self.args.args.join(" "));
-        }
+        let program = self.args.command.as_deref().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let parameters = BTreeMap::from([("trainer".to_owned(), program.unwrap_or_else(|| "built-in".to_owned()))]);
         Build { builder: format!("urn:leeway:builder:trainer:{}", percent_encoded(&self.args.name)), parameters }
     }
 
