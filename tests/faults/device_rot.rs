@@ -93,6 +93,7 @@ fn whatever_rots_on_a_device_a_good_model_comes_back_or_the_file_is_named() {
 
 /// Start the damaged device, and see what becomes of it.
 fn try_one(bench: &Bench, device: &mut Device, name: &str, before: usize) -> Result<&'static str, String> {
+    judge::the_runner_ends_with_its_agent(bench, device)?;
     device.start();
     let outcome = bench.watch(device, "a good model answers, or the file is named", |device, answered| match device.ended() {
         Some(status) => Ok(Some(status)),

@@ -17,6 +17,9 @@ const DISK_BOUND: u64 = 512 << 10;
 /// A device that nobody asks comes to rest within this time.
 const QUIET: Duration = Duration::from_secs(20);
 
+/// What happened is written to the log within this time.
+const PROMPT: Duration = Duration::from_secs(3);
+
 /// It runs what it was told to, for good, and every message it had has its receipt.
 pub fn has_converged(device: &Device, answered: &[String]) -> Result<(), String> {
     let state = state(&device.data);
@@ -94,11 +97,28 @@ pub fn ended_in_order(status: ExitStatus, log: &str) -> Result<(), String> {
 }
 
 /// The error that the disk gave is told, in the words of the system.
-pub fn it_says_what_happened(log: &str, injected: &[String]) -> Result<(), String> {
-    let told = ["os error 5", "os error 28", "disk is full", "disk space", "Input/output error", "No space left"]
-        .iter()
-        .any(|words| log.contains(words));
-    if injected.is_empty() || told { Ok(()) } else { Err(format!("nothing is said of {injected:?}:\n{}", tail(log))) }
+pub fn it_says_what_happened(log: impl Fn() -> String, injected: &[String]) -> Result<(), String> {
+    let words = ["os error 5", "os error 28", "disk space", "Input/output error", "No space left"];
+    let begun = Instant::now();
+    while !injected.is_empty() && !words.iter().any(|words| log().contains(words)) {
+        if begun.elapsed() > PROMPT {
+            return Err(format!("nothing is said of {injected:?}:\n{}", tail(&log())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// A runner whose agent was killed ends by itself; until then it answers as if nothing had been.
+pub fn the_runner_ends_with_its_agent(bench: &Bench, device: &Device) -> Result<(), String> {
+    let begun = Instant::now();
+    while !bench.ask(device).is_empty() {
+        if begun.elapsed() > QUIET {
+            return Err("the runner goes on without its agent".to_owned());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Windows that a device had written down: device, boot, counter.

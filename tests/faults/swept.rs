@@ -235,14 +235,15 @@ fn try_one(
     if let Some(status) = ended {
         if answer != Answer::Killed {
             judge::ended_in_order(status, &device.log())?;
-            judge::it_says_what_happened(&device.log(), &injected)?;
+            judge::it_says_what_happened(|| device.log(), &injected)?;
         }
         written.append(&mut judge::written(device));
+        judge::the_runner_ends_with_its_agent(bench, device)?;
         device.start();
         judge::a_good_model_answers_after_one_restart(bench, device)?;
         judge::it_converges(bench, device)?;
     } else if answer != Answer::Killed {
-        judge::it_says_what_happened(&device.log(), &injected)?;
+        judge::it_says_what_happened(|| device.log(), &injected)?;
     }
     judge::no_litter(bench, &device.data)?;
     let full = matches!(answer, Answer::Error("ENOSPC", _));
@@ -307,6 +308,7 @@ fn start_once(bench: &Bench, device: &mut Device, case: &Case, files: &[PathBuf]
         ["boot", "generation"].map(|name| state[name].as_u64().unwrap_or_default())
     };
     let (before, logged) = (numbers(device), device.log().len());
+    judge::the_runner_ends_with_its_agent(bench, device)?;
     let Case { call, nth, answer, .. } = case.clone();
     let fault = Fault { call, nth, answer, whose: Whose::LoopOn(files.to_vec()) };
     device.start_as(|run| fault.around(&run, trace));
@@ -319,13 +321,14 @@ fn start_once(bench: &Bench, device: &mut Device, case: &Case, files: &[PathBuf]
     if let Some(status) = ended {
         if answer != Answer::Killed {
             judge::ended_in_order(status, &log(device))?;
-            judge::it_says_what_happened(&log(device), &strace::injected(trace, &device.data))?;
+            judge::it_says_what_happened(|| log(device), &strace::injected(trace, &device.data))?;
         }
+        judge::the_runner_ends_with_its_agent(bench, device)?;
         device.start();
         judge::a_good_model_answers_after_one_restart(bench, device)?;
     }
     judge::it_converges(bench, device)?;
-    judge::it_says_what_happened(&log(device), &strace::injected(trace, &device.data))?;
+    judge::it_says_what_happened(|| log(device), &strace::injected(trace, &device.data))?;
     judge::no_litter(bench, &device.data)?;
     judge::calm(device, false)?;
     let after = numbers(device);

@@ -7,7 +7,7 @@ use leeway_protocol::reason::{Code, Reason};
 
 use super::Agent;
 use super::persist::Saving;
-use super::state::State;
+use super::state::{Outcome, State};
 use crate::action::{Dir, DiskPath, Level};
 use crate::control::Slot;
 use crate::event::Stored;
@@ -38,6 +38,7 @@ impl Agent {
         let files = std::mem::take(&mut self.files);
         if self.state.slots.forget_missing(|blob| files.has(blob)) {
             self.log(Level::Error, "files of a release are missing, so its slot is empty now".to_owned());
+            self.ask_again_for_what_is_lost();
         }
         self.files = files;
         if self.state.slots.active.is_none() {
@@ -47,6 +48,16 @@ impl Agent {
         self.resume();
         self.collect_garbage();
         self.link.report_due = true;
+    }
+
+    /// The release that is assigned was committed here and its files are gone: it is installed again, by the same assignment. Otherwise
+    /// the device would call that done, and wait for a newer one without a model.
+    fn ask_again_for_what_is_lost(&mut self) {
+        let target = self.followed.as_ref().and_then(|followed| followed.directive.target.as_ref()).map(|target| target.sha256);
+        let kept = self.state.slots.blobs().any(|blob| Some(blob) == target);
+        if target.is_some() && !kept && self.state.outcome == Some(Outcome::Committed) {
+            self.state.outcome = None;
+        }
     }
 
     /// The number of this start, higher than every earlier one. A device that has lived before and lost both copies of its state

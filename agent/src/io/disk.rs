@@ -119,6 +119,7 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
                 Ok(about) => about,
                 Err(error) => {
                     tracing::error!("{path} cannot be looked at: {error}; the agent goes on without it");
+                    unreadable_state = unreadable_state.or(is_state(&path).then_some(error));
                     continue;
                 }
             };
@@ -131,8 +132,7 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
                     Err(error) => {
                         tracing::error!("{path} cannot be read: {error}; the agent goes on without it");
                         // One that is too long was read, and is damaged.
-                        let is_state = path == DiskPath::state() || path == DiskPath::counters();
-                        unreadable_state = unreadable_state.or(error.raw_os_error().filter(|_| is_state).map(|_| error));
+                        unreadable_state = unreadable_state.or(error.raw_os_error().filter(|_| is_state(&path)).map(|_| error));
                         None
                     }
                 },
@@ -155,7 +155,7 @@ pub(super) fn stored_in(root: &Path) -> anyhow::Result<Stored> {
 }
 
 /// Ask the disk again a few times if it fails; that there is no such file is an answer.
-fn patiently<T>(path: &Path, mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+pub(super) fn patiently<T>(path: &Path, mut read: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
     for _ in 1..READ_TRIES {
         match read() {
             Err(error) if error.kind() != ErrorKind::NotFound && error.raw_os_error().is_some() => {
@@ -166,6 +166,11 @@ fn patiently<T>(path: &Path, mut read: impl FnMut() -> std::io::Result<T>) -> st
         }
     }
     read()
+}
+
+/// One of the two copies of the state.
+fn is_state(path: &DiskPath) -> bool {
+    *path == DiskPath::state() || *path == DiskPath::counters()
 }
 
 /// The top directory also holds the identity, the lock and whatever people put there; the agent's core has no business with it.
@@ -195,7 +200,11 @@ fn remove(path: &Path) -> std::io::Result<()> {
 
 /// Make a directory that only its owner enters; one that is there is left as it is.
 pub(super) fn make_dir(path: &Path) -> std::io::Result<()> {
-    if path.is_dir() { Ok(()) } else { fs::DirBuilder::new().recursive(true).mode(0o700).create(path) }
+    match patiently(path, || fs::metadata(path)) {
+        Ok(about) if about.is_dir() => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::DirBuilder::new().recursive(true).mode(0o700).create(path),
+    }
 }
 
 /// Write a file whole and durable: a new copy, synced, renamed, directory synced. For enrolment; the agent's own writes are

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, sleep_until};
 
 use super::clock::{Watchdog, now};
-use super::disk::{Disk, read_bounded};
+use super::disk::{Disk, patiently, read_bounded};
 use super::download::Downloads;
 use super::mqtt::{Ended, Link, Told};
 use super::renew::{Asked, Certificates};
@@ -58,7 +58,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 pub(super) fn identity(dir: &Path) -> anyhow::Result<Identity> {
     let path = dir.join(IDENTITY_FILE);
     let shown = path.display();
-    let bytes = read_bounded(&path, MAX_IDENTITY).with_context(|| format!("{shown} cannot be read"))?;
+    let bytes = patiently(&path, || read_bounded(&path, MAX_IDENTITY)).with_context(|| format!("{shown} cannot be read"))?;
     let bytes = bytes.with_context(|| format!("{shown} is missing: run `leeway-agent enrol` first, or set data_dir"))?;
     let text = String::from_utf8(bytes).with_context(|| format!("{shown} is not text: enrol the device again"))?;
     Ok(Identity::parse(&text)?)

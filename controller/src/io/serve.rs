@@ -4,7 +4,7 @@
 //! started is held by [`Handle`] and ends with it. A kill at any moment is as good as a shutdown: all state is in the store, and
 //! the start publishes again what devices should have.
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -243,6 +243,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let home = Home::open(&config.data, config.keys.as_deref())?;
     let keys = home.keychain(config.lifetimes)?;
     let admin_token = home.admin_token(|| secret().map_err(ServeError::from))?;
+    refuse_emptied(&config.data)?;
     let medium = config.medium.clone().unwrap_or_else(|| Medium::file(&config.data.join("store.redb")));
     let store = Store::open_on(medium, config.store.clone())?;
     let repository = match Repository::load(&store, &keys)? {
@@ -325,6 +326,19 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     inner.wake.notify_one();
     Watchdog::find().tell("READY=1");
     Ok(Handle { http, mqtt: mqtt_addr, ca, controller, admin_token, tasks, stop, _home: home })
+}
+
+/// The repair of a file system may leave a store without its bytes. Taken for a new one, it would make the controller forget its fleet,
+/// and sign metadata that every device has to refuse as older than what it knows.
+fn refuse_emptied(data: &Path) -> Result<(), StoreError> {
+    let path = data.join("store.redb");
+    let is_empty = std::fs::metadata(&path).is_ok_and(|about| about.len() == 0);
+    let has_lived = std::fs::read_dir(data.join("blobs")).is_ok_and(|mut blobs| blobs.next().is_some());
+    if is_empty && has_lived {
+        let detail = "it has no bytes, but there are blobs of an earlier time".to_owned();
+        return Err(StoreError::Damaged { path: path.display().to_string(), detail });
+    }
+    Ok(())
 }
 
 async fn begin_repository(store: &Store, home: &Home, keys: &Keychain) -> Result<Repository, ServeError> {

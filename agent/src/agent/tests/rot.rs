@@ -3,7 +3,7 @@ use leeway_protocol::reported::Phase;
 
 use super::repo::{Repo, start};
 use super::world::World;
-use crate::action::{Dir, DiskPath};
+use crate::action::{Dir, DiskOp, DiskPath};
 use crate::event::Event;
 
 fn repo() -> Repo {
@@ -121,4 +121,21 @@ fn what_the_disk_would_not_remove_is_removed_later() {
     let refused = world.log.iter().filter(|(_, sentence)| sentence.contains("refused to remove")).count();
     world.run_for(600);
     assert_eq!(world.log.iter().filter(|(_, sentence)| sentence.contains("refused to remove")).count(), refused, "it tries for ever");
+}
+
+#[test]
+fn a_committed_release_whose_files_are_gone_is_installed_again_by_the_same_assignment() {
+    let mut world = World::settled(repo());
+    for blob in world.disk.paths(Dir::Blobs) {
+        world.disk.perform(&DiskOp::Remove { path: blob }).unwrap();
+    }
+    world.disk.perform(&DiskOp::SyncDir { dir: Dir::Blobs }).unwrap();
+    world.power_cycle();
+    assert!(world.logged("files of a release are missing"));
+    world.run_until(60, |w| w.phase() == Phase::Committed && w.version() == "1.0.0");
+    assert_eq!(world.state().generation.0, 1);
+    // Where it was refused or taken back before, nothing is begun anew.
+    world.power_cycle();
+    world.run_for(5);
+    assert_eq!((world.version().as_str(), world.phase()), ("1.0.0", Phase::Committed));
 }
