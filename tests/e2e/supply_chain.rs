@@ -30,12 +30,12 @@ fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("a file");
 }
 
-/// Change one bit in the middle of a file; the same again undoes it.
-fn flip(path: &Path) {
-    let mut bytes = std::fs::read(path).expect("a file");
+/// A copy of a file with one bit changed in its middle.
+fn flipped(from: &Path, to: &Path) {
+    let mut bytes = std::fs::read(from).expect("a file");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    std::fs::write(path, bytes).expect("a file");
+    write(to, &bytes);
 }
 
 #[test]
@@ -43,27 +43,37 @@ fn model_signatures_are_read_both_ways_and_one_flipped_bit_is_refused_on_both_si
     let site = Site::new("rain");
     let _ = script(&["keys", &site.path("").display().to_string()]).ok();
     let text = |name: &str| site.path(name).display().to_string();
-    write(&site.path("model/rain.onnx"), &[7; 5_000]);
-    write(&site.path("model/more/labels.txt"), b"dry\nrain\n");
-    write(&site.path("model/.git/HEAD"), b"ref");
-    let (public, stranger) = (text("public.pem"), text("stranger.pem"));
-    for (model, file) in [("model/rain.onnx", "model/rain.onnx"), ("model", "model/more/labels.txt")] {
-        let (model, ours, theirs) = (text(model), text("ours.sig"), text("theirs.sig"));
-        let we_check = |bundle: &str, key: &str| site.leeway(&["model", "verify-bundle", &model, "--bundle", bundle, "--public-key", key]);
-        let they_check = |bundle: &str, key: &str| model_signing(&["verify", "key", &model, "--signature", bundle, "--public_key", key]);
+    for folder in ["model", "damaged"] {
+        write(&site.path(&format!("{folder}/rain.onnx")), &[7; 5_000]);
+        write(&site.path(&format!("{folder}/more/labels.txt")), b"dry\nrain\n");
+        write(&site.path(&format!("{folder}/.git/HEAD")), b"ref");
+    }
+    flipped(&site.path("model/more/labels.txt"), &site.path("damaged/more/labels.txt"));
+    flipped(&site.path("model/rain.onnx"), &site.path("damaged.onnx"));
+    // Model, bundle, key, and whether that is right.
+    let mut cases = Vec::new();
+    for (number, (model, damaged)) in [("model/rain.onnx", "damaged.onnx"), ("model", "damaged")].into_iter().enumerate() {
+        let (model, damaged) = (text(model), text(damaged));
+        let (ours, theirs) = (text(&format!("ours-{number}")), text(&format!("theirs-{number}")));
         let _ = site.leeway(&["model", "sign-bundle", &model, "--key", &text("sec1.pem"), "--out", &ours]).ok();
         let _ = model_signing(&["sign", "key", &model, "--private_key", &text("pkcs8.pem"), "--signature", &theirs]).ok();
-        for bundle in [&ours, &theirs] {
-            let _ = (they_check(bundle, &public).ok(), we_check(bundle, &public).ok());
-            assert!(they_check(bundle, &stranger).code != 0 && we_check(bundle, &stranger).code != 0, "a stranger's key");
-            for damaged in [site.path(file), PathBuf::from(bundle)] {
-                flip(&damaged);
-                let (theirs, ours) = (they_check(bundle, &public), we_check(bundle, &public));
-                assert!(theirs.code != 0 && ours.code == 1, "{}: {}\n{}", damaged.display(), theirs.out, ours.out);
-                flip(&damaged);
-            }
+        for bundle in [ours, theirs] {
+            let torn = format!("{bundle}-torn");
+            flipped(Path::new(&bundle), Path::new(&torn));
+            cases.push([model.clone(), bundle.clone(), text("public.pem"), "right".to_owned()]);
+            cases.push([model.clone(), bundle.clone(), text("stranger.pem"), "another's key".to_owned()]);
+            cases.push([damaged.clone(), bundle, text("public.pem"), "a damaged model".to_owned()]);
+            cases.push([model.clone(), torn, text("public.pem"), "a damaged bundle".to_owned()]);
         }
-        let _ = they_check(&ours, &public).ok();
+    }
+    let plan: Vec<&[String]> = cases.iter().map(|case| &case[..3]).collect();
+    write(&site.path("plan.json"), &serde_json::to_vec(&plan).expect("JSON"));
+    let theirs = script(&["verify", &text("plan.json")]).ok().json();
+    assert_eq!(theirs.as_array().map(Vec::len), Some(16));
+    for (number, [model, bundle, key, what]) in cases.iter().enumerate() {
+        let ours = site.leeway(&["model", "verify-bundle", model, "--bundle", bundle, "--public-key", key]);
+        let both = (theirs[number].is_null(), ours.code == 0);
+        assert_eq!(both, (what == "right", what == "right"), "{what}: {model} {bundle}\n{}\n{}", theirs[number], ours.err);
     }
 }
 
@@ -104,10 +114,8 @@ fn what_goes_with_a_release_is_read_by_the_tools_it_is_for() {
     assert_eq!(fetch("bundle", "1.0.0").0.as_bytes(), std::fs::read(&theirs).expect("the bundle"), "as it came");
     let made = fetch("bundle", "1.1.0").1;
     let _ = model_signing(&["verify", "key", &model, "--signature", &made, "--public_key", &text("public.pem")]).ok();
-    for version in ["1.0.0", "1.1.0"] {
-        read_by_in_toto(&site, version, &fetch("provenance", version).1);
-        read_by_cyclonedx(&site, &fetch("bom", version));
-    }
+    read_by_in_toto(&site, ["1.0.0", "1.1.0"].map(|version| (version, fetch("provenance", version).1)));
+    read_by_cyclonedx(&site, &["1.0.0", "1.1.0"].map(|version| fetch("bom", version).1));
     let (first, second) = (fetch("bom", "1.0.0").0, fetch("bom", "1.1.0").0);
     assert!(first == fetch("bom", "1.0.0").0 && !first.contains("ancestors") && second.contains("ancestors"), "{second}");
     let shown = site.leeway(&["model", "show", "rain", "1.1.0"]).ok().out;
@@ -117,29 +125,34 @@ fn what_goes_with_a_release_is_read_by_the_tools_it_is_for() {
 }
 
 /// Statement and predicate are what their specifications say, and about this release.
-fn read_by_in_toto(site: &Site, version: &str, file: &str) {
-    let shown = site.leeway(&["model", "show", "rain", version, "--json"]).ok().json();
-    let said = script(&["provenance", file, &site.key("release/rain").public().hex()]).ok().json();
-    let model = shown["summary"]["model"].as_str().and_then(|d| d.strip_prefix("sha256:")).expect("a digest");
-    assert_eq!(said["subject"][0]["digest"]["sha256"], model);
-    let parameters = &said["predicate"]["buildDefinition"]["externalParameters"];
-    assert_eq!(parameters["parameters"]["l2"], if version == "1.0.0" { "0.1".into() } else { Value::Null });
-    // The digest is signed into the target, so anybody who walks the metadata finds the document.
-    let digest = shown["provenance"]["digest"].as_str().expect("provenance");
-    let seq = shown["summary"]["seq"].as_u64().expect("a number");
-    let role = site.api().get(&format!("/tuf/{seq}.rain.json")).and_then(Answer::ok).expect("the role").json();
-    let custom = &role["signed"]["targets"][format!("models/rain/release/{version}.onnx")]["custom"];
-    assert_eq!(custom["provenance"]["digest"], digest, "{custom}");
-    let blob = site.api().get(&format!("/blobs/{}", digest.trim_start_matches("sha256:"))).and_then(Answer::ok).expect("the blob");
-    assert_eq!(blob.body, std::fs::read(file).expect("the same"));
-    let stranger = script(&["provenance", file, &site.key("offline/root-1").public().hex()]);
-    assert_ne!(stranger.code, 0, "a stranger's key");
+fn read_by_in_toto(site: &Site, files: [(&str, String); 2]) {
+    let read = |key: &str| {
+        let (key, [(_, first), (_, second)]) = (site.key(key).public().hex(), &files);
+        script(&["provenance", &key, first, second]).ok().json()
+    };
+    assert_eq!(read("offline/root-1"), serde_json::json!([null, null]), "a stranger's key");
+    let read = read("release/rain");
+    for (number, (version, file)) in files.iter().enumerate() {
+        let (said, shown) = (&read[number], site.leeway(&["model", "show", "rain", version, "--json"]).ok().json());
+        let model = shown["summary"]["model"].as_str().and_then(|d| d.strip_prefix("sha256:")).expect("a digest");
+        assert_eq!(said["subject"][0]["digest"]["sha256"], model);
+        let parameters = &said["predicate"]["buildDefinition"]["externalParameters"];
+        assert_eq!(parameters["parameters"]["l2"], if *version == "1.0.0" { "0.1".into() } else { Value::Null });
+        // The digest is signed into the target, so anybody who walks the metadata finds the document.
+        let digest = shown["provenance"]["digest"].as_str().expect("provenance");
+        let seq = shown["summary"]["seq"].as_u64().expect("a number");
+        let role = site.api().get(&format!("/tuf/{seq}.rain.json")).and_then(Answer::ok).expect("the role").json();
+        let custom = &role["signed"]["targets"][format!("models/rain/release/{version}.onnx")]["custom"];
+        assert_eq!(custom["provenance"]["digest"], digest, "{custom}");
+        let blob = site.api().get(&format!("/blobs/{}", digest.trim_start_matches("sha256:"))).and_then(Answer::ok).expect("the blob");
+        assert_eq!(blob.body, std::fs::read(file).expect("the same"));
+    }
 }
 
-/// The schema takes it, and is a schema that would not take anything.
-fn read_by_cyclonedx(site: &Site, (bom, file): &(String, String)) {
-    let _ = script(&["bom", file]).ok();
-    let wrong = site.path("wrong-bom");
+/// The schema takes them, and is a schema that would not take anything.
+fn read_by_cyclonedx(site: &Site, [first, second]: &[String; 2]) {
+    let (wrong, bom) = (site.path("wrong-bom"), std::fs::read_to_string(first).expect("a file"));
     write(&wrong, bom.replace("machine-learning-model", "oracle").as_bytes());
-    assert_ne!(script(&["bom", &wrong.display().to_string()]).code, 0);
+    let read = script(&["bom", first, second, &wrong.display().to_string()]).ok().json();
+    assert!(read[0].is_null() && read[1].is_null() && read[2].as_str().is_some_and(|why| why.contains("oracle")), "{read}");
 }

@@ -59,3 +59,50 @@ impl Attach {
         Ok(Some(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+    use leeway_controller::supply::oms::Key;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        attach: Attach,
+    }
+
+    /// A key of nobody's.
+    const PEM: &str = "-----BEGIN EC PRIVATE KEY-----
+MHcCAQEEIAVazSqAt4h+b22JgOLSZTfbmJCzi1rvBP05cYeLETaJoAoGCCqGSM49
+AwEHoUQDQgAE8eSArHXxD8lP7Q22iCN+kvZNJpH0RjXCVWSXoLVE6fP9SCTifSwa
+krs1Kpt99tAYA/4AOb45OYn693zndRs+Zw==
+-----END EC PRIVATE KEY-----";
+
+    #[test]
+    fn a_signed_folder_is_checked_whole_and_must_hold_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let text = |name: &str| path(name).display().to_string();
+        fs::create_dir(path("model")).unwrap();
+        for (name, bytes) in [("model/rain.onnx", "model"), ("model/labels.txt", "dry"), ("key.pem", PEM)] {
+            fs::write(path(name), bytes).unwrap();
+        }
+        fs::write(path("public.pem"), Key::from_pem(PEM).unwrap().public().to_pem()).unwrap();
+        // Inside of the folder, where the other tool puts it unless told otherwise.
+        bundle::sign(&bundle::Sign { model: path("model"), key: path("key.pem"), out: path("model/model.sig") }).unwrap();
+        let (sig, public, folder) = (text("model/model.sig"), text("public.pem"), text("model"));
+        let attached = |more: &[&str], model: &[u8]| {
+            let base = ["x", "--oms-bundle", &sig, "--oms-public-key", &public];
+            Cli::parse_from(base.iter().chain(more)).attach.bundle(&path("model/rain.onnx"), model)
+        };
+        assert_eq!(attached(&["--oms-dir", &folder], b"model").unwrap(), Some(fs::read(&sig).unwrap()));
+        assert!(attached(&[], b"model").unwrap_err().whole().contains("--oms-dir"));
+        assert!(attached(&["--oms-dir", &folder], b"another").unwrap_err().to_string().contains("no file that it lists"));
+        fs::write(path("model/labels.txt"), "wet").unwrap();
+        assert!(attached(&["--oms-dir", &folder], b"model").unwrap_err().to_string().contains("labels.txt"));
+    }
+}
