@@ -77,6 +77,10 @@ impl Release {
             let found = format!("the model {} has {} bytes instead of {}", files.model, model.len(), manifest.model.length);
             return Err(Reason::new(Code::LengthMismatch, found));
         }
+        // Before anything judges what is in it: bytes that rotted are fetched again, a model that is at fault is not.
+        if Digest::of(&model) != manifest.model.digest {
+            return Err(Reason::new(Code::DigestMismatch, format!("the model {}", files.model)));
+        }
         let scanned = prescan(model, &Limits::default()).map_err(|e| e.reason())?;
         let plan = Plan::load(&scanned, &manifest).map_err(|e| e.reason())?;
         drop(scanned);
