@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
+#[path = "../fuzz/entrances/certificate.rs"]
+mod certificate;
 #[path = "../fuzz/entrances/configuration.rs"]
 mod configuration;
 #[path = "../fuzz/entrances/director.rs"]
@@ -139,4 +141,9 @@ fn selectors_bear_any_bytes() {
 #[test]
 fn configurations_bear_any_bytes() {
     besiege("configuration", configuration::enter, &configuration::honest());
+}
+
+#[test]
+fn certificates_and_requests_for_them_bear_any_bytes() {
+    besiege("certificate", certificate::enter, &certificate::honest());
 }

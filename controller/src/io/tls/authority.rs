@@ -19,6 +19,9 @@ use rcgen::{
     SerialNumber,
 };
 
+use rustls::pki_types::CertificateSigningRequestDer;
+use rustls::pki_types::pem::PemObject as _;
+
 use crate::fleet::Certificate;
 
 /// Its key, in the directory of the controller's keys.
@@ -67,7 +70,13 @@ impl Request {
         if pem.len() > MAX_CSR {
             return Err(AuthorityError::Request(format!("it has more than {MAX_CSR} bytes")));
         }
-        let asked = CertificateSigningRequestParams::from_pem(pem).map_err(|e| AuthorityError::Request(e.to_string()))?;
+        let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| AuthorityError::Request(e.to_string()))?;
+        Self::read(&der)
+    }
+
+    /// Read one, as DER.
+    pub fn read(der: &[u8]) -> Result<Self, AuthorityError> {
+        let asked = CertificateSigningRequestParams::from_der(&der.into()).map_err(|e| AuthorityError::Request(e.to_string()))?;
         if asked.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(AuthorityError::Request("its key is not one of P-256: draw such a key".to_owned()));
         }

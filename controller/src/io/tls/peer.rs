@@ -26,7 +26,12 @@ pub struct Peer {
 impl Peer {
     /// Read the first certificate of a chain; `None` if it is no device's of this tenant.
     pub fn of(chain: &[CertificateDer<'_>], tenant: &Tenant) -> Option<Self> {
-        let (rest, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+        Self::read(chain.first()?, tenant)
+    }
+
+    /// Read one certificate (DER).
+    pub fn read(der: &[u8], tenant: &Tenant) -> Option<Self> {
+        let (rest, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
         let one = |mut texts: Vec<&str>| texts.pop().filter(|_| texts.is_empty()).map(str::to_owned);
         let name = one(subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect())?;
