@@ -91,7 +91,7 @@ fn nothing_is_renamed_before_it_is_synced_and_no_document_before_its_key_is_ther
                 }
                 renamed.push(to.clone());
             }
-            Step::SyncDir => durable.extend(renamed.drain(..)),
+            Step::SyncDir => durable.append(&mut renamed),
             Step::Remove { name } => panic!("{name} is removed before the new one is named"),
         }
     }
