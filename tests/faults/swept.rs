@@ -13,7 +13,7 @@ use crate::judge::{self, Written};
 use crate::strace::{self, Answer, Fault, Whose};
 
 /// Cases in a run that is not told to try everything.
-const SLICE: usize = 24;
+const SLICE: usize = 16;
 /// Cases at once; mostly they wait.
 const WORKERS: usize = 4;
 /// Calls in a row that an error which stays for a while answers, after the first.
