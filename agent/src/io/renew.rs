@@ -245,4 +245,4 @@ impl Question {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -402,3 +402,6 @@ fn log(level: Level, sentence: &str) {
         Level::Error => tracing::error!("{sentence}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ fn access(password: &str) -> (BrokerAccess, String) {
 /// A pair for what is drawn in this directory.
 fn pair(dir: &Path, authority: &Authority, password: &str) -> Pair {
     let drawn = draw(dir).unwrap();
-    let chain = authority.certify(&drawn.csr, "device-1", (2026, 2030));
+    let chain = authority.certify(&drawn.csr, "device-1", None);
     drawn.with((authority.pem.clone(), chain), access(password), &today()).unwrap()
 }
 
@@ -91,7 +91,7 @@ fn nothing_is_renamed_before_it_is_synced_and_no_document_before_its_key_is_ther
                 }
                 renamed.push(to.clone());
             }
-            Step::SyncDir => durable.extend(renamed.drain(..)),
+            Step::SyncDir => durable.append(&mut renamed),
             Step::Remove { name } => panic!("{name} is removed before the new one is named"),
         }
     }

@@ -26,23 +26,25 @@ enum Say {
 }
 
 /// A controller: one door over TLS that asks for a proof and checks it, and whatever it is told to say.
-struct Controller {
-    authority: Arc<Authority>,
+pub(in crate::io) struct Controller {
+    pub(in crate::io) authority: Arc<Authority>,
     port: u16,
-    script: Arc<Mutex<Script>>,
+    pub(in crate::io) script: Arc<Mutex<Script>>,
 }
 
-struct Script {
+pub(in crate::io) struct Script {
     say: Say,
     /// What it names as its authority, if another than its own.
     names: Option<String>,
-    mqtt: Value,
+    pub(in crate::io) mqtt: Value,
+    /// How long its certificates are good, if not for all our years.
+    pub(in crate::io) life_secs: Option<u64>,
     asked: u32,
     csrs: Vec<String>,
     roots: (String, String),
 }
 
-fn controller() -> Controller {
+pub(in crate::io) fn controller() -> Controller {
     let authority = Arc::new(Authority::new("ours"));
     let mut n = 0;
     let keys = ceremony(&[] as &[LineGrant], &Lifetimes::default(), Timestamp::from_secs(1_795_410_000), &mut || {
@@ -55,6 +57,7 @@ fn controller() -> Controller {
         say: Say::LetsIn,
         names: None,
         mqtt: json!({ "host": "127.0.0.1", "port": 8883, "username": "device-1", "password": "first", "tls": true }),
+        life_secs: None,
         asked: 0,
         csrs: Vec::new(),
         roots: (text(&keys.image_root), text(&keys.director_root)),
@@ -102,7 +105,7 @@ fn answer(authority: &Authority, script: &mut Script, body: &[u8], port: u16) ->
                 "image_root": script.roots.0, "director_root": script.roots.1,
                 "tls": {
                     "ca": script.names.clone().unwrap_or(authority.pem.clone()),
-                    "chain": authority.certify(&csr, &device, (2020, 2090)),
+                    "chain": authority.certify(&csr, &device, script.life_secs),
                     "not_after": "2090-01-01T00:00:00Z",
                 },
             }),
@@ -115,7 +118,7 @@ impl Controller {
         self.script.lock().unwrap().say = say;
     }
 
-    fn asked(&self) -> u32 {
+    pub(in crate::io) fn asked(&self) -> u32 {
         self.script.lock().unwrap().asked
     }
 
@@ -139,7 +142,7 @@ impl Controller {
 }
 
 /// An enrolled device.
-fn enrolled(controller: &Controller) -> (tempfile::TempDir, Enrolment, Identity) {
+pub(in crate::io) fn enrolled(controller: &Controller) -> (tempfile::TempDir, Enrolment, Identity) {
     let dir = tempfile::tempdir().unwrap();
     let ask = controller.enrolment(dir.path());
     let Outcome::Enrolled(identity) = enrol(&ask).unwrap() else { panic!("it has to wait") };
@@ -347,7 +350,12 @@ fn another_authority_is_believed_only_if_the_controller_can_show_itself_under_it
 }
 
 /// A broker that takes anybody who comes through the handshake, or says what it is told to say.
-fn broker(server: &Party, clients: Clients<'_>, connack: u8, seen: Arc<Mutex<Vec<leeway_protocol::digest::Digest>>>) -> u16 {
+pub(in crate::io) fn broker(
+    server: &Party,
+    clients: Clients<'_>,
+    connack: u8,
+    seen: Arc<Mutex<Vec<leeway_protocol::digest::Digest>>>,
+) -> u16 {
     listen(server_config(server, clients), move |mut stream: Incoming| {
         seen.lock().unwrap().extend(shown(&stream));
         let mut packet = [0; 2048];

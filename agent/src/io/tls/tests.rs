@@ -59,10 +59,15 @@ impl Authority {
         Party { chain: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 
-    /// A device by its own request, as a controller does it: only the key counts.
-    pub(in crate::io) fn certify(&self, csr: &str, name: &str, years: (i32, i32)) -> String {
+    /// A device by its own request, as a controller does it: only the key counts. For so many seconds, or for all our years.
+    pub(in crate::io) fn certify(&self, csr: &str, name: &str, secs: Option<u64>) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params = Self::params(&[], years, ExtendedKeyUsagePurpose::ClientAuth);
+        request.params = Self::params(&[], (2020, 2090), ExtendedKeyUsagePurpose::ClientAuth);
+        if let Some(secs) = secs {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let now = date_time_ymd(1970, 1, 1) + now;
+            (request.params.not_before, request.params.not_after) = (now - Duration::from_secs(300), now + Duration::from_secs(secs));
+        }
         request.params.distinguished_name.push(DnType::CommonName, name);
         request.signed_by(&self.issuer).unwrap().pem()
     }
