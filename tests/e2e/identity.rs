@@ -1,6 +1,7 @@
 //! A device's identity from its first day to its last, with the programs as users have them: it asks to be let in, waits for a
 //! person, runs over mutual TLS, outlives its certificates, and is put out.
 use leeway_protocol::time::Timestamp;
+use leeway_tests::application::Application;
 use leeway_tests::device::Device;
 use leeway_tests::harness::wait_for;
 use leeway_tests::lesson::teach;
@@ -53,8 +54,9 @@ fn a_device_is_let_in_renews_its_certificate_and_is_put_out() {
     porch.start();
     let rollout = site.roll_out("1.0.0");
     porch.until_serves("1.0.0");
+    let application = Application::start(porch.tcp(), "rain", 3, 2_000);
+    assert_eq!(site.until_over(&rollout), "completed");
     site.until_runs("porch", "1.0.0");
-    drop(rollout);
 
     // Renewed at two thirds; and it is there after the first one is over, by one that was given before that.
     let second = wait_for("the certificate is renewed", || {
@@ -82,7 +84,9 @@ fn a_device_is_let_in_renews_its_certificate_and_is_put_out() {
     assert_eq!((&seen["summary"]["phase"], &seen["summary"]["online"]), (&"revoked".into(), &false.into()), "{}", seen["summary"]);
     let again = porch.enrol(&site, &token);
     assert!(again.code != 0 && again.err.contains(reason), "{again:?}");
-    porch.until_serves("1.0.0");
+    let asked = application.answers("1.0.0");
+    wait_for("its model goes on", || if application.answers("1.0.0") > asked { Ok(()) } else { Err("no answer".to_owned()) });
+    drop(application);
     let told: Vec<String> = site.events(0).into_iter().filter(|e| e.subject == "devices/porch").map(|e| e.kind).collect();
     for kind in ["device.pending", "device.accepted", "device.enrolled", "device.revoked"] {
         assert!(told.iter().any(|k| k == kind), "{kind} is missing in {told:?}");
