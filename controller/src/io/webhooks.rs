@@ -168,7 +168,7 @@ async fn step(inner: &Arc<Inner>, webhook: &Webhook) -> Result<(), ControlError>
         let paused = w.note(event, &answer, at, took_ms);
         let paused = w.paused.clone().filter(|_| paused)?;
         let sentence = format!("The webhook {:?} is paused: {}.", w.name, paused.sentence);
-        Some(draft(at, "controller", "webhook.paused", subject(&w.name), sentence, json!({ "url": w.url, "seq": event.seq })))
+        Some(draft(at, "controller", "webhook.paused", subject(&w.name), sentence, json!({ "seq": event.seq })))
     })
     .await
 }

@@ -264,7 +264,8 @@ fn a_server_that_speaks_something_else_is_an_error_and_not_a_wait() {
     let config = client(&Authority::new("ours").pem, None, &today()).unwrap();
     let said = ask(&config, &format!("https://127.0.0.1:{port}/")).unwrap_err();
     assert!(said.contains("TLS failed"), "{said}");
-    // And TLS where none was asked for is not slipped in: plain stays plain.
+    // And https without a configuration is never spoken in the clear: there is no TLS in this build, or it fails as above in one that
+    // shares its HTTP client with programs that have it.
     let said = http_agent(None).get(format!("https://127.0.0.1:{port}/")).call().unwrap_err().to_string();
-    assert!(said.to_lowercase().contains("tls"), "{said}");
+    assert!(said.to_lowercase().contains("tls") || said.contains("corrupt message"), "{said}");
 }

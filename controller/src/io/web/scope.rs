@@ -156,6 +156,7 @@ mod tests {
     fn who_only_looks_changes_nothing_and_each_change_has_its_job() {
         let publish = ["/api/v1/blobs", "/api/v1/tuf/roles/{role}"];
         let admin = ["/api/v1/models/{line}", "/api/v1/tuf/targets", "/api/v1/tuf/roots/{repository}"];
+        let of_admin = |route: &str| admin.contains(&route) || ["/api/v1/tokens", "/api/v1/webhooks"].iter().any(|p| route.starts_with(p));
         for (_, route, need) in TABLE.iter().filter(|(method, ..)| *method != "GET") {
             let expected = match *route {
                 "/login" | "/api/v1/enrol" => Nothing,
@@ -163,7 +164,7 @@ mod tests {
                 "/api/v1/models/{line}/versions/{version}/mark" => OneOf(&[Scope::Operator, Scope::Publisher]),
                 route if route.ends_with("/approve") => OneOf(&[Scope::Approver]),
                 route if publish.contains(&route) || route.starts_with("/api/v1/training/") => OneOf(&[Scope::Publisher]),
-                route if admin.contains(&route) || route.starts_with("/api/v1/tokens") => OneOf(&[Scope::Admin]),
+                route if of_admin(route) => OneOf(&[Scope::Admin]),
                 _ => OneOf(&[Scope::Operator]),
             };
             assert_eq!(*need, expected, "{route}");
@@ -171,7 +172,7 @@ mod tests {
         let looks = TABLE.iter().filter(|(method, ..)| *method == "GET");
         let more: Vec<_> =
             looks.filter(|(.., need)| !matches!(need, Nothing | Device | Released) && *need != LOOK).map(|(_, route, _)| *route).collect();
-        assert_eq!(more, ["/api/v1/tokens"]);
+        assert_eq!(more, ["/api/v1/tokens", "/api/v1/webhooks", "/api/v1/webhooks/{name}"]);
     }
 
     #[test]
