@@ -137,6 +137,27 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// One that did would be read as the controller's address or token, and clap does not complain.
+    #[test]
+    fn no_command_has_an_argument_called_like_a_global_one() {
+        fn shadows(command: &clap::Command, global: &[String], found: &mut Vec<String>) {
+            for below in command.get_subcommands() {
+                let own = below.get_arguments().map(|arg| arg.get_id().to_string()).filter(|id| global.contains(id));
+                found.extend(own.map(|id| format!("{} --{id}", below.get_name())));
+                shadows(below, global, found);
+            }
+        }
+        let cli = Cli::command();
+        let global: Vec<String> = cli.get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string()).collect();
+        assert!(global.len() >= 5, "{global:?}");
+        let mut found = Vec::new();
+        shadows(&cli, &global, &mut found);
+        // These ask no controller by way of the global ones, or mean the same by them.
+        let known = ["broker --ca", "drill --json", "run --json", "live --url", "live --token", "live --json"];
+        found.retain(|shadow| !known.contains(&shadow.as_str()));
+        assert!(found.is_empty(), "{found:?}");
+    }
+
     #[test]
     fn the_arguments_make_sense() {
         Cli::command().debug_assert();

@@ -19,8 +19,8 @@ pub enum Command {
         #[arg(long)]
         name: String,
         /// Where it goes, such as https://hooks.example/leeway.
-        #[arg(long)]
-        url: String,
+        #[arg(long, value_name = "URL")]
+        to: String,
         /// Only entries of kinds that begin so, such as rollout or device.alarm. May be given several times.
         #[arg(long = "kind", value_name = "KIND")]
         kinds: Vec<String>,
@@ -67,8 +67,8 @@ pub enum Command {
 /// Run it.
 pub fn run(command: &Command, context: &Context) -> Outcome {
     match command {
-        Command::Create { name, url, kinds, since } => {
-            let body = json!({ "name": name, "url": url, "kinds": kinds, "since": since });
+        Command::Create { name, to, kinds, since } => {
+            let body = json!({ "name": name, "url": to, "kinds": kinds, "since": since });
             let made: MadeWebhook = context.client.send("/api/v1/webhooks", &body)?;
             if context.json {
                 return output::json(&made);
@@ -85,7 +85,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             }
             if rows.is_empty() {
                 eprintln!("no webhook");
-                eprintln!("help: `leeway webhook create --name chat --url https://hooks.example/leeway --kind rollout` makes one");
+                eprintln!("help: `leeway webhook create --name chat --to https://hooks.example/leeway --kind rollout` makes one");
                 return Ok(());
             }
             let cells = rows.iter().map(|w| vec![w.name.clone(), state(context, w), w.behind.to_string(), w.url.clone()]);
