@@ -6,7 +6,7 @@ use leeway_firmware_sim::watch::Invariant;
 
 use crate::stories::{Ended, holds, live_all, seeds};
 
-/// Stories in every run; with the rollouts' ones some half a minute on two cores.
+/// Stories in every run; with the rollouts' ones a little over a minute on two cores.
 const SEEDS: u64 = 1_700;
 /// Devices in each.
 const DEVICES: usize = 2;
