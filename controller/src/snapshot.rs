@@ -110,6 +110,23 @@ impl Snapshot {
         own.and_then(|v| self.assignable(&cohort.line, v)).or_else(|| champion().and_then(|v| self.assignable(&cohort.line, v)))
     }
 
+    /// The same for each of its devices: one that belongs to a part of the fleet on which the target failed has the one before it.
+    pub fn targets_of(&self, cohort: &CohortDoc) -> Targets {
+        let Some(target) = self.target_of(cohort) else { return Targets::default() };
+        let mut candidates = vec![target.clone()];
+        if !target.poisoned_for.is_empty()
+            && let Some(line) = self.lines.get(&cohort.line)
+        {
+            let before = line.champion().into_iter().chain(line.aliases.former_champions());
+            for version in before.filter_map(|version| self.assignable(&cohort.line, version)) {
+                if candidates.iter().all(|known| known.version != version.version) {
+                    candidates.push(version.clone());
+                }
+            }
+        }
+        Targets { cohort: Some(cohort.name.clone()), candidates }
+    }
+
     /// The version with this manifest.
     pub fn by_manifest(&self, manifest: Digest) -> Option<&Arc<ModelVersion>> {
         self.versions.values().find(|v| v.manifest.digest == manifest)
@@ -157,7 +174,7 @@ impl Snapshot {
                 let job = TrainingJob { request: request.clone(), state: JobState::Queued, updated_at: now };
                 Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(job));
             }
-            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } => self.apply_to_registry(step, now)?,
+            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } | Step::PoisonSlice { .. } => self.apply_to_registry(step, now)?,
         }
         self.revision += 1;
         Ok(())
@@ -180,8 +197,34 @@ impl Snapshot {
                 let found = Arc::make_mut(&mut self.versions).get_mut(&(line.clone(), version.clone())).ok_or_else(gone)?;
                 Arc::make_mut(found).status = status.clone();
             }
+            Step::PoisonSlice { line, version, poisoned } => {
+                let gone = || ApplyError::Changed(format!("version {version} of {line}"));
+                let found = Arc::make_mut(&mut self.versions).get_mut(&(line.clone(), version.clone())).ok_or_else(gone)?;
+                if !Arc::make_mut(found).poison_for(poisoned.clone()) {
+                    return Err(gone());
+                }
+            }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// What the devices of one cohort run outside any rollout, the best first.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    cohort: Option<Cohort>,
+    candidates: Vec<Arc<ModelVersion>>,
+}
+
+impl Targets {
+    /// For most devices: what the cohort runs.
+    pub fn first(&self) -> Option<&Arc<ModelVersion>> {
+        self.candidates.first()
+    }
+
+    /// For this device: the first that is not poisoned for the part of the fleet it belongs to.
+    pub fn of(&self, device: &Device) -> Option<&Arc<ModelVersion>> {
+        self.candidates.iter().find(|version| version.unfit_for(device, self.cohort.as_ref()).is_none())
     }
 }

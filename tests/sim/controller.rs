@@ -125,6 +125,7 @@ impl Controller {
             bundle: None,
             published_at: now,
             status: VersionStatus::Published,
+            poisoned_for: Vec::new(),
         };
         self.ledger.know(digest, Arc::new(manifest));
         let state = &mut self.ledger.snapshot;

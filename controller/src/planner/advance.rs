@@ -21,6 +21,7 @@ use crate::registry::{Alias, VersionStatus};
 use crate::rollout::{Move, OnSuccess, Rollout, RolloutState, Standing};
 
 mod scene;
+mod slices;
 mod verdict;
 
 use scene::Scene;
@@ -112,6 +113,7 @@ fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
             draft.push(Step::HoldBack { device: device.id.clone(), part });
         }
     }
+    slices::tried_first(draft, scene, &mut eligible);
     eligible.truncate(room);
     for device in &eligible {
         let part = part(scene, Arm::Canary, 1, draft, None);
@@ -149,7 +151,7 @@ fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
 
 fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<leeway_protocol::time::Timestamp>) -> Part {
     let (rollout, stage, at) = (scene.rollout.id.clone(), scene.index, draft.now());
-    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None }
+    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None, recalled: false }
 }
 
 fn assign(draft: &mut Draft<'_>, scene: &Scene, device: &Device, part: Part, attempt: &str) {

@@ -13,6 +13,7 @@ use leeway_protocol::time::Timestamp;
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
+use super::rollback::Left;
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::registry::ModelVersion;
 use crate::rollout::gate::blames_model;
@@ -46,21 +47,32 @@ pub fn decide(draft: &mut Draft<'_>) {
 }
 
 fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], active: &[RolloutId], room: &mut usize) {
-    let Some(target) = draft.state.target_of(cohort).cloned() else {
+    let left = Left::of(draft);
+    let targets = draft.state.targets_of(cohort);
+    if targets.first().is_none() {
         let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
         report.devices = members.len();
         if !members.is_empty() {
             say(&mut report.why, format!("Line {} has no champion yet: a first rollout brings one.", cohort.line));
         }
         return;
-    };
-    let manifest = target.manifest.digest;
+    }
     let (mut converged, mut waiting, mut refused, mut failed, mut canaries, mut on_the_way) = (0, 0, 0, 0, 0, 0);
+    let (mut unserved, mut recalled) = (0, 0);
     for device in members {
-        if active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary)) {
+        if active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary && !p.recalled)) {
             canaries += 1;
             continue;
         }
+        if left.concerns(device, &cohort.name) {
+            recalled += 1;
+            continue;
+        }
+        let Some(target) = targets.of(device) else {
+            unserved += 1;
+            continue;
+        };
+        let manifest = target.manifest.digest;
         let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
         let again = retry_at(device, draft.policy().retry_after_ms);
         if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= draft.now()) {
@@ -70,7 +82,7 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
             }
             *room -= 1;
             on_the_way += 1;
-            bring(draft, device, cohort, &target);
+            bring(draft, device, cohort, target);
         } else if device.proves(manifest) {
             converged += 1;
         } else if let Some(at) = again {
@@ -86,6 +98,8 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
     (report.devices, report.converged) = (members.len(), converged);
     for (count, what) in [
         (canaries, "in a rollout"),
+        (recalled, "not called back yet from a version that must be left"),
+        (unserved, "of a part of the fleet on which every version has failed: they stay with what they have"),
         (on_the_way, "on the way to the target"),
         (waiting, "not told yet: the rate for devices outside a rollout is used up"),
         (refused, "refused the target or went back because of the model; nothing is tried again until a person asks for a retry"),

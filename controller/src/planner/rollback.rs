@@ -1,22 +1,28 @@
 //! Taking a bad version back: first of all rules, for every device that runs it or was told to.
 //!
-//! Each goes to its own cohort's last known good, under a higher generation, without waiting for a stage, a rate or a person:
-//! the old model is still on the device's disk. A device is told once; that an unreachable one has not answered does not hold
-//! up the end of the rollback, because its retained assignment is waiting for it. What stays true: after this rule has run, no
-//! device's desired state names a version that must be left.
+//! Each goes to its own cohort's last known good, under a higher generation, without waiting for a stage or a person: the old
+//! model is still on the device's disk. Those that run the bad version go first, at [`Policy::rollback_per_minute`] in all, which
+//! bounds what the broker and the application behind it see at once and which small fleets never reach. A version may also be bad
+//! for a part of the fleet only; then that part goes back and the rest goes on. A device is told once; that an unreachable one
+//! has not answered does not hold up the end of the rollback, because its retained assignment is waiting for it. What stays
+//! true: after this rule has run below its rate, no device's desired state names a version that it must leave.
+//!
+//! [`Policy::rollback_per_minute`]: super::plan::Policy::rollback_per_minute
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{Line, RolloutId, Version};
+use leeway_protocol::ids::{Cohort, Line, RolloutId, Version};
 
+use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::plan::Step;
 use super::report::{RolloutReport, say};
-use crate::fleet::{Arm, CohortDoc, Device};
+use crate::fleet::{Arm, CohortDoc, Device, Part};
 use crate::registry::{Alias, ModelVersion, VersionStatus};
 use crate::rollout::{Move, Rollout, RolloutState};
+use crate::snapshot::Targets;
 
 /// Poison, end, point elsewhere, send back, and see when everyone is back.
 pub fn decide(draft: &mut Draft<'_>) {
@@ -104,36 +110,97 @@ fn bad_versions(draft: &Draft<'_>) -> Bad {
     bad
 }
 
-fn send_back(draft: &mut Draft<'_>) {
-    let bad = bad_versions(draft);
-    if bad.is_empty() {
-        return;
+/// Versions that are bad for a part of the fleet only.
+fn partly_bad(draft: &Draft<'_>) -> BTreeMap<Digest, Arc<ModelVersion>> {
+    let all = draft.state.versions.values().filter(|v| !v.poisoned_for.is_empty());
+    all.map(|v| (v.manifest.digest, v.clone())).collect()
+}
+
+/// Versions that somebody must leave, to ask about single devices.
+pub(super) struct Left {
+    bad: Bad,
+    partly: BTreeMap<Digest, Arc<ModelVersion>>,
+}
+
+impl Left {
+    /// As things stand in `draft`.
+    pub(super) fn of(draft: &Draft<'_>) -> Self {
+        Self { bad: bad_versions(draft), partly: partly_bad(draft) }
     }
-    let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
-    for cohort in cohorts {
-        let target = draft.state.target_of(&cohort).filter(|v| !bad.contains_key(&v.manifest.digest)).cloned();
-        for device in draft.members(&cohort.name).iter() {
-            call_back(draft, device, target.as_deref(), &bad);
-        }
-    }
-    for device in draft.homeless() {
-        call_back(draft, &device, None, &bad);
+
+    /// Whether this device is this rule's to call back, at its rate.
+    pub(super) fn concerns(&self, device: &Device, cohort: &Cohort) -> bool {
+        concerned(device).is_some_and(|manifest| {
+            let unfit = || self.partly.get(&manifest).is_some_and(|v| v.unfit_for(device, Some(cohort)).is_some());
+            self.bad.contains_key(&manifest) || unfit()
+        })
     }
 }
 
-fn call_back(draft: &mut Draft<'_>, device: &Device, target: Option<&ModelVersion>, bad: &Bad) {
-    let Some((version, rollout)) = concerned(device).and_then(|manifest| bad.get(&manifest)) else { return };
-    let why = match rollout {
-        Some((_, reason)) => reason.clone(),
-        None => format!("version {} is {}.", version.version, version.status.as_str()),
+/// A device that must leave what it was told, where to, and why.
+struct Recall {
+    device: Arc<Device>,
+    target: Option<Arc<ModelVersion>>,
+    why: String,
+    rollout: Option<RolloutId>,
+    /// For the part of the fleet it belongs to, not for everyone.
+    slice: bool,
+}
+
+fn send_back(draft: &mut Draft<'_>) {
+    let Left { bad, partly } = Left::of(draft);
+    if bad.is_empty() && partly.is_empty() {
+        return;
+    }
+    let (mut due, mut recent) = (Vec::new(), 0);
+    let now = draft.now();
+    let mut look = |cohort: Option<&CohortDoc>, targets: &Targets, device: &Arc<Device>| {
+        let told = device.desired.as_ref().filter(|d| d.intent == Intent::Rollback);
+        recent += usize::from(told.is_some_and(|d| now.millis_since(d.issued_at) < RATE_WINDOW_MS));
+        let Some(manifest) = concerned(device) else { return };
+        let target = targets.of(device).filter(|v| !bad.contains_key(&v.manifest.digest)).cloned();
+        let device = device.clone();
+        if let Some((version, rollout)) = bad.get(&manifest) {
+            let why = match rollout {
+                Some((_, reason)) => reason.clone(),
+                None => format!("version {} is {}.", version.version, version.status.as_str()),
+            };
+            due.push(Recall { device, target, why, rollout: rollout.as_ref().map(|(id, _)| id.clone()), slice: false });
+        } else if let Some(poisoned) = partly.get(&manifest).and_then(|v| v.unfit_for(&device, cohort.map(|c| &c.name))) {
+            let why = format!("it failed on devices with {}: {}", poisoned.slice, poisoned.reason);
+            due.push(Recall { device, target, why, rollout: Some(poisoned.rollout.clone()), slice: true });
+        }
     };
+    let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
+    for cohort in cohorts {
+        let targets = draft.state.targets_of(&cohort);
+        draft.members(&cohort.name).iter().for_each(|device| look(Some(&cohort), &targets, device));
+    }
+    draft.homeless().iter().for_each(|device| look(None, &Targets::default(), device));
+    let room = (draft.policy().rollback_per_minute as usize).saturating_sub(recent);
+    if due.len() > room {
+        say(&mut draft.report.notes, format!("{} wait to be called back: {recent} were within the last minute.", devices(due.len() - room)));
+        draft.wake(now.plus_millis(RATE_WINDOW_MS / 10));
+        // Whoever runs it first; among these whoever can be reached.
+        due.sort_by_key(|recall| {
+            (recall.device.active().map(|r| r.manifest) != concerned(&recall.device), !recall.device.presence.online)
+        });
+        due.truncate(room);
+    }
+    due.into_iter().for_each(|recall| call_back(draft, recall));
+}
+
+fn call_back(draft: &mut Draft<'_>, recall: Recall) {
+    let Recall { device, target, why, rollout, slice } = recall;
+    let target = target.as_deref();
+    let part = device.part.clone().filter(|part| slice && rollout.as_ref() == Some(&part.rollout));
+    let part = part.map(|part| Part { recalled: true, ..part });
     let (intent, reason) = match target {
         Some(to) => (Intent::Rollback, format!("Back to {} {}: {why}", to.line, to.version)),
         None => (Intent::Hold, format!("Stay with what runs, there is no last known good version to go back to: {why}")),
     };
     let settings = device.desired.as_ref().map_or(draft.policy().settings, |d| d.settings);
-    let rollout = rollout.as_ref().map(|(id, _)| id);
-    draft.tell(device, Telling { intent, version: target, rollout, reason, settings, part: None });
+    draft.tell(&device, Telling { intent, version: target, rollout: rollout.as_ref(), reason, settings, part });
 }
 
 /// The manifest that decides whether a device must be called back: what it was told, or what it runs without having been told.
@@ -152,15 +219,17 @@ fn finish(draft: &mut Draft<'_>) {
         let (mut back, mut open, mut away, mut kept) = (0, Vec::new(), 0, 0);
         let mut report = RolloutReport::default();
         for cohort in draft.cohorts(&spec.line) {
-            let nowhere = draft.state.target_of(&cohort).is_none_or(|v| v.manifest.digest == manifest);
+            let targets = draft.state.targets_of(&cohort);
             for device in draft.members(&cohort.name).iter() {
+                let nowhere = targets.of(device).is_none_or(|v| v.manifest.digest == manifest);
                 let told = device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
                 let runs = device.runs(manifest);
                 if !told && !runs {
                     continue;
                 }
                 report.counts.exposed += usize::from(device.part_in(&rollout.id).is_some_and(|p| p.exposed_at.is_some()));
-                match (runs && !nowhere || !device.has_seen_desired(), device.presence.online) {
+                let waits = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
+                match ((runs || waits) && !nowhere || !device.has_seen_desired(), device.presence.online) {
                     (false, _) if runs => kept += 1,
                     (false, _) => back += 1,
                     (true, true) => open.push(device.id.clone()),

@@ -3,13 +3,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
 use crate::fleet::bucket::{order, quota};
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::planner::draft::Draft;
-use crate::registry::ModelVersion;
+use crate::registry::{ModelVersion, Slice};
 use crate::rollout::evidence::{self, Arms};
 use crate::rollout::gate::Counts;
 use crate::rollout::standing::{changes_at, millis};
@@ -42,6 +43,7 @@ pub struct Scene {
 }
 
 /// A device and its place.
+#[derive(Clone)]
 pub struct Member {
     /// The device.
     pub device: Arc<Device>,
@@ -50,6 +52,18 @@ pub struct Member {
     /// Whether it is in the current stage's scope.
     pub in_scope: bool,
     cohort: Arc<CohortDoc>,
+}
+
+impl Member {
+    /// Its cohort.
+    pub fn cohort(&self) -> Option<&Cohort> {
+        Some(&self.cohort.name)
+    }
+
+    /// Its cohort's name.
+    pub fn cohort_name(&self) -> Option<&str> {
+        Some(self.cohort.name.as_str())
+    }
 }
 
 impl Scene {
@@ -77,7 +91,14 @@ impl Scene {
         for cohort in draft.cohorts(&self.rollout.spec.line) {
             let named = self.stage.cohorts.is_empty() || self.stage.cohorts.contains(&cohort.name);
             for device in draft.members(&cohort.name).iter() {
-                let place = standing(device, &self.rollout, manifest, now);
+                let mut place = standing(device, &self.rollout, manifest, now);
+                // Whoever belongs to a part of the fleet that the version failed on is out of this, told or not.
+                if self.version.unfit_for(device, Some(&cohort.name)).is_some() {
+                    if device.part_in(&self.rollout.id).is_none() {
+                        continue;
+                    }
+                    place = Standing::Recalled;
+                }
                 let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
                 let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place == Standing::Untold);
                 if !in_scope && place == Standing::Untold {
@@ -92,6 +113,17 @@ impl Scene {
         self.count(now);
     }
 
+    /// The same without the devices of one slice, as if they were not there.
+    pub fn without(&self, slice: &Slice, now: Timestamp) -> Self {
+        let inside = |m: &Member| slice.holds(&m.device.labels, m.cohort());
+        let devices = self.devices.iter().filter(|m| !inside(m)).cloned().collect();
+        let (counts, told_in_scope, recent) = Default::default();
+        let (rollout, version, stage) = (self.rollout.clone(), self.version.clone(), self.stage.clone());
+        let mut rest = Self { rollout, version, stage, devices, counts, told_in_scope, recent, ..*self };
+        rest.count(now);
+        rest
+    }
+
     fn count(&mut self, now: Timestamp) {
         let manifest = self.version.manifest.digest;
         for member in &self.devices {
@@ -99,10 +131,14 @@ impl Scene {
             self.counts.add(member.standing, part.is_some_and(|p| p.exposed_at.is_some()));
             self.recent += usize::from(part.is_some_and(|p| now.millis_since(p.at) < RATE_WINDOW_MS));
             if member.in_scope {
-                self.counts.members += 1;
-                // A device that got the version some other way uses up the share too.
+                // A device that got the version some other way uses up the share too, and one that is called back until it is gone.
                 let has_it = member.device.runs(manifest) || member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
-                self.told_in_scope += usize::from(part.is_some() || has_it);
+                let recalled = member.standing == Standing::Recalled;
+                self.told_in_scope += usize::from(part.is_some() && !recalled || has_it);
+                if recalled {
+                    continue;
+                }
+                self.counts.members += 1;
                 let untold = part.is_none() && (member.standing == Standing::Untold || !self.holds_control());
                 self.counts.away += usize::from(untold && !member.device.presence.online);
                 self.counts.waiting += usize::from(untold && member.device.presence.online);
