@@ -174,7 +174,9 @@ impl Snapshot {
                 let job = TrainingJob { request: request.clone(), state: JobState::Queued, updated_at: now };
                 Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(job));
             }
-            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } | Step::PoisonSlice { .. } => self.apply_to_registry(step, now)?,
+            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } | Step::PoisonSlice { .. } => {
+                self.apply_to_registry(step, now)?
+            }
         }
         self.revision += 1;
         Ok(())

@@ -389,8 +389,17 @@ mod tests {
             settings: DeviceSettings::default(),
         });
         let (exposed_at, proven_at, failure) = Default::default();
-        device.part =
-            Some(Part { rollout, arm: Arm::Canary, stage: 0, at: Timestamp::default(), attempts: 1, exposed_at, proven_at, failure, recalled: false });
+        device.part = Some(Part {
+            rollout,
+            arm: Arm::Canary,
+            stage: 0,
+            at: Timestamp::default(),
+            attempts: 1,
+            exposed_at,
+            proven_at,
+            failure,
+            recalled: false,
+        });
         device
     }
 

@@ -59,7 +59,9 @@ fn touch(touched: &mut Touched, step: &Step) {
         Step::CreateRollout { rollout } => drop(touched.rollouts.insert(rollout.id.clone())),
         Step::SetAlias { line, .. } => drop(touched.lines.insert(line.clone())),
         Step::SetLastKnownGood { cohort, .. } => drop(touched.cohorts.insert(cohort.clone())),
-        Step::MarkVersion { line, version, .. } | Step::PoisonSlice { line, version, .. } => drop(touched.versions.insert((line.clone(), version.clone()))),
+        Step::MarkVersion { line, version, .. } | Step::PoisonSlice { line, version, .. } => {
+            let _ = touched.versions.insert((line.clone(), version.clone()));
+        }
         Step::RequestRetraining { request } => drop(touched.jobs.insert(request.id.clone())),
     }
 }

@@ -179,12 +179,13 @@ fn send_back(draft: &mut Draft<'_>) {
     draft.homeless().iter().for_each(|device| look(None, &Targets::default(), device));
     let room = (draft.policy().rollback_per_minute as usize).saturating_sub(recent);
     if due.len() > room {
-        say(&mut draft.report.notes, format!("{} wait to be called back: {recent} were within the last minute.", devices(due.len() - room)));
+        say(
+            &mut draft.report.notes,
+            format!("{} wait to be called back: {recent} were within the last minute.", devices(due.len() - room)),
+        );
         draft.wake(now.plus_millis(RATE_WINDOW_MS / 10));
         // Whoever runs it first; among these whoever can be reached.
-        due.sort_by_key(|recall| {
-            (recall.device.active().map(|r| r.manifest) != concerned(&recall.device), !recall.device.presence.online)
-        });
+        due.sort_by_key(|recall| (recall.device.active().map(|r| r.manifest) != concerned(&recall.device), !recall.device.presence.online));
         due.truncate(room);
     }
     due.into_iter().for_each(|recall| call_back(draft, recall));

@@ -102,7 +102,9 @@ mod tests {
     fn a_slice_is_a_label_and_its_value() {
         let labels: BTreeMap<String, String> = [("hw".to_owned(), "rev-b".to_owned())].into();
         let coast: Cohort = "coast".parse().unwrap();
-        for (text, holds) in [("hw=rev-b", true), ("hw=rev-a", false), ("region=rev-b", false), ("cohort=coast", true), ("cohort=hills", false)] {
+        for (text, holds) in
+            [("hw=rev-b", true), ("hw=rev-a", false), ("region=rev-b", false), ("cohort=coast", true), ("cohort=hills", false)]
+        {
             let slice: Slice = text.parse().unwrap();
             assert_eq!((slice.holds(&labels, Some(&coast)), slice.to_string().as_str()), (holds, text));
         }

@@ -7,7 +7,7 @@ use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::slice::{MAX_SLICES, Poisoned, Slice};
+use super::slice::{MAX_SLICES, Poisoned};
 use crate::fleet::Device;
 
 /// Whose key released it; also the part of the target's path that the key is bound to.
@@ -75,7 +75,7 @@ pub struct ModelVersion {
     /// What may still be done with it.
     pub status: VersionStatus,
     /// Parts of the fleet that it failed on while it is good elsewhere, at most [`MAX_SLICES`]. Their devices go back and are not
-    /// told to run it, and what is trained from it must pass them first.
+    /// told to run it again, whatever later evidence says: the way back is another version, which must pass there first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub poisoned_for: Vec<Poisoned>,
 }
@@ -140,13 +140,6 @@ impl ModelVersion {
             self.poisoned_for.push(poisoned);
         }
         room
-    }
-
-    /// Take a slice from the list again; whether it was there.
-    pub fn pardon(&mut self, slice: &Slice) -> bool {
-        let before = self.poisoned_for.len();
-        self.poisoned_for.retain(|poisoned| poisoned.slice != *slice);
-        self.poisoned_for.len() < before
     }
 
     /// Whether devices that run it must go back.

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::Device;
 use crate::registry::Slice;
+use crate::registry::slice::COHORT;
 
 /// At most this adjusted chance for a trait to count as more than an accident.
 pub const ACCIDENT: f64 = 0.05;
@@ -47,13 +49,14 @@ impl Trait {
     }
 }
 
+/// Everything a device is that it may share with others: its labels and its cohort.
+pub fn slices_of<'a>(device: &'a Device, cohort: Option<&'a str>) -> impl Iterator<Item = Slice> + 'a {
+    let labels = device.labels.iter().map(|(key, value)| Slice::new(key, value));
+    labels.chain(cohort.map(|name| Slice::new(COHORT, name)))
+}
+
 /// Traits of failing devices, the most telling first. Each device is the list of what it is: labels, cohort, agent.
-pub fn shared<'a, F, H>(failing: F, healthy: H) -> Vec<Trait>
-where
-    F: IntoIterator<Item = Vec<Slice>>,
-    H: IntoIterator<Item = Vec<Slice>>,
-    F::IntoIter: 'a,
-{
+pub fn shared(failing: impl IntoIterator<Item = Vec<Slice>>, healthy: impl IntoIterator<Item = Vec<Slice>>) -> Vec<Trait> {
     let mut counts: BTreeMap<Slice, (usize, usize)> = BTreeMap::new();
     let (mut sick, mut well) = (0, 0);
     for slices in failing {
@@ -89,7 +92,7 @@ where
 
 fn sentence(slice: &Slice, with: usize, sick: usize, well_with: usize, well: usize, chance: f64) -> String {
     let link = match chance {
-        c if c <= ACCIDENT && c < 1e-4 => "no accident".to_owned(),
+        c if c < 1e-4 => "no accident".to_owned(),
         c if c <= ACCIDENT => format!("hardly an accident ({:.2} %)", c * 100.0),
         _ => "may be an accident".to_owned(),
     };
@@ -133,7 +136,10 @@ mod tests {
 
     #[test]
     fn what_all_failing_devices_share_comes_first_and_what_everybody_has_is_left_out() {
-        let found = shared(devices(&[("hw=b,site=x,os=1", 6), ("hw=b,site=y,os=1", 3)]), devices(&[("hw=a,site=x,os=1", 20), ("hw=a,site=y,os=1", 20)]));
+        let found = shared(
+            devices(&[("hw=b,site=x,os=1", 6), ("hw=b,site=y,os=1", 3)]),
+            devices(&[("hw=a,site=x,os=1", 20), ("hw=a,site=y,os=1", 20)]),
+        );
         assert_eq!(found[0].slice.to_string(), "hw=b");
         assert!(found[0].is_telling(), "{:?}", found[0]);
         assert_eq!(found[0].sentence, "9 of 9 failing devices have hw=b, and 0 of 40 healthy ones: no accident.");
@@ -155,7 +161,13 @@ mod tests {
         let mut below = |n: u32| rng.next_u32() % n;
         let (mut named, worlds) = (0, 1_000);
         for _ in 0..worlds {
-            let mut device = || vec![Slice::new("hw", &below(5).to_string()), Slice::new("site", &below(8).to_string()), Slice::new("os", &below(3).to_string())];
+            let mut device = || {
+                vec![
+                    Slice::new("hw", &below(5).to_string()),
+                    Slice::new("site", &below(8).to_string()),
+                    Slice::new("os", &below(3).to_string()),
+                ]
+            };
             let (sick, well): (Vec<_>, Vec<_>) = ((0..12).map(|_| device()).collect(), (0..60).map(|_| device()).collect());
             named += usize::from(shared(sick, well).first().is_some_and(Trait::is_telling));
         }

@@ -16,11 +16,11 @@ use crate::fleet::Device;
 use crate::planner::draft::{Draft, devices};
 use crate::planner::plan::Step;
 use crate::registry::lineage::ancestors;
-use crate::registry::slice::{COHORT, MAX_SLICES};
+use crate::registry::slice::MAX_SLICES;
 use crate::registry::{Poisoned, Slice};
 use crate::rollout::evidence::Outcome;
 use crate::rollout::gate::Check;
-use crate::rollout::shared::{Trait, shared};
+use crate::rollout::shared::{Trait, shared, slices_of};
 use crate::rollout::{Move, Standing};
 
 /// What a failed gate leads to.
@@ -28,7 +28,7 @@ pub(super) enum Judgement {
     /// Everyone goes back.
     Everyone(Move),
     /// Devices of one slice go back.
-    Slice(Step),
+    Slice(Box<Step>),
     /// Nobody is told anything until those on the way have answered.
     Wait(String),
 }
@@ -54,7 +54,7 @@ pub(super) fn judge(draft: &Draft<'_>, scene: &Scene, sentence: &str) -> Judgeme
             let (rollout, at) = (scene.rollout.id.clone(), draft.now());
             let poisoned = Poisoned { slice: found.slice.clone(), reason, rollout, at };
             let (line, version) = (scene.version.line.clone(), scene.version.version.clone());
-            return Judgement::Slice(Step::PoisonSlice { line, version, poisoned });
+            return Judgement::Slice(Box::new(Step::PoisonSlice { line, version, poisoned }));
         }
     }
     let all_share = traits.iter().find(|t| t.failing_with == t.failing && sound_without(&t.slice));
@@ -78,15 +78,10 @@ fn telling_traits(scene: &Scene, failing: &[&Member]) -> Vec<Trait> {
     if keys.is_empty() || failing.is_empty() {
         return Vec::new();
     }
-    let named = |member: &Member| slices_of(&member.device, member.cohort_name()).filter(|s| keys.iter().any(|key| key == s.key())).collect();
+    let named =
+        |member: &Member| slices_of(&member.device, member.cohort_name()).filter(|s| keys.iter().any(|key| key == s.key())).collect();
     let healthy = scene.devices.iter().filter(|m| m.standing == Standing::Running);
     shared(failing.iter().map(|m| named(m)), healthy.map(named))
-}
-
-/// Everything a device is that it may share with others: its labels and its cohort.
-pub(crate) fn slices_of<'a>(device: &'a Device, cohort: Option<&'a str>) -> impl Iterator<Item = Slice> + 'a {
-    let labels = device.labels.iter().map(|(key, value)| Slice::new(key, value));
-    labels.chain(cohort.map(|name| Slice::new(COHORT, name)))
 }
 
 /// Slices on which an ancestor of the version failed, each with that ancestor's name.

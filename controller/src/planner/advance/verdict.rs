@@ -50,7 +50,7 @@ fn for_whom(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mu
     match slices::judge(draft, scene, &gate.sentence) {
         Judgement::Everyone(to) => Some(to),
         Judgement::Slice(step) => {
-            draft.push(step);
+            draft.push(*step);
             None
         }
         Judgement::Wait(sentence) => {

@@ -58,7 +58,9 @@ fn the_part_that_fails_goes_back_and_the_rest_goes_on() {
     let mut told_b = 0;
     for _ in 0..300 {
         world.pass(1000);
-        told_b = told_b.max(of_revision(&world, "b").iter().filter(|id| world.device(id).part.as_ref().is_some_and(|p| p.exposed_at.is_some())).count());
+        told_b = told_b.max(
+            of_revision(&world, "b").iter().filter(|id| world.device(id).part.as_ref().is_some_and(|p| p.exposed_at.is_some())).count(),
+        );
     }
     assert_eq!(world.phase("r2"), "completed");
     let two = world.state.version(&line(), &name("2")).unwrap().clone();
