@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use leeway_protocol::assignment::MAX_AVOID;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, DeviceId, Line, RolloutId, Version};
 use leeway_protocol::time::Timestamp;
@@ -125,6 +126,17 @@ impl Snapshot {
             }
         }
         Targets { cohort: Some(cohort.name.clone()), candidates }
+    }
+
+    /// Manifests that this device must not fall back to on its own: versions of the line it was told to run that failed, for
+    /// everybody or for the part of the fleet it belongs to, the newest first.
+    pub fn avoided_by(&self, device: &Device) -> Vec<Digest> {
+        let Some(line) = device.desired.as_ref().and_then(|desired| desired.line.as_ref()) else { return Vec::new() };
+        let cohort = self.cohort_of(device).map(|cohort| &cohort.name);
+        let failed = |v: &&Arc<ModelVersion>| v.line == *line && (v.must_leave() || v.unfit_for(device, cohort).is_some());
+        let mut failed: Vec<&Arc<ModelVersion>> = self.versions.values().filter(failed).collect();
+        failed.sort_by_key(|version| std::cmp::Reverse(version.seq));
+        failed.into_iter().take(MAX_AVOID).map(|version| version.manifest.digest).collect()
     }
 
     /// The version with this manifest.

@@ -144,6 +144,7 @@ fn sign(inner: &Inner, device: &Device) -> Option<Vec<u8>> {
         probation: settings.probation,
         windows: settings.windows,
         capture: settings.capture,
+        avoid: inner.ledger().snapshot.avoided_by(device),
     };
     let target = version.map(|v| DirectedTarget { path: v.target_path(), sha256: v.model.digest, length: v.model.length });
     match inner.repository().signer.sign_assignment(&assignment, target.as_ref(), clock::now()) {
