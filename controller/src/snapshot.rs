@@ -1,7 +1,6 @@
 //! Everything the planner may know at one instant: immutable, and cheap to take.
 //!
-//! The controller keeps one of these as its live state and hands out clones: a clone copies pointers (a few hundred, for the
-//! fleet's shards), never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
+//! The controller keeps one of these as its live state and hands out clones: a clone copies a few pointers, never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
 //! simulator and the planner's own look-ahead cannot differ in what a step means.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

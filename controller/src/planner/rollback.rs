@@ -109,15 +109,18 @@ fn send_back(draft: &mut Draft<'_>) {
     if bad.is_empty() {
         return;
     }
+    let manifests: Vec<Digest> = bad.keys().copied().collect();
+    let concern = |device: &Device| concerned(device).is_some_and(|manifest| bad.contains_key(&manifest));
+    let found = draft.found("told-bad", "", &manifests, concern);
     let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
     for cohort in cohorts {
         let target = draft.state.target_of(&cohort).filter(|v| !bad.contains_key(&v.manifest.digest)).cloned();
-        for device in draft.members(&cohort.name).iter() {
+        for device in found.of(&cohort.name) {
             call_back(draft, device, target.as_deref(), &bad);
         }
     }
-    for device in draft.homeless() {
-        call_back(draft, &device, None, &bad);
+    for device in found.homeless() {
+        call_back(draft, device, None, &bad);
     }
 }
 
@@ -151,14 +154,13 @@ fn finish(draft: &mut Draft<'_>) {
         let Some(manifest) = draft.state.version(&spec.line, &spec.version).map(|v| v.manifest.digest) else { continue };
         let (mut back, mut open, mut away, mut kept) = (0, Vec::new(), 0, 0);
         let mut report = RolloutReport::default();
+        let is_canary = |device: &Device| device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
+        let touched = |device: &Device| is_canary(device) || device.runs(manifest);
+        let found = draft.found("touched", rollout.id.as_str(), &(&rollout.id, manifest), touched);
         for cohort in draft.cohorts(&spec.line) {
             let nowhere = draft.state.target_of(&cohort).is_none_or(|v| v.manifest.digest == manifest);
-            for device in draft.members(&cohort.name).iter() {
-                let told = device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
+            for device in found.of(&cohort.name) {
                 let runs = device.runs(manifest);
-                if !told && !runs {
-                    continue;
-                }
                 report.counts.exposed += usize::from(device.part_in(&rollout.id).is_some_and(|p| p.exposed_at.is_some()));
                 match (runs && !nowhere || !device.has_seen_desired(), device.presence.online) {
                     (false, _) if runs => kept += 1,
@@ -207,9 +209,9 @@ fn note_stragglers(draft: &mut Draft<'_>) {
         return;
     }
     let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
+    let found = draft.found("runs-bad", "", &bad, |device| device.active().is_some_and(|running| bad.contains(&running.manifest)));
     for cohort in cohorts {
-        let still = |device: &Arc<Device>| device.active().is_some_and(|running| bad.contains(&running.manifest));
-        let stuck = draft.members(&cohort.name).iter().filter(|d| still(d)).count();
+        let stuck = found.of(&cohort.name).len();
         if stuck > 0 {
             let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
             say(
