@@ -1,7 +1,6 @@
 //! Everything the planner may know at one instant: immutable, and cheap to take.
 //!
-//! The controller keeps one of these as its live state and hands out clones: a clone copies pointers (a few hundred, for the
-//! fleet's shards), never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
+//! The controller keeps one of these as its live state and hands out clones: a clone copies a few pointers, never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
 //! simulator and the planner's own look-ahead cannot differ in what a step means.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::{CohortDoc, Device, Fleet, cohort_of};
 use crate::planner::Step;
-use crate::registry::{ModelLine, ModelVersion};
+use crate::registry::{ModelLine, ModelVersion, Slice};
 use crate::retraining::job::{JobState, TrainingJob};
 use crate::rollout::evidence::Evidence;
 use crate::rollout::{Actor, IllegalMove, Rollout};
@@ -235,6 +234,12 @@ impl Targets {
     /// For most devices: what the cohort runs.
     pub fn first(&self) -> Option<&Arc<ModelVersion>> {
         self.candidates.first()
+    }
+
+    /// What the answers of [`Self::of`] depend on besides the device.
+    pub fn terms(&self) -> Vec<(Digest, Vec<Slice>)> {
+        let slices = |version: &ModelVersion| version.poisoned_for.iter().map(|poisoned| poisoned.slice.clone()).collect();
+        self.candidates.iter().map(|version| (version.manifest.digest, slices(version))).collect()
     }
 
     /// For this device: the first that is not poisoned for the part of the fleet it belongs to.

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use leeway_protocol::assignment::Intent;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, Line, RolloutId, Version};
+use serde::Serialize;
 
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::plan::Step;
 use super::report::{RolloutReport, say};
-use crate::fleet::{Arm, CohortDoc, Device, Part};
-use crate::registry::{Alias, ModelVersion, VersionStatus};
+use crate::fleet::{Arm, Census, CohortDoc, Device, Part};
+use crate::registry::{Alias, ModelVersion, Poisoned, VersionStatus};
 use crate::rollout::{Move, Rollout, RolloutState};
 use crate::snapshot::Targets;
 
@@ -110,30 +111,34 @@ fn bad_versions(draft: &Draft<'_>) -> Bad {
     bad
 }
 
-/// Versions that are bad for a part of the fleet only.
-fn partly_bad(draft: &Draft<'_>) -> BTreeMap<Digest, Arc<ModelVersion>> {
-    let all = draft.state.versions.values().filter(|v| !v.poisoned_for.is_empty());
-    all.map(|v| (v.manifest.digest, v.clone())).collect()
-}
-
 /// Versions that somebody must leave, to ask about single devices.
 pub(super) struct Left {
     bad: Bad,
+    /// Bad for a part of the fleet only.
     partly: BTreeMap<Digest, Arc<ModelVersion>>,
 }
 
 impl Left {
     /// As things stand in `draft`.
     pub(super) fn of(draft: &Draft<'_>) -> Self {
-        Self { bad: bad_versions(draft), partly: partly_bad(draft) }
+        let partly = draft.state.versions.values().filter(|v| !v.poisoned_for.is_empty());
+        Self { bad: bad_versions(draft), partly: partly.map(|v| (v.manifest.digest, v.clone())).collect() }
     }
 
     /// Whether this device is this rule's to call back, at its rate.
-    pub(super) fn concerns(&self, device: &Device, cohort: &Cohort) -> bool {
-        concerned(device).is_some_and(|manifest| {
-            let unfit = || self.partly.get(&manifest).is_some_and(|v| v.unfit_for(device, Some(cohort)).is_some());
-            self.bad.contains_key(&manifest) || unfit()
-        })
+    pub(super) fn concerns(&self, device: &Device, cohort: Option<&Cohort>) -> bool {
+        concerned(device).is_some_and(|manifest| self.bad.contains_key(&manifest) || self.slice_of(manifest, device, cohort).is_some())
+    }
+
+    fn slice_of(&self, manifest: Digest, device: &Device, cohort: Option<&Cohort>) -> Option<&Poisoned> {
+        self.partly.get(&manifest)?.unfit_for(device, cohort)
+    }
+
+    /// What the answer of [`Self::concerns`] depends on besides the device.
+    pub(super) fn terms(&self) -> impl Serialize + use<> {
+        let bad: Vec<Digest> = self.bad.keys().copied().collect();
+        let slices = |v: &Arc<ModelVersion>| v.poisoned_for.iter().map(|poisoned| poisoned.slice.clone()).collect::<Vec<_>>();
+        (bad, self.partly.iter().map(|(manifest, v)| (*manifest, slices(v))).collect::<Vec<_>>())
     }
 }
 
@@ -147,61 +152,76 @@ struct Recall {
     slice: bool,
 }
 
-fn send_back(draft: &mut Draft<'_>) {
-    let Left { bad, partly } = Left::of(draft);
-    if bad.is_empty() && partly.is_empty() {
-        return;
-    }
-    let (mut due, mut recent) = (Vec::new(), 0);
-    let now = draft.now();
-    let mut look = |cohort: Option<&CohortDoc>, targets: &Targets, device: &Arc<Device>| {
-        let told = device.desired.as_ref().filter(|d| d.intent == Intent::Rollback);
-        recent += usize::from(told.is_some_and(|d| now.millis_since(d.issued_at) < RATE_WINDOW_MS));
-        let Some(manifest) = concerned(device) else { return };
-        let target = targets.of(device).filter(|v| !bad.contains_key(&v.manifest.digest)).cloned();
+impl Recall {
+    fn of(left: &Left, device: &Arc<Device>, cohort: Option<&Cohort>, targets: &Targets) -> Option<Self> {
+        let manifest = concerned(device)?;
+        let target = targets.of(device).filter(|v| !left.bad.contains_key(&v.manifest.digest)).cloned();
         let device = device.clone();
-        if let Some((version, rollout)) = bad.get(&manifest) {
+        if let Some((version, rollout)) = left.bad.get(&manifest) {
             let why = match rollout {
                 Some((_, reason)) => reason.clone(),
                 None => format!("version {} is {}.", version.version, version.status.as_str()),
             };
-            due.push(Recall { device, target, why, rollout: rollout.as_ref().map(|(id, _)| id.clone()), slice: false });
-        } else if let Some(poisoned) = partly.get(&manifest).and_then(|v| v.unfit_for(&device, cohort.map(|c| &c.name))) {
-            let why = format!("it failed on devices with {}: {}", poisoned.slice, poisoned.reason);
-            due.push(Recall { device, target, why, rollout: Some(poisoned.rollout.clone()), slice: true });
+            return Some(Self { device, target, why, rollout: rollout.as_ref().map(|(id, _)| id.clone()), slice: false });
         }
-    };
+        let poisoned = left.slice_of(manifest, &device, cohort)?;
+        let why = format!("it failed on devices with {}: {}", poisoned.slice, poisoned.reason);
+        Some(Self { device, target, why, rollout: Some(poisoned.rollout.clone()), slice: true })
+    }
+}
+
+fn send_back(draft: &mut Draft<'_>) {
+    let left = Left::of(draft);
+    if left.bad.is_empty() && left.partly.is_empty() {
+        return;
+    }
+    let homes = draft.homes().clone();
+    let concern = |device: &Device| left.concerns(device, homes.of(device).and_then(|home| homes.name(home)));
+    let found = draft.found("told-bad", "", &(homes.terms(), left.terms()), concern);
+    let mut due = Vec::new();
     let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
     for cohort in cohorts {
         let targets = draft.state.targets_of(&cohort);
-        draft.members(&cohort.name).iter().for_each(|device| look(Some(&cohort), &targets, device));
+        due.extend(found.of(&cohort.name).iter().filter_map(|device| Recall::of(&left, device, Some(&cohort.name), &targets)));
     }
-    draft.homeless().iter().for_each(|device| look(None, &Targets::default(), device));
-    let room = (draft.policy().rollback_per_minute as usize).saturating_sub(recent);
+    due.extend(found.homeless().iter().filter_map(|device| Recall::of(&left, device, None, &Targets::default())));
+    if due.is_empty() {
+        return;
+    }
+    let (room, recent) = room(draft);
     if due.len() > room {
-        say(
-            &mut draft.report.notes,
-            format!("{} wait to be called back: {recent} were within the last minute.", devices(due.len() - room)),
-        );
-        draft.wake(now.plus_millis(RATE_WINDOW_MS / 10));
+        let waiting = devices(due.len() - room);
+        say(&mut draft.report.notes, format!("{waiting} wait to be called back: {recent} were within the last minute."));
+        draft.wake(draft.now().plus_millis(RATE_WINDOW_MS / 10));
         // Whoever runs it first; among these whoever can be reached.
-        due.sort_by_key(|recall| (recall.device.active().map(|r| r.manifest) != concerned(&recall.device), !recall.device.presence.online));
+        due.sort_by_key(|recall| (!concerned(&recall.device).is_some_and(|bad| recall.device.runs(bad)), !recall.device.presence.online));
         due.truncate(room);
     }
     due.into_iter().for_each(|recall| call_back(draft, recall));
 }
 
+/// How many more devices may be called back now, and how many were within the last minute.
+fn room(draft: &Draft<'_>) -> (usize, usize) {
+    let now = draft.now();
+    let look = |device: &Device, recent: &mut usize| {
+        let told = device.desired.as_ref().filter(|d| d.intent == Intent::Rollback && now.millis_since(d.issued_at) < RATE_WINDOW_MS);
+        *recent += usize::from(told.is_some());
+        told.map(|desired| desired.issued_at.plus_millis(RATE_WINDOW_MS))
+    };
+    let recent = Census::new(&draft.state.fleet, draft.about("called-back", "", &()), now, look).total();
+    ((draft.policy().rollback_per_minute as usize).saturating_sub(recent), recent)
+}
+
 fn call_back(draft: &mut Draft<'_>, recall: Recall) {
     let Recall { device, target, why, rollout, slice } = recall;
-    let target = target.as_deref();
     let part = device.part.clone().filter(|part| slice && rollout.as_ref() == Some(&part.rollout));
     let part = part.map(|part| Part { recalled: true, ..part });
-    let (intent, reason) = match target {
+    let (intent, reason) = match &target {
         Some(to) => (Intent::Rollback, format!("Back to {} {}: {why}", to.line, to.version)),
         None => (Intent::Hold, format!("Stay with what runs, there is no last known good version to go back to: {why}")),
     };
     let settings = device.desired.as_ref().map_or(draft.policy().settings, |d| d.settings);
-    draft.tell(&device, Telling { intent, version: target, rollout: rollout.as_ref(), reason, settings, part });
+    draft.tell(&device, Telling { intent, version: target.as_deref(), rollout: rollout.as_ref(), reason, settings, part });
 }
 
 /// The manifest that decides whether a device must be called back: what it was told, or what it runs without having been told.
@@ -219,17 +239,16 @@ fn finish(draft: &mut Draft<'_>) {
         let Some(manifest) = draft.state.version(&spec.line, &spec.version).map(|v| v.manifest.digest) else { continue };
         let (mut back, mut open, mut away, mut kept) = (0, Vec::new(), 0, 0);
         let mut report = RolloutReport::default();
+        let is_canary = |device: &Device| device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
+        let touched = |device: &Device| is_canary(device) || device.runs(manifest);
+        let found = draft.found("touched", rollout.id.as_str(), &(&rollout.id, manifest), touched);
         for cohort in draft.cohorts(&spec.line) {
             let targets = draft.state.targets_of(&cohort);
-            for device in draft.members(&cohort.name).iter() {
+            for device in found.of(&cohort.name) {
                 let nowhere = targets.of(device).is_none_or(|v| v.manifest.digest == manifest);
-                let told = device.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
                 let runs = device.runs(manifest);
-                if !told && !runs {
-                    continue;
-                }
-                report.counts.exposed += usize::from(device.part_in(&rollout.id).is_some_and(|p| p.exposed_at.is_some()));
                 let waits = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
+                report.counts.exposed += usize::from(device.part_in(&rollout.id).is_some_and(|p| p.exposed_at.is_some()));
                 match ((runs || waits) && !nowhere || !device.has_seen_desired(), device.presence.online) {
                     (false, _) if runs => kept += 1,
                     (false, _) => back += 1,
@@ -277,9 +296,9 @@ fn note_stragglers(draft: &mut Draft<'_>) {
         return;
     }
     let cohorts: Vec<Arc<CohortDoc>> = draft.state.cohorts.values().cloned().collect();
+    let found = draft.found("runs-bad", "", &bad, |device| device.active().is_some_and(|running| bad.contains(&running.manifest)));
     for cohort in cohorts {
-        let still = |device: &Arc<Device>| device.active().is_some_and(|running| bad.contains(&running.manifest));
-        let stuck = draft.members(&cohort.name).iter().filter(|d| still(d)).count();
+        let stuck = found.of(&cohort.name).len();
         if stuck > 0 {
             let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
             say(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use leeway_protocol::ids::Version;
 
-use super::scene::{Member, Scene};
+use super::scene::Scene;
 use super::verdict;
 use crate::fleet::Device;
 use crate::planner::draft::{Draft, devices};
@@ -18,10 +18,13 @@ use crate::planner::plan::Step;
 use crate::registry::lineage::ancestors;
 use crate::registry::slice::MAX_SLICES;
 use crate::registry::{Poisoned, Slice};
+use crate::rollout::Move;
 use crate::rollout::evidence::Outcome;
 use crate::rollout::gate::Check;
 use crate::rollout::shared::{Trait, shared, slices_of};
-use crate::rollout::{Move, Standing};
+
+/// Devices compared on each side: more would not change what is named, and takes time while a bad version runs.
+const MAX_COMPARED: usize = 20_000;
 
 /// What a failed gate leads to.
 pub(super) enum Judgement {
@@ -34,54 +37,47 @@ pub(super) enum Judgement {
 }
 
 /// For whom the version is bad, given that the gate fails with `sentence`.
-pub(super) fn judge(draft: &Draft<'_>, scene: &Scene, sentence: &str) -> Judgement {
-    let failing: Vec<&Member> = scene.devices.iter().filter(|m| failed(m)).collect();
-    let traits = telling_traits(scene, &failing);
-    let everyone = || {
-        let shares = traits.iter().find(|t| t.is_telling()).map(|t| format!(" {}", t.sentence)).unwrap_or_default();
-        Judgement::Everyone(Move::Regress { reason: format!("{sentence}{shares}") })
+pub(super) fn judge(draft: &mut Draft<'_>, scene: &Scene, sentence: &str) -> Judgement {
+    let traits = telling_traits(scene);
+    let sound_without = |draft: &mut Draft<'_>, slice: &Slice| {
+        let rest = scene.without(draft, slice);
+        rest.is_some_and(|rest| rest.counts.told() > 0 && verdict::gate(draft, &rest).outcome != Outcome::Fail)
     };
-    if scene.version.poisoned_for.len() >= MAX_SLICES {
-        return everyone();
-    }
-    let sound_without = |slice: &Slice| {
-        let rest = scene.without(slice, draft.now());
-        rest.counts.told() > 0 && verdict::gate(draft, &rest).outcome != Outcome::Fail
-    };
-    for found in &traits {
-        if found.is_telling() && sound_without(&found.slice) {
-            let reason = format!("{sentence} {}", found.sentence);
-            let (rollout, at) = (scene.rollout.id.clone(), draft.now());
-            let poisoned = Poisoned { slice: found.slice.clone(), reason, rollout, at };
-            let (line, version) = (scene.version.line.clone(), scene.version.version.clone());
-            return Judgement::Slice(Box::new(Step::PoisonSlice { line, version, poisoned }));
+    if scene.version.poisoned_for.len() < MAX_SLICES {
+        for found in traits.iter().filter(|found| found.is_telling()) {
+            if sound_without(draft, &found.slice) {
+                let reason = format!("{sentence} {}", found.sentence);
+                let (rollout, at) = (scene.rollout.id.clone(), draft.now());
+                let poisoned = Poisoned { slice: found.slice.clone(), reason, rollout, at };
+                let (line, version) = (scene.version.line.clone(), scene.version.version.clone());
+                return Judgement::Slice(Box::new(Step::PoisonSlice { line, version, poisoned }));
+            }
+        }
+        let shared_by_all = traits.iter().filter(|t| t.failing_with == t.failing).find(|t| sound_without(draft, &t.slice));
+        if let Some(found) = shared_by_all.filter(|_| scene.counts.in_flight() > 0) {
+            return Judgement::Wait(format!(
+                "{sentence} {} Nobody new is told; {} on the way will show whether it is that part of the fleet or the version.",
+                found.sentence,
+                devices(scene.counts.in_flight())
+            ));
         }
     }
-    let all_share = traits.iter().find(|t| t.failing_with == t.failing && sound_without(&t.slice));
-    match all_share {
-        Some(found) if scene.counts.in_flight() > 0 => Judgement::Wait(format!(
-            "{sentence} {} Nobody new is told; {} on the way will show whether it is that part of the fleet or the version.",
-            found.sentence,
-            devices(scene.counts.in_flight())
-        )),
-        _ => everyone(),
-    }
-}
-
-fn failed(member: &Member) -> bool {
-    matches!(member.standing, Standing::FailedByModel | Standing::Lost)
+    let shares = traits.iter().find(|t| t.is_telling()).map(|t| format!(" {}", t.sentence)).unwrap_or_default();
+    Judgement::Everyone(Move::Regress { reason: format!("{sentence}{shares}") })
 }
 
 /// Traits of the failing devices by the labels that the rollout names, the most telling first.
-fn telling_traits(scene: &Scene, failing: &[&Member]) -> Vec<Trait> {
+fn telling_traits(scene: &Scene) -> Vec<Trait> {
     let keys = &scene.rollout.spec.policy.slice_by;
-    if keys.is_empty() || failing.is_empty() {
+    if keys.is_empty() {
         return Vec::new();
     }
-    let named =
-        |member: &Member| slices_of(&member.device, member.cohort_name()).filter(|s| keys.iter().any(|key| key == s.key())).collect();
-    let healthy = scene.devices.iter().filter(|m| m.standing == Standing::Running);
-    shared(failing.iter().map(|m| named(m)), healthy.map(named))
+    let (failing, sound) = scene.failing_and_sound(MAX_COMPARED);
+    let named = |device: &Arc<Device>| {
+        let cohort = scene.cohort_of(device).map(|cohort| cohort.as_str());
+        slices_of(device, cohort).filter(|slice| keys.iter().any(|key| key == slice.key())).collect()
+    };
+    shared(failing.iter().map(named), sound.iter().map(named))
 }
 
 /// Slices on which an ancestor of the version failed, each with that ancestor's name.
@@ -100,15 +96,9 @@ pub(super) fn inherited(draft: &Draft<'_>, scene: &Scene) -> Vec<(Slice, Version
 
 /// One check per inherited slice: devices of it must prove to run the version before any stage ends.
 pub(super) fn checks(draft: &Draft<'_>, scene: &Scene) -> Vec<Check> {
-    let need = scene.rollout.spec.policy.gate.min_devices.max(1) as usize;
     let check = |(slice, ancestor): (Slice, Version)| {
-        let inside = |m: &&Member| m.in_scope && slice.holds(&m.device.labels, m.cohort());
-        let (mut members, mut running) = (0, 0);
-        for member in scene.devices.iter().filter(inside) {
-            members += 1;
-            running += usize::from(member.standing == Standing::Running);
-        }
-        let need = need.min(members);
+        let (members, _, running) = scene.of_slice(draft, &slice);
+        let need = needed(scene).min(members);
         let outcome = if running >= need { Outcome::Pass } else { Outcome::Inconclusive };
         let sentence = format!(
             "Version {ancestor}, which this one descends from, failed on devices with {slice}: {need} of them must prove to run this one, {running} do."
@@ -118,18 +108,19 @@ pub(super) fn checks(draft: &Draft<'_>, scene: &Scene) -> Vec<Check> {
     inherited(draft, scene).into_iter().map(check).collect()
 }
 
-/// Devices of slices on which an ancestor failed are told first, as many as the gate needs.
-pub(super) fn tried_first(draft: &Draft<'_>, scene: &Scene, eligible: &mut Vec<Arc<Device>>) {
-    let need = scene.rollout.spec.policy.gate.min_devices.max(1) as usize;
+/// Devices of slices on which an ancestor failed that are to be told before others: as many as the gate needs, if there is room.
+pub(super) fn tried_first(draft: &Draft<'_>, scene: &Scene, room: usize) -> Vec<Arc<Device>> {
+    let mut first: Vec<Arc<Device>> = Vec::new();
     for (slice, _) in inherited(draft, scene) {
-        let told = |m: &&Member| !matches!(m.standing, Standing::Untold | Standing::Control) && slice.holds(&m.device.labels, m.cohort());
-        let mut missing = need.saturating_sub(scene.devices.iter().filter(told).count());
-        let holds = |device: &Device| slice.holds(&device.labels, draft.state.cohort_of(device).map(|c| &c.name));
-        let (first, rest): (Vec<_>, Vec<_>) = std::mem::take(eligible).into_iter().partition(|device| {
-            let take = missing > 0 && holds(device);
-            missing -= usize::from(take);
-            take
-        });
-        *eligible = first.into_iter().chain(rest).collect();
+        let (_, told, _) = scene.of_slice(draft, &slice);
+        let missing = needed(scene).saturating_sub(told).min(room - first.len());
+        let known = |device: &Arc<Device>| first.iter().any(|taken| taken.id == device.id);
+        let more: Vec<_> = scene.free_of(&slice, missing).into_iter().filter(|device| !known(device)).collect();
+        first.extend(more);
     }
+    first
+}
+
+fn needed(scene: &Scene) -> usize {
+    scene.rollout.spec.policy.gate.min_devices.max(1) as usize
 }

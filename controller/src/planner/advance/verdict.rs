@@ -84,7 +84,7 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
     judge(&Question {
         policy: &scene.rollout.spec.policy.gate,
         evidence,
-        failures: scene.failures(draft.now()),
+        failures: scene.failures(),
         counts: &scene.counts,
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
@@ -138,7 +138,7 @@ fn hopeless(scene: &Scene, filled: bool) -> Option<String> {
     if !filled || counts.told() == 0 || counts.running > 0 {
         return None;
     }
-    let refused = scene.devices.iter().find_map(|m| m.device.part_in(&scene.rollout.id)?.failure.clone());
+    let refused = scene.first_failed().and_then(|device| device.part_in(&scene.rollout.id)?.failure.clone());
     let why = match refused {
         Some(reason) => format!(" The first reason: {reason}"),
         None => String::new(),
