@@ -21,7 +21,7 @@ const OF_REVISION_B: usize = 8;
 
 fn fleet(site: &Site, runtime: &tokio::runtime::Runtime) -> FleetHandle {
     let one = |index: u32| {
-        let bad = index % 5 == 0;
+        let bad = index.is_multiple_of(5);
         let gauge = Break { feature: WIND, from_day: 0, fault: Fault::Offset(-6.0) };
         Station {
             labels: [("hw".to_owned(), if bad { "rev-b" } else { "rev-a" }.to_owned()), ("site".to_owned(), format!("{}", index % 3))]
