@@ -57,6 +57,7 @@ fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
         evidence,
         failures: scene.failures(draft.now()),
         counts: &scene.counts,
+        reach: scene.devices.len(),
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
         compare: draft.policy().compare,
