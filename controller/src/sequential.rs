@@ -10,6 +10,8 @@
 //! variance they really have. [`Dependence`] says where η comes from.
 //!
 //! What stays true: nothing here is random or keeps time; the same counts give the same evidence, bit by bit.
+pub mod bets;
+pub mod boundary;
 pub mod detector;
 pub mod interval;
 

@@ -356,48 +356,6 @@ impl Ledger {
         }
     }
 
-    fn evidence_for(&mut self, rollout: &Rollout, device: &Device, window: &WindowReport, manifest: &Manifest, at: Timestamp) {
-        let spec = &rollout.spec;
-        let Some(candidate) = self.snapshot.version(&spec.line, &spec.version).map(|v| v.manifest.digest) else { return };
-        let baseline = spec.baseline.as_ref().and_then(|b| self.snapshot.version(&spec.line, b)).map(|v| v.manifest.digest);
-        let is_candidate = window.manifest == candidate;
-        let arm = rollout.arm_of(device, window.manifest, candidate, baseline);
-        if !is_candidate && arm.is_none() {
-            return;
-        }
-        let all = Arc::make_mut(&mut self.snapshot.evidence);
-        let evidence = Arc::make_mut(all.entry(rollout.id.clone()).or_default());
-        if evidence.manifest != Some(candidate) {
-            *evidence = Evidence { manifest: Some(candidate), ..Evidence::default() };
-        }
-        // Controls count from the canaries' first window on, so that both sides saw the same days.
-        if arm == Some(Arm::Control) && evidence.inferences == 0 {
-            return;
-        }
-        let devices = self.sums.entry(rollout.id.clone()).or_default();
-        let known = devices.contains_key(&device.id);
-        let sums = devices.entry(device.id.clone()).or_default();
-        if is_candidate {
-            evidence.inferences += window.inferences;
-            evidence.errors += window.errors.against_model();
-            evidence.devices += u64::from(!known);
-            evidence.last_at = Some(at);
-        }
-        if let Some(arm) = arm {
-            for (metric, more) in contributions(window, manifest) {
-                let old = sums.get(&metric).copied().unwrap_or_default();
-                let new = Totals { n: old.n + more.n, x: old.x + more.x };
-                sums.insert(metric, new);
-                let arms = evidence.arms.entry(metric).or_default();
-                match arm {
-                    Arm::Canary => arms.canary.replace(old, new),
-                    Arm::Control => arms.control.replace(old, new),
-                }
-            }
-        }
-        self.dirty.evidence.insert(rollout.id.clone());
-    }
-
     /// Add a window to what is watched about its cohort.
     fn observe(&mut self, cohort: Cohort, device: &DeviceId, window: &WindowReport) {
         let Some(manifest) = self.manifests.get(&window.manifest).cloned() else { return };

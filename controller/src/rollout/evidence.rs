@@ -1,36 +1,36 @@
 //! The comparison behind a gate: canary against control, metric by metric, looked at after every report.
 //!
-//! Types agreed between the gate (which asks) and the test (which answers). Totals are kept per device and arms by moments
-//! over devices, because windows of one device are not independent: a station's own offset would otherwise look like a
-//! difference between versions. What stays true: adding the same totals twice changes nothing, as a device's new totals
-//! replace its old ones.
+//! Types agreed between the gate (which asks) and the tests (which answer). Fixed percentages ("pause at 5 % failures") were
+//! measured against these: they abort 40 % of healthy rollouts or expose four times as many devices (`bench_gate` prints the table).
+//! Every test may be looked at after every report, needs no known baseline, and answers *fail* (surely worse than tolerated),
+//! *pass* (surely within the margin) or *inconclusive*, with an interval that holds at all times at once and a sentence.
 //!
-//! **Null of a failure**: the canary's share is worse than the control's by no more than the margin. **Guarantee**: over a whole
-//! rollout, looked at after every report, the chance that [`compare`] ever fails a canary for which that is true is at most
-//! `alpha` per metric (divide by the number of guardrails for the rollout as a whole). A pass is the mirror image: non-inferiority,
-//! wrong with at most `pass_alpha`. Half of each chance goes to each of two tests:
+//! | what | unit | test | guarantee |
+//! |---|---|---|---|
+//! | [`failures`] | the device | conditional two-by-two test with its error spent by a known horizon | enumerated over the whole null |
+//! | [`devices`] | the device's own share, once | betting on two bounded means | exact at any size |
+//! | [`rows`] | the discounted trial | universal e-value, mixture confidence sequence | as good as the discounts |
 //!
-//! 1. a universal e-value, exact at any size: the likelihood of both arms under a Jeffreys mixture over the largest likelihood
-//!    the null can reach. The true pair is in the null, so the ratio is at most a martingale of mean 1 (Wasserman, Ramdas and
-//!    Balakrishnan 2020; Ville). It carries rare events such as errors and the first few rows;
-//! 2. the normal-mixture confidence sequence of the difference (`sequential::interval`), asymptotic, stronger by about one
-//!    standard error at some hundred rows; only where both arms have at least [`NORMAL_FROM`] hits and misses.
+//! Shares of trials are judged by the last two together, each with its part of the metric's `alpha` ([`Limits::rows`]); which
+//! part of the operator's one number a metric gets is the gate's business ([`super::gate::GatePolicy::false_abort`]).
 //!
-//! **Dependence.** Rows are discounted, not trusted: (a) rows of one device by their autocorrelation; (b) devices of one arm by
-//! `sharing`: at its default 1 an arm counts as *one* device's rows, because stations under one sky are right and wrong on the
-//! same days; (c) devices differ for good (offsets), so a variance between devices, estimated over both arms, stays however many
-//! rows arrive. Both arms see the same days, which makes the true difference steadier than assumed here: conservative.
-//! The guarantee is as good as these discounts; with `sharing` 0 for devices that do share events it does not hold.
-//!
-//! Fixed percentages ("pause at 5 % failures") were measured against this: they abort 40 % of healthy rollouts or expose six
-//! times as many devices.
+//! Totals are kept per device and arms by moments over devices, because windows of one device are not independent: a station's
+//! own offset would otherwise look like a difference between versions. What stays true: adding the same totals twice changes
+//! nothing, as a device's new totals replace its old ones.
 use leeway_protocol::digest::Digest;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::sequential::interval::{self, half_width};
-use crate::sequential::{Dependence, effective_devices, ln_beta, log_mean, log_ratio};
+use crate::sequential::boundary::Horizon;
+
+mod assignment;
+pub mod devices;
+pub mod failures;
+mod rows;
+
+pub use assignment::{SampleRatio, sample_ratio};
+pub use devices::Settled;
 
 /// What a guardrail compares. Every metric is a share of trials, so that one test serves them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -132,11 +132,20 @@ pub struct Arms {
     pub control: Arm,
 }
 
+/// Slices kept apart in one rollout: a label with more values than this is a name, not a kind of device.
+pub const MAX_SLICES: usize = 64;
+
 /// Everything ingestion has added up for one rollout.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Comparisons; frozen in a stage that holds no control group.
     pub arms: BTreeMap<Metric, Arms>,
+    /// Devices that settled, each with its own share: what [`devices`] compares.
+    #[serde(default)]
+    pub settled: BTreeMap<Metric, Settled>,
+    /// The same arms for each value of the label that the policy balances by, such as `hw=rev-b`; at most [`MAX_SLICES`].
+    #[serde(default)]
+    pub slices: BTreeMap<String, BTreeMap<Metric, Arms>>,
     /// Inferences the new version served, in all stages.
     pub inferences: u64,
     /// Of these, failed against the model.
@@ -153,10 +162,15 @@ pub struct Evidence {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// How much worse the canary may be, as an absolute difference of shares.
+    /// How much worse the canary may be, as an absolute difference of shares, and still pass.
     pub margin: f64,
-    /// Chance of a wrong failure over the whole rollout, however often one looks.
-    pub alpha: f64,
+    /// How much worse it may be before that is harm; the margin if absent. With 0, any difference that is proven fails.
+    pub tolerance: Option<f64>,
+    /// Chance of a wrong failure over the whole rollout, however often one looks; absent: this check's part of the gate's `false_abort`.
+    pub alpha: Option<f64>,
+    /// Part of `alpha` and `pass_alpha` for the test that counts discounted trials, 0 to 1; the rest is for the one that counts
+    /// devices. Of no effect on device failures.
+    pub rows: f64,
     /// Trials needed on each side before a verdict other than inconclusive.
     pub min_trials: u64,
     /// Devices needed on each side likewise.
@@ -171,7 +185,38 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { margin: 0.05, alpha: 0.01, min_trials: 200, min_devices: 1, pass_alpha: 0.05, sharing: 1.0, rho: 0.1 }
+        Self {
+            margin: 0.05,
+            tolerance: None,
+            alpha: None,
+            rows: 0.5,
+            min_trials: 200,
+            min_devices: 1,
+            pass_alpha: 0.05,
+            sharing: 1.0,
+            rho: 0.1,
+        }
+    }
+}
+
+/// The chance of a wrong failure where neither the policy nor the gate says one.
+const ALPHA: f64 = 0.01;
+
+impl Limits {
+    /// The chance of a wrong failure.
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(ALPHA)
+    }
+
+    /// How much worse the canary may be before that is harm.
+    pub fn tolerated(&self) -> f64 {
+        self.tolerance.unwrap_or(self.margin)
+    }
+
+    /// The limits of one of two tests that share the error: of the one over rows, and of the one over devices.
+    pub fn legs(&self) -> [Self; 2] {
+        let rows = self.rows.clamp(0.0, 1.0);
+        [rows, 1.0 - rows].map(|part| Self { alpha: Some(self.alpha() * part), pass_alpha: self.pass_alpha * part, ..*self })
     }
 }
 
@@ -204,159 +249,28 @@ pub struct Verdict {
     pub sentence: String,
 }
 
-/// Hits and misses each side needs, after discounting, before the normal approximation is used.
-const NORMAL_FROM: f64 = 8.0;
-/// Variance of a difference for which the interval is narrowest: two arms of some 150 rows at shares near one half.
-const TUNED_FOR: f64 = 1.0 / 300.0;
-/// Failure shares a bad release may have, for the test of device failures.
-const FAILURE_SHARES: [f64; 5] = [0.1, 0.2, 0.4, 0.7, 0.95];
-
-/// Compare canary with control on one metric.
+/// Compare canary with control on one metric, from the arms alone: trials, discounted, or failed devices in a fleet of unknown size.
 pub fn compare(metric: Metric, canary: &Arm, control: &Arm, limits: &Limits) -> Verdict {
-    if metric == Metric::DeviceFailures {
-        return device_failures(canary, control, limits);
-    }
-    let (Some(new), Some(old)) = (canary.share(), control.share()) else {
-        let missing = if canary.share().is_none() { "the canary" } else { "the control group" };
-        let sentence = format!("{}: nothing to compare yet, {missing} has reported nothing for it.", capital(metric.title()));
-        return Verdict { metric, outcome: Outcome::Inconclusive, estimate: None, lower: None, upper: None, sentence };
-    };
-    let spread = between_devices([canary, control], limits);
-    let sides = [canary, control].map(|arm| Side::of(arm, metric, spread, limits));
-    let difference = new - old;
-    let variance = sides[0].variance + sides[1].variance;
-    let width = |alpha: f64| half_width(variance, TUNED_FOR, alpha);
-    let worse_by = if metric.higher_is_better() { -difference } else { difference };
-    let normal = sides.iter().all(|s| s.bad.min(s.rows - s.bad) >= NORMAL_FROM);
-    let refutes = |alpha: f64| universal(&sides, limits.margin) >= (2.0 / alpha.clamp(1e-12, 1.0)).ln();
-    let worse = worse_by > limits.margin && (refutes(limits.alpha) || (normal && worse_by - width(limits.alpha) > limits.margin));
-    let fine = worse_by < limits.margin && (refutes(limits.pass_alpha) || (normal && worse_by + width(limits.pass_alpha) < limits.margin));
-    let enough = [canary, control].iter().all(|a| a.n >= limits.min_trials as f64 && a.devices >= limits.min_devices);
-    let outcome = match (enough, worse, fine) {
-        (true, true, _) => Outcome::Fail,
-        (true, false, true) => Outcome::Pass,
-        _ => Outcome::Inconclusive,
-    };
-    let half = width(limits.alpha);
-    let (lower, upper) = ((difference - half).max(-1.0), (difference + half).min(1.0));
-    let sentence = sentence(metric, [canary, control], worse_by, half, outcome, enough, limits);
-    Verdict { metric, outcome, estimate: Some(difference), lower: Some(lower), upper: Some(upper), sentence }
-}
-
-/// One side in terms of bad trials, discounted.
-struct Side {
-    bad: f64,
-    rows: f64,
-    variance: f64,
-}
-
-impl Side {
-    fn of(arm: &Arm, metric: Metric, spread: f64, limits: &Limits) -> Self {
-        let hits = arm.x.clamp(0.0, arm.n);
-        let bad = if metric.higher_is_better() { arm.n - hits } else { hits };
-        let devices = effective_devices(arm.n, arm.n2);
-        let eta = Dependence { rho: limits.rho, sharing: limits.sharing }.eta(devices);
-        let share = (bad * eta + 0.5) / (arm.n * eta + 1.0);
-        let noise = share * (1.0 - share);
-        let variance = noise / (arm.n * eta).max(1.0) + spread / devices;
-        // Rows that would give this variance on their own; never more than are there.
-        let rows = (noise / variance).min(arm.n * eta);
-        Self { bad: bad / arm.n * rows, rows, variance }
+    match metric {
+        Metric::DeviceFailures => failures::judge(&Arms { canary: *canary, control: *control }, limits, Horizon::OPEN),
+        _ => rows::judge(metric, canary, control, limits),
     }
 }
 
-/// Variance of a device's own share around its arm's, beyond chance, by moments over both arms; 0 with one device each.
-fn between_devices(arms: [&Arm; 2], limits: &Limits) -> f64 {
-    let serial = Dependence { rho: limits.rho, sharing: 0.0 }.eta(1.0);
-    let (sum, weight) = arms.iter().fold((0.0, 0.0), |(sum, weight), arm| {
-        let Some(p) = arm.share().filter(|_| arm.devices >= 2 && arm.n2 > 0.0) else { return (sum, weight) };
-        let free = arm.devices as f64 - 1.0;
-        let scatter = (arm.x2 - 2.0 * p * arm.nx + p * p * arm.n2).max(0.0) * arm.devices as f64 / free;
-        let excess = (scatter - p * (1.0 - p) * arm.n / serial) / arm.n2;
-        (sum + free * excess, weight + free)
-    });
-    if weight > 0.0 { (sum / weight).max(0.0) } else { 0.0 }
-}
-
-/// ln of the universal e-value against "canary bad share minus control bad share is on the other side of `margin`".
-fn universal(sides: &[Side; 2], margin: f64) -> f64 {
-    let mixture: f64 = sides.iter().map(|s| ln_beta(s.bad + 0.5, s.rows - s.bad + 0.5) - ln_beta(0.5, 0.5)).sum();
-    let likelihood = |control: f64| {
-        let ln = |hits: f64, p: f64| if hits > 0.0 { hits * p.max(1e-300).ln() } else { 0.0 };
-        let one = |s: &Side, p: f64| ln(s.bad, p) + ln(s.rows - s.bad, 1.0 - p);
-        one(&sides[0], control + margin) + one(&sides[1], control)
-    };
-    // The observed pair lies outside the null, and the likelihood is concave: its maximum over the null is on the boundary line.
-    let (mut low, mut high) = (0f64.max(-margin), 1f64.min(1.0 - margin));
-    for _ in 0..TERNARY_STEPS {
-        let (a, b) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
-        if likelihood(a) < likelihood(b) { low = a } else { high = b }
+impl Evidence {
+    /// The same comparison within each slice that both arms have reported from; the error is shared out over the slices.
+    pub fn by_slice(&self, metric: Metric, limits: &Limits) -> Vec<(&str, Verdict)> {
+        let both = |arms: &&Arms| arms.canary.n > 0.0 && arms.control.n > 0.0;
+        let found: Vec<_> = self.slices.iter().filter_map(|(name, arms)| Some((name, arms.get(&metric).filter(both)?))).collect();
+        let part = found.len().max(1) as f64;
+        let limits = Limits { alpha: Some(limits.alpha() / part), pass_alpha: limits.pass_alpha / part, ..*limits };
+        found.into_iter().map(|(name, arms)| (name.as_str(), compare(metric, &arms.canary, &arms.control, &limits))).collect()
     }
-    mixture - likelihood(0.5 * (low + high))
-}
-
-/// Steps of the search on the boundary: (2/3)^60 of the unit interval is below 1e-10.
-const TERNARY_STEPS: u32 = 60;
-
-/// Each asked device is one trial, so nothing is discounted; the control group is asked nothing and need not have trials.
-fn device_failures(canary: &Arm, control: &Arm, limits: &Limits) -> Verdict {
-    let metric = Metric::DeviceFailures;
-    let base = control.share().unwrap_or(0.0);
-    let allowed = (base + limits.margin).clamp(0.001, 0.999);
-    let Some(share) = canary.share() else {
-        let sentence = "Failed devices: no device has answered yet.".to_owned();
-        return Verdict { metric, outcome: Outcome::Inconclusive, estimate: None, lower: None, upper: None, sentence };
-    };
-    let evidence = log_mean(FAILURE_SHARES.iter().map(|&p| log_ratio(canary.x, canary.n, p.max(allowed), allowed)));
-    let range = interval::share(canary.x, canary.n, limits.alpha);
-    let enough = canary.devices >= limits.min_devices;
-    // A few devices can never show a small failure share for sure: what they can do is not to fail, and to have answered at all.
-    let outcome = match (evidence >= -(limits.alpha.clamp(1e-12, 1.0).ln()), enough && share <= allowed) {
-        (true, _) => Outcome::Fail,
-        (false, true) => Outcome::Pass,
-        (false, false) => Outcome::Inconclusive,
-    };
-    let verdict = match outcome {
-        Outcome::Fail => "surely more than allowed: fail",
-        Outcome::Pass => "no evidence of more than allowed: pass",
-        Outcome::Inconclusive => "too few to say: inconclusive",
-    };
-    let sentence = format!("Failed devices: {} of {} asked, at most {:.1} % allowed; {verdict}.", canary.x, canary.n, allowed * 100.0);
-    Verdict { metric, outcome, estimate: Some(share - base), lower: Some(range.lower - base), upper: Some(range.upper - base), sentence }
-}
-
-fn sentence(metric: Metric, arms: [&Arm; 2], worse_by: f64, half: f64, outcome: Outcome, enough: bool, limits: &Limits) -> String {
-    let side = |name: &str, arm: &Arm| {
-        let devices = if arm.devices == 1 { "device" } else { "devices" };
-        format!("{name} {:.1} % of {:.0} on {} {devices}", arm.share().unwrap_or(0.0) * 100.0, arm.n, arm.devices)
-    };
-    let margin = limits.margin * 100.0;
-    let (low, high) = ((worse_by - half) * 100.0, (worse_by + half) * 100.0);
-    let range = format!("worse by {:.1} points, surely between {:.1} and {:.1}", worse_by * 100.0, low.max(-100.0), high.min(100.0));
-    let end = match outcome {
-        Outcome::Fail => format!("more than the {margin:.1} allowed: fail"),
-        Outcome::Pass => format!("within the {margin:.1} allowed: pass"),
-        Outcome::Inconclusive if !enough => {
-            format!("{} trials and {} devices are needed on each side: inconclusive", limits.min_trials, limits.min_devices)
-        }
-        Outcome::Inconclusive => format!("{margin:.1} allowed: inconclusive, more reports are needed"),
-    };
-    format!("{}: {}, {}; {range}; {end}.", capital(metric.title()), side("canary", arms[0]), side("control", arms[1]))
 }
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
-/// Whether the canary's size fits the share that was asked for: ln of an e-value against "each of `eligible` devices is a canary
-/// with chance `share`". Above ln(1/alpha) the assignment itself is broken (a lost cohort, a stuck bucket), and no comparison
-/// of the arms can be trusted.
-pub fn sample_ratio(canary_devices: u64, eligible: u64, share: f64) -> f64 {
-    let (hits, rows) = (canary_devices.min(eligible) as f64, eligible as f64);
-    let mixture = ln_beta(hits + 0.5, rows - hits + 0.5) - ln_beta(0.5, 0.5);
-    let p = share.clamp(1e-6, 1.0 - 1e-6);
-    mixture - (hits * p.ln() + (rows - hits) * (1.0 - p).ln())
 }
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
 //! The gate behind a stage: pass, fail, or not enough seen to say either.
 //!
-//! Fixed percentages must choose between false alarms and exposure; the sequential test in [`super::evidence`] may be looked
-//! at after every report. Around it stand three plain rules: a stage in which nothing was heard never passes; devices that the
-//! model itself made fail are counted absolutely too, because with one canary there is nothing to compare; and a first
-//! version, without a baseline, is judged by absolute limits and says so. Refusals that speak against the transport or the
-//! device (disk full, bad signature) never count against the model.
+//! Fixed percentages must choose between false alarms and exposure; the sequential tests in [`super::evidence`] may be looked
+//! at after every report. The operator states one number, the chance that a healthy version is aborted in the whole rollout
+//! ([`GatePolicy::false_abort`]); it is shared out over the comparisons (a union bound: they may depend on each other as they
+//! like), and each holds its part over all looks and stages, because the evidence runs on from stage to stage.
+//!
+//! Around them stand three plain rules: a stage in which nothing was heard never passes; devices that the model itself made
+//! fail, and failed inferences, are counted absolutely too, because with one canary there is nothing to compare; and a first
+//! version, without a baseline, is judged by absolute limits and says so. A limit cannot know the baseline, so it keeps no promise
+//! of its own; [`TooMany`] says whether it aborts or only holds the stage up until the comparison has decided. Refusals that speak
+//! against the transport or the device (disk full, bad signature) never count against the model.
 use leeway_protocol::reason::Code;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Evidence, Limits, Metric, Outcome, Verdict};
+use super::evidence::{self, Arm, Arms, Evidence, Limits, Metric, Outcome, Verdict};
+use crate::sequential::boundary::Horizon;
 
 /// What is compared, and what is needed before a stage may end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -17,6 +23,9 @@ use super::evidence::{Evidence, Limits, Metric, Outcome, Verdict};
 pub struct GatePolicy {
     /// Canary against control.
     pub guardrails: Vec<Guardrail>,
+    /// Chance that a version no worse than the baseline is aborted by the comparisons, over the whole rollout. Guardrails without
+    /// an `alpha` of their own share what those with one leave over.
+    pub false_abort: f64,
     /// Devices that prove to run the version.
     pub min_devices: u32,
     /// Inferences they have reported.
@@ -27,6 +36,8 @@ pub struct GatePolicy {
     pub max_failed: u32,
     /// See `max_failed`.
     pub max_failed_share: f64,
+    /// What too many such devices lead to where the comparison of failed devices has heard a control group.
+    pub too_many: TooMany,
     /// A device that ran the version and then was silent for so long, milliseconds, is lost: against the model where a control
     /// group that shares the network is heard of, and a reason to stop and look everywhere else.
     pub lost_after_ms: u64,
@@ -35,22 +46,38 @@ pub struct GatePolicy {
 impl Default for GatePolicy {
     fn default() -> Self {
         let rail = |metric, need| Guardrail { metric, need, ..Guardrail::default() };
+        // Five points of accuracy may be the price of a faster model; one device in a hundred is what an update may cost anyway.
+        let strict = Limits { tolerance: Some(0.01), ..Limits::default() };
         Self {
             guardrails: vec![
                 rail(Metric::ErrorRatio, Need::Always),
                 rail(Metric::SlowRatio, Need::IfSeen),
                 rail(Metric::EstimatedAccuracy, Need::IfSeen),
                 rail(Metric::LabelledAccuracy, Need::IfSeen),
-                rail(Metric::DeviceFailures, Need::IfSeen),
+                Guardrail { limits: strict, ..rail(Metric::DeviceFailures, Need::IfSeen) },
             ],
+            false_abort: 0.05,
             min_devices: 1,
             min_inferences: 100,
             max_error_ratio: 0.05,
             max_failed: 2,
             max_failed_share: 0.1,
+            too_many: TooMany::Abort,
             lost_after_ms: 3_600_000,
         }
     }
+}
+
+/// What an exceeded absolute limit of failed devices leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TooMany {
+    /// The rollout is aborted, whatever the control group does: right where devices hardly ever fail because of a healthy model.
+    /// With a baseline of 2 %, "2 and more than 10 %" alone aborts 6 % of healthy rollouts.
+    #[default]
+    Abort,
+    /// The stage is held up; only the comparison aborts, or that nobody is left who could pass.
+    Hold,
 }
 
 /// One comparison.
@@ -65,11 +92,45 @@ pub struct Guardrail {
     pub need: Need,
     /// What counts as passed.
     pub proof: Proof,
+    /// Its part of the gate's `false_abort`, relative to the others'; absent: 2 for device failures, 1 for all else.
+    pub weight: Option<f64>,
 }
 
 impl Default for Guardrail {
     fn default() -> Self {
-        Self { metric: Metric::ErrorRatio, limits: Limits::default(), need: Need::Always, proof: Proof::NoHarm }
+        Self { metric: Metric::ErrorRatio, limits: Limits::default(), need: Need::Always, proof: Proof::NoHarm, weight: None }
+    }
+}
+
+impl Guardrail {
+    fn weight(&self) -> f64 {
+        let usual = if self.metric == Metric::DeviceFailures { 2.0 } else { 1.0 };
+        self.weight.filter(|w| w.is_finite()).unwrap_or(usual).max(0.0)
+    }
+
+    fn decides(&self) -> bool {
+        self.need != Need::Observe
+    }
+}
+
+impl GatePolicy {
+    /// The chance of a wrong failure that a guardrail may use over the whole rollout.
+    pub fn alpha_of(&self, rail: &Guardrail) -> f64 {
+        if let Some(stated) = rail.limits.alpha {
+            return stated;
+        }
+        let rails = || self.guardrails.iter().filter(|r| r.decides());
+        let left = self.false_abort.clamp(0.0, 0.5) - rails().filter_map(|r| r.limits.alpha).sum::<f64>();
+        // One that is only shown takes nothing from the others.
+        let shown = if rail.decides() { 0.0 } else { rail.weight() };
+        let weights: f64 = rails().filter(|r| r.limits.alpha.is_none()).map(Guardrail::weight).sum::<f64>() + shown;
+        if weights > 0.0 { left.max(0.0) * rail.weight() / weights } else { 0.0 }
+    }
+
+    /// The chance that the comparisons abort a version no worse than the baseline: what is stated, or more if guardrails with an
+    /// `alpha` of their own add up to more.
+    pub fn promised(&self) -> f64 {
+        self.guardrails.iter().filter(|r| r.decides()).map(|r| self.alpha_of(r)).sum::<f64>().min(1.0)
     }
 }
 
@@ -98,7 +159,7 @@ pub enum Proof {
 }
 
 /// How the test is called.
-pub type Compare = fn(Metric, &super::evidence::Arm, &super::evidence::Arm, &Limits) -> Verdict;
+pub type Compare = fn(Metric, &Arm, &Arm, &Limits) -> Verdict;
 
 /// Devices of a stage, each in exactly one place. The verdict never divides by devices that have not run the version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -206,9 +267,12 @@ pub struct Question<'a> {
     /// What ingestion added up.
     pub evidence: Option<&'a Evidence>,
     /// Device failures of both sides, from the devices themselves.
-    pub failures: super::evidence::Arms,
+    pub failures: Arms,
     /// The rollout's devices.
     pub counts: &'a Counts,
+    /// Devices that the rollout can come to reach in all its stages, the control group included; what the test of device
+    /// failures spreads its error over. A stage's own members are reckoned with if this is less.
+    pub reach: usize,
     /// Whether there is a version to compare with.
     pub has_baseline: bool,
     /// Since when the stage soaks; evidence must be newer.
@@ -251,14 +315,34 @@ fn failures(question: &Question<'_>) -> Check {
     let (failed, tried) = (counts.failed_by_model, counts.tried());
     // With one or two canaries "at least two" would never fire: nobody is left who could pass.
     let nobody_left = failed > 0 && failed == tried && counts.in_flight() == 0;
-    let outcome = if too_many(policy, failed, tried) || nobody_left { Outcome::Fail } else { Outcome::Pass };
+    let too_many = too_many(policy, failed, tried);
+    let outcome = match (nobody_left, too_many) {
+        (true, _) => Outcome::Fail,
+        (false, true) if policy.too_many == TooMany::Hold && compares_failures(question) => Outcome::Inconclusive,
+        (false, true) => Outcome::Fail,
+        (false, false) => Outcome::Pass,
+    };
     let sentence = if failed == 0 {
         format!("No device failed because of the model ({tried} tried it).")
     } else {
         let limit = format!("{} devices and more than {:.0} %", policy.max_failed, policy.max_failed_share * 100.0);
-        format!("{failed} of {tried} devices that tried the version failed because of it; too many are {limit}.")
+        let end = if outcome == Outcome::Inconclusive { "; whether it is the version's doing, the control group decides" } else { "" };
+        format!("{failed} of {tried} devices that tried the version failed because of it; too many are {limit}{end}.")
     };
     check("failed_devices", outcome, sentence)
+}
+
+/// Whether a guardrail that decides compares failed devices, and the control group was heard.
+fn compares_failures(question: &Question<'_>) -> bool {
+    let rail = question.policy.guardrails.iter().any(|rail| rail.metric == Metric::DeviceFailures && rail.decides());
+    question.has_baseline && rail && question.failures.control.n > 0.0
+}
+
+fn arms(question: &Question<'_>, metric: Metric) -> Arms {
+    match metric {
+        Metric::DeviceFailures => question.failures,
+        metric => question.evidence.and_then(|e| e.arms.get(&metric)).copied().unwrap_or_default(),
+    }
 }
 
 /// Devices that fell silent. An outage looks the same, so silence alone stops a rollout but does not condemn the version; where
@@ -308,20 +392,19 @@ fn errors(question: &Question<'_>) -> Check {
     let tried = inferences + errors;
     let share = errors as f64 / tried.max(1) as f64;
     let enough = tried >= question.policy.min_inferences.max(1);
+    // A baseline that fails as often is a broken fleet, and no proof against the version.
+    let control = arms(question, Metric::ErrorRatio).control.share().unwrap_or(0.0);
     let outcome = match (enough, share > limit) {
-        (true, true) => Outcome::Fail,
+        (true, true) if control <= limit => Outcome::Fail,
         (_, false) => Outcome::Pass,
-        (false, true) => Outcome::Inconclusive,
+        (_, true) => Outcome::Inconclusive,
     };
     check("errors", outcome, format!("{errors} of {tried} inferences failed ({:.1} %); allowed are {:.1} %.", share * 100.0, limit * 100.0))
 }
 
 fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
-    let arms = match rail.metric {
-        Metric::DeviceFailures => question.failures,
-        metric => question.evidence.and_then(|e| e.arms.get(&metric)).copied().unwrap_or_default(),
-    };
-    let verdict = (question.compare)(rail.metric, &arms.canary, &arms.control, &rail.limits);
+    let arms = arms(question, rail.metric);
+    let verdict = verdict(question, rail, &arms);
     let seen = arms.canary.n > 0.0 && arms.control.n > 0.0;
     let blocks = match rail.need {
         Need::Always => true,
@@ -338,16 +421,39 @@ fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
     Check { name: rail.metric.as_str().to_owned(), outcome, blocks, sentence, verdict: Some(verdict) }
 }
 
-/// Enough trials on both sides, and an estimate that is not worse than the margin.
-fn unharmed(rail: &Guardrail, arms: &super::evidence::Arms, verdict: &Verdict) -> bool {
+/// What the tests of one guardrail say with its part of the error.
+fn verdict(question: &Question<'_>, rail: &Guardrail, arms: &Arms) -> Verdict {
+    let limits = Limits { alpha: Some(question.policy.alpha_of(rail)), ..rail.limits };
+    if rail.metric == Metric::DeviceFailures {
+        return evidence::failures::judge(arms, &limits, horizon(question));
+    }
+    let [by_row, by_device] = limits.legs();
+    let rows = (question.compare)(rail.metric, &arms.canary, &arms.control, &by_row);
+    let settled = question.evidence.and_then(|e| e.settled.get(&rail.metric)).filter(|_| enough(rail, arms));
+    evidence::devices::join(rows, settled.and_then(|settled| evidence::devices::judge(rail.metric, settled, &by_device)))
+}
+
+/// The most devices either side can come to have: the control group is held from the start, everyone else may become a canary.
+fn horizon(question: &Question<'_>) -> Horizon {
+    let control = question.counts.control.max(question.failures.control.devices as usize);
+    let canary = question.reach.max(question.counts.members).saturating_sub(control).max(1);
+    Horizon { canary: canary as u64, control: control as u64 }
+}
+
+/// Enough trials on both sides.
+fn enough(rail: &Guardrail, arms: &Arms) -> bool {
     let limits = &rail.limits;
     let needs_trials = if rail.metric == Metric::DeviceFailures { 1.0 } else { limits.min_trials as f64 };
-    let enough = |arm: &super::evidence::Arm| arm.n >= needs_trials && arm.devices >= limits.min_devices;
+    [arms.canary, arms.control].iter().all(|arm| arm.n >= needs_trials && arm.devices >= limits.min_devices)
+}
+
+/// Enough trials on both sides, and an estimate that is not worse than the margin.
+fn unharmed(rail: &Guardrail, arms: &Arms, verdict: &Verdict) -> bool {
     let within = verdict.estimate.is_some_and(|difference| {
         let harm = if rail.metric.higher_is_better() { -difference } else { difference };
-        harm <= limits.margin
+        harm <= rail.limits.margin
     });
-    enough(&arms.canary) && enough(&arms.control) && within
+    enough(rail, arms) && within
 }
 
 #[cfg(test)]

@@ -141,6 +141,13 @@ fn failing_devices_stop_a_rollout_early_and_healthy_ones_do_not() {
 
 #[test]
 fn a_broken_assignment_is_noticed() {
-    assert!(sample_ratio(52, 1000, 0.05) < 0.0);
-    assert!(sample_ratio(0, 200, 0.05) > 4.0 && sample_ratio(100, 1000, 0.05) > 10.0);
+    let fair = sample_ratio(52, 1000, 0.05, 0.01);
+    assert!(!fair.broken && fair.log_evidence < 0.0 && fair.sentence.ends_with("as a fair draw may turn out."), "{}", fair.sentence);
+    let lost = sample_ratio(0, 200, 0.05, 0.01);
+    assert!(
+        lost.broken && lost.sentence.starts_with("0 of 200 eligible devices are canaries (0.0 %, asked for 5.0 %)"),
+        "{}",
+        lost.sentence
+    );
+    assert!(sample_ratio(100, 1000, 0.05, 1e-4).broken && !sample_ratio(0, 0, 0.05, 0.01).broken);
 }

@@ -19,7 +19,8 @@ impl Case {
     fn good() -> Self {
         let same = |x: f64| Arms { canary: arm(3, 1000.0, x), control: arm(12, 4000.0, 4.0 * x) };
         let arms = [(Metric::ErrorRatio, same(2.0)), (Metric::LabelledAccuracy, same(800.0))].into();
-        let evidence = Evidence { arms, inferences: 1000, errors: 2, devices: 3, last_at: Some(Timestamp::from_secs(20)), manifest: None };
+        let evidence =
+            Evidence { arms, inferences: 1000, errors: 2, devices: 3, last_at: Some(Timestamp::from_secs(20)), ..Evidence::default() };
         let counts = Counts { members: 60, allowed: 3, control: 12, running: 3, exposed: 3, ..Counts::default() };
         Self { policy: GatePolicy::default(), evidence: Some(evidence), counts, baseline: true, soaking: Some(10) }
     }
@@ -30,6 +31,7 @@ impl Case {
             evidence: self.evidence.as_ref(),
             failures: Arms::default(),
             counts: &self.counts,
+            reach: 0,
             has_baseline: self.baseline,
             soaking_since: self.soaking.map(Timestamp::from_secs),
             compare,
