@@ -12,6 +12,7 @@ pub mod admission;
 pub mod bucket;
 pub mod cohort;
 pub mod device;
+pub mod preview;
 pub mod selector;
 
 pub use admission::{Admission, Certificate};

@@ -11,14 +11,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::ids::{DeviceId, Line};
+use leeway_protocol::ids::{DeviceId, Line, RolloutId};
+use leeway_protocol::time::Timestamp;
 
 use super::draft::{Draft, Telling, devices};
-use super::plan::Step;
+use super::plan::{Policy, Step};
 use super::report::{RolloutReport, say};
 use crate::fleet::{Arm, Device, Part};
 use crate::registry::{Alias, VersionStatus};
+use crate::rollout::gate::GateReport;
+use crate::rollout::standing::retry_at;
 use crate::rollout::{Move, OnSuccess, Rollout, RolloutState, Standing};
+use crate::snapshot::Snapshot;
 
 mod scene;
 mod verdict;
@@ -27,6 +31,14 @@ use scene::Scene;
 
 /// The rate is counted over this long.
 pub const RATE_WINDOW_MS: i64 = 60_000;
+
+/// What the gate of a rollout says now; `None` if it is not judged.
+pub fn gate_of(snapshot: &Snapshot, policy: &Policy, rollout: &RolloutId, now: Timestamp) -> Option<GateReport> {
+    let found = snapshot.rollouts.get(rollout).filter(|r| r.state.is_judged())?;
+    let mut draft = Draft::new(snapshot, policy, now);
+    let scene = Scene::of(&mut draft, found)?;
+    Some(verdict::ask(&draft, &scene))
+}
 
 /// Move every line's rollout on, and say why the others wait.
 pub fn decide(draft: &mut Draft<'_>) {
@@ -132,11 +144,14 @@ fn split_off_controls(scene: &Scene, eligible: &mut Vec<Arc<Device>>, take: usiz
     held
 }
 
+/// Tell failed devices again: those a person asked for, and those whose failure does not speak against the model, as often and as
+/// late as the policy says.
 fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
-    let asked = scene
-        .devices
-        .iter()
-        .filter(|m| m.device.retry && matches!(m.standing, Standing::FailedByModel | Standing::FailedOtherwise | Standing::Overdue));
+    use Standing::{FailedByModel, FailedOtherwise, Overdue, Unanswered};
+    let now = draft.now();
+    let failed = scene.devices.iter().filter(|m| matches!(m.standing, FailedByModel | FailedOtherwise | Overdue | Unanswered));
+    let due = |m: &&scene::Member| retry_at(&m.device, &scene.rollout, m.standing).is_some_and(|at| at <= now) && m.device.presence.online;
+    let asked = failed.filter(|m| m.device.retry || due(m));
     let asked: Vec<Arc<Device>> = asked.take(scene.room_for_retries(draft)).map(|m| m.device.clone()).collect();
     for device in &asked {
         let before = device.part_in(&scene.rollout.id);
@@ -147,9 +162,11 @@ fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
     asked
 }
 
-fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<leeway_protocol::time::Timestamp>) -> Part {
+fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<Timestamp>) -> Part {
     let (rollout, stage, at) = (scene.rollout.id.clone(), scene.index, draft.now());
-    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None }
+    let proof_inferences = scene.rollout.spec.policy.proof_inferences;
+    let (proven_at, failure, failed_at, deferred_at) = Default::default();
+    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences }
 }
 
 fn assign(draft: &mut Draft<'_>, scene: &Scene, device: &Device, part: Part, attempt: &str) {

@@ -13,6 +13,7 @@ use leeway_protocol::time::Timestamp;
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
+use crate::fleet::bucket::is_held_back;
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::registry::ModelVersion;
 use crate::rollout::gate::blames_model;
@@ -54,13 +55,15 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
         }
         return;
     };
-    let manifest = target.manifest.digest;
+    let (usual, held_share) = (target, draft.hold_back_share(&cohort.line));
     let (mut converged, mut waiting, mut refused, mut failed, mut canaries, mut on_the_way) = (0, 0, 0, 0, 0, 0);
     for device in members {
         if active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary)) {
             canaries += 1;
             continue;
         }
+        let target = lagging(draft, device, cohort, &usual, held_share).unwrap_or_else(|| usual.clone());
+        let manifest = target.manifest.digest;
         let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
         let again = retry_at(device, draft.policy().retry_after_ms);
         if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= draft.now()) {
@@ -95,6 +98,20 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], 
             say(&mut report.why, format!("{} {what}.", devices(count)));
         }
     }
+}
+
+/// What a device runs that is held back: the champion before the present one. One that runs the present target already is not
+/// taken back by this, and nobody is held on a version that may not be assigned.
+fn lagging(draft: &Draft<'_>, device: &Device, cohort: &CohortDoc, usual: &ModelVersion, share: f64) -> Option<Arc<ModelVersion>> {
+    if !is_held_back(cohort.line.as_str(), device.id.as_str(), share) {
+        return None;
+    }
+    if device.desired.as_ref().is_some_and(|told| told.manifest == Some(usual.manifest.digest)) {
+        return None;
+    }
+    let former = draft.state.lines.get(&cohort.line)?.aliases.former_champions();
+    let before = |version: &&Arc<ModelVersion>| version.seq < usual.seq;
+    former.into_iter().filter_map(|version| draft.state.assignable(&cohort.line, version)).find(before).cloned()
 }
 
 fn bring(draft: &mut Draft<'_>, device: &Device, cohort: &CohortDoc, target: &ModelVersion) {

@@ -6,13 +6,13 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
-use crate::fleet::bucket::{order, quota};
+use crate::fleet::bucket::{is_held_back, order, quota};
 use crate::fleet::{Arm, CohortDoc, Device};
 use crate::planner::draft::Draft;
 use crate::registry::ModelVersion;
 use crate::rollout::evidence::{self, Arms};
-use crate::rollout::gate::Counts;
-use crate::rollout::standing::{changes_at, millis};
+use crate::rollout::gate::{Counts, StageOutcome};
+use crate::rollout::standing::{changes_at, millis, retry_at};
 use crate::rollout::{Membership, Rollout, RolloutState, Stage, Standing, standing};
 
 /// A stage's scope with everyone in their places.
@@ -37,6 +37,8 @@ pub struct Scene {
     pub counts: Counts,
     /// Told in the stage's scope.
     told_in_scope: usize,
+    /// Of these, devices with an outcome, and devices that run the version.
+    finished: (usize, usize),
     /// Told within the last [`RATE_WINDOW_MS`].
     recent: usize,
 }
@@ -49,7 +51,8 @@ pub struct Member {
     pub standing: Standing,
     /// Whether it is in the current stage's scope.
     pub in_scope: bool,
-    cohort: Arc<CohortDoc>,
+    /// None if it has left every cohort since it was told.
+    cohort: Option<Arc<CohortDoc>>,
 }
 
 impl Scene {
@@ -64,9 +67,10 @@ impl Scene {
         };
         let baseline = rollout.spec.baseline.as_ref().and_then(|to| draft.state.version(&rollout.spec.line, to));
         let baseline = baseline.map(|version| version.manifest.digest);
-        let (told_in_scope, recent, counts) = Default::default();
+        let (told_in_scope, recent, finished, counts) = Default::default();
         let (rollout, devices) = (rollout.clone(), Vec::new());
-        let mut scene = Self { rollout, version, baseline, index, stage, since, soaking_since, devices, counts, told_in_scope, recent };
+        let mut scene =
+            Self { rollout, version, baseline, index, stage, since, soaking_since, devices, counts, told_in_scope, finished, recent };
         scene.survey(draft);
         Some(scene)
     }
@@ -74,19 +78,32 @@ impl Scene {
     fn survey(&mut self, draft: &mut Draft<'_>) {
         let now = draft.now();
         let manifest = self.version.manifest.digest;
-        for cohort in draft.cohorts(&self.rollout.spec.line) {
+        let line = &self.rollout.spec.line.clone();
+        let held_share = if self.rollout.spec.baseline.is_some() { draft.hold_back_share(line) } else { 0.0 };
+        for cohort in draft.cohorts(line) {
             let named = self.stage.cohorts.is_empty() || self.stage.cohorts.contains(&cohort.name);
             for device in draft.members(&cohort.name).iter() {
                 let place = standing(device, &self.rollout, manifest, now);
                 let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
-                let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place == Standing::Untold);
-                if !in_scope && place == Standing::Untold {
+                let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place.is_untold());
+                if !in_scope && place.is_untold() {
+                    continue;
+                }
+                if place.is_untold() && is_held_back(line.as_str(), device.id.as_str(), held_share) {
+                    self.counts.held_back += 1;
                     continue;
                 }
                 if let Some(at) = changes_at(device, &self.rollout, place) {
                     draft.wake(at);
                 }
-                self.devices.push(Member { device: device.clone(), standing: place, in_scope, cohort: cohort.clone() });
+                self.devices.push(Member { device: device.clone(), standing: place, in_scope, cohort: Some(cohort.clone()) });
+            }
+        }
+        // Whoever has left every cohort keeps its part: leaving takes no failure back, and returning buys no new attempts.
+        for device in draft.homeless() {
+            let place = standing(&device, &self.rollout, manifest, now);
+            if !place.is_untold() {
+                self.devices.push(Member { device, standing: place, in_scope: false, cohort: None });
             }
         }
         self.count(now);
@@ -98,12 +115,19 @@ impl Scene {
             let part = member.device.part_in(&self.rollout.id).filter(|p| p.arm == Arm::Canary);
             self.counts.add(member.standing, part.is_some_and(|p| p.exposed_at.is_some()));
             self.recent += usize::from(part.is_some_and(|p| now.millis_since(p.at) < RATE_WINDOW_MS));
-            if member.in_scope {
+            // Whoever tries again has failed before, and until it has succeeded that stands.
+            let again = part.is_some_and(|p| p.attempts > 1);
+            let outcome = part.is_some() && (again || !member.standing.is_in_flight() && member.standing != Standing::Deferred);
+            if member.in_scope && outcome {
+                self.finished.0 += 1;
+                self.finished.1 += usize::from(member.standing == Standing::Running);
+            }
+            if member.in_scope && member.standing != Standing::Unreachable {
                 self.counts.members += 1;
                 // A device that got the version some other way uses up the share too.
                 let has_it = member.device.runs(manifest) || member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
                 self.told_in_scope += usize::from(part.is_some() || has_it);
-                let untold = part.is_none() && (member.standing == Standing::Untold || !self.holds_control());
+                let untold = part.is_none() && (member.standing.is_untold() || !self.holds_control());
                 self.counts.away += usize::from(untold && !member.device.presence.online);
                 self.counts.waiting += usize::from(untold && member.device.presence.online);
             }
@@ -157,9 +181,27 @@ impl Scene {
         self.rate_room(draft)
     }
 
+    /// What became of those told in the stage's scope.
+    pub fn outcome(&self, now: Timestamp) -> StageOutcome {
+        let (finished, running) = self.finished;
+        let soaked = self.soaking_since.is_some_and(|since| now >= since.plus_millis(millis(self.stage.soak_ms)));
+        let lost_after = millis(self.rollout.spec.policy.gate.lost_after_ms);
+        let held = self.devices.iter().filter(|m| m.standing == Standing::Control && m.device.silent_ms(now) < lost_after);
+        let drawn = (soaked && self.holds_control()).then(|| (self.counts.running, held.count()));
+        StageOutcome { index: self.index, finished, running, success_share: self.stage.success_share, drawn }
+    }
+
+    /// Whether a device that failed or ran out of time will be told again by itself.
+    pub fn retries_pending(&self) -> bool {
+        self.devices.iter().any(|m| retry_at(&m.device, &self.rollout, m.standing).is_some())
+    }
+
     fn rate_room(&self, draft: &mut Draft<'_>) -> usize {
         let policy = &self.rollout.spec.policy;
-        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.recent);
+        // By those told before this minute: counting the present one's would let a ramp climb all its steps at one moment.
+        let before = self.counts.told().saturating_sub(self.recent);
+        let per_minute = policy.per_minute(before, self.counts.running);
+        let by_rate = (per_minute as usize).saturating_sub(self.recent);
         if by_rate == 0 {
             let told =
                 self.devices.iter().filter_map(|m| m.device.part_in(&self.rollout.id)).filter(|p| p.arm == Arm::Canary).map(|p| p.at);
@@ -180,12 +222,13 @@ impl Scene {
         let label = self.rollout.spec.policy.balance_by.as_ref();
         let balance = |m: &Member| label.and_then(|key| m.device.labels.get(key)).map_or("", String::as_str).to_owned();
         let scope = self.devices.iter().filter(|m| m.in_scope);
-        let strata: Vec<String> = scope.clone().map(|m| format!("{}/{}", m.cohort.name, balance(m))).collect();
+        let strata: Vec<String> =
+            scope.clone().map(|m| format!("{}/{}", m.cohort.as_ref().map_or("", |c| c.name.as_str()), balance(m))).collect();
         let names: Vec<(&str, &str)> = strata.iter().map(String::as_str).zip(scope.clone().map(|m| m.device.id.as_str())).collect();
         let by_name: BTreeMap<&str, &Member> = scope.map(|m| (m.device.id.as_str(), m)).collect();
         let free = |member: &&&Member| {
             let bound = match member.standing {
-                Standing::Untold => member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest)),
+                Standing::Untold | Standing::Unreachable => member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest)),
                 Standing::Control => self.holds_control(),
                 _ => true,
             };
@@ -201,7 +244,7 @@ impl Scene {
 
     /// Whether the stage is as full as it can be now, and everyone told has an outcome.
     pub fn is_filled(&self) -> bool {
-        self.counts.in_flight() == 0 && (self.places() == 0 || self.eligible().is_empty())
+        self.counts.in_flight() == 0 && self.counts.deferred == 0 && (self.places() == 0 || self.eligible().is_empty())
     }
 
     /// The last moment at which a device was told, or at which the stage began.
