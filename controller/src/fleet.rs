@@ -15,6 +15,7 @@ pub mod bucket;
 pub mod census;
 pub mod cohort;
 pub mod device;
+pub mod preview;
 pub mod selector;
 
 pub use admission::{Admission, Certificate};

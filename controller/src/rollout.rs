@@ -7,14 +7,20 @@ use leeway_protocol::ids::{Cohort, Line, RolloutId, Version};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub mod alarm;
+pub mod amend;
 pub mod evidence;
 pub mod gate;
+pub mod pace;
 pub mod shared;
 pub mod stage;
 pub mod standing;
 pub mod state;
+pub mod verb;
 
+pub use alarm::{AbortAction, AbortRule, Dismissal, FailureType};
 pub use gate::{GatePolicy, Guardrail};
+pub use pace::{Every, Ramp, Retries};
 pub use stage::{Membership, OnSuccess, Stage};
 pub use standing::{Standing, standing};
 pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
@@ -41,8 +47,25 @@ pub struct RolloutPolicy {
     pub max_in_flight: u32,
     /// Devices told per minute, at most. Late joiners count too.
     pub max_per_minute: u32,
+    /// A rate that grows with what has been reached, under `max_per_minute`; constant if absent.
+    pub rate: Option<Ramp>,
+    /// Stop when too many devices failed in one way, beside the gate.
+    pub abort: Vec<AbortRule>,
+    /// Failed devices that are told again without being asked.
+    pub retries: Retries,
     /// A device that has not finished after so many milliseconds is overdue: it no longer holds up others, and stays visible.
+    /// Time in which it waits for its maintenance window does not count.
     pub device_deadline_ms: u64,
+    /// A device that was told and has not taken note of it after so many milliseconds has not answered; 0 for
+    /// `device_deadline_ms`.
+    pub unseen_after_ms: u64,
+    /// A device that has not been told and has been away for so many milliseconds is left out of a stage's share until it returns.
+    pub offline_after_ms: u64,
+    /// Inferences that a device must have served with the version before it counts as running it.
+    pub proof_inferences: u32,
+    /// Share of the line's devices, by a hash of their names, that stay one version behind until a person releases them; what
+    /// the line's own policy says counts for each of its rollouts.
+    pub hold_back_share: f64,
     /// Whether a person must approve before the first device is told.
     pub require_approval: bool,
     /// Device label to balance the draw over, besides the cohort; such as `hw`.
@@ -63,7 +86,14 @@ impl Default for RolloutPolicy {
             gate: GatePolicy::default(),
             max_in_flight: 1000,
             max_per_minute: 1000,
+            rate: None,
+            abort: Vec::new(),
+            retries: Retries::default(),
             device_deadline_ms: 30 * 60_000,
+            unseen_after_ms: 0,
+            offline_after_ms: 24 * 3_600_000,
+            proof_inferences: 1,
+            hold_back_share: 0.0,
             require_approval: false,
             balance_by: None,
             slice_by: vec!["hw".to_owned()],
@@ -140,6 +170,9 @@ pub struct Rollout {
     /// Approvals given.
     #[serde(default)]
     pub approvals: Vec<Approval>,
+    /// Alarms that a person has waved through.
+    #[serde(default)]
+    pub dismissed: Vec<Dismissal>,
     /// What happened to it, the latest last, at most [`MAX_TRANSITIONS`].
     #[serde(default)]
     pub transitions: Vec<Transition>,
@@ -191,15 +224,50 @@ pub enum SpecError {
         cohort: Cohort,
     },
     /// A limit of zero that would stop everything.
-    #[error("{0} must be at least 1: with 0 no device would ever be told")]
+    #[error("{0} must be at least 1: with 0 nothing would ever happen")]
     Zero(&'static str),
+    /// A ramp that does not ramp, or jumps.
+    #[error("a rate's factor of {0} is outside 1.1 to 5")]
+    Factor(String),
+    /// A ramp that begins above its end.
+    #[error("a rate of {base} per minute cannot begin above its maximum of {max}")]
+    Ramp {
+        /// Where it begins.
+        base: u32,
+        /// Where it ends.
+        max: u32,
+    },
+    /// Too many automatic retries.
+    #[error("{0} automatic retries are more than the {max} allowed: a device that fails so often needs a person", max = pace::MAX_RETRIES)]
+    Retries(u32),
+    /// A threshold outside its range.
+    #[error("an abort criterion's threshold_share of {0} is not more than 0 and at most 1")]
+    Threshold(String),
+    /// Too many criteria.
+    #[error("{0} abort criteria are more than the {max} allowed", max = alarm::MAX_RULES)]
+    Rules(usize),
+    /// A success share outside its range.
+    #[error("stage {stage:?} has a success_share of {share}: use 0 to 1")]
+    Success {
+        /// Which stage.
+        stage: String,
+        /// Its share.
+        share: String,
+    },
+    /// A maintenance window in no time zone.
+    #[error("the maintenance window: {0}")]
+    Window(String),
+    /// A hold-back outside its range.
+    #[error("a hold_back_share of {0} leaves too few devices: use 0 to 0.5")]
+    HoldBack(String),
 }
 
 impl RolloutPolicy {
-    /// The same with every approval that `least` asks for: before the first device, and before the first stage that reaches as
+    /// The same with every approval and hold-back that `least` asks for: before the first device, and before the first stage that reaches as
     /// large a share as a stage of `least` that needs one.
     pub fn with_approvals_of(mut self, least: &Self) -> Self {
         self.require_approval |= least.require_approval;
+        self.hold_back_share = self.hold_back_share.max(least.hold_back_share);
         if self.stages != least.stages {
             for own in least.stages.iter().filter(|stage| stage.require_approval) {
                 if let Some(as_large) = self.stages.iter_mut().find(|stage| stage.share >= own.share) {
@@ -218,6 +286,9 @@ impl RolloutPolicy {
         for stage in &self.stages {
             if !(stage.share > 0.0 && stage.share <= 1.0) {
                 return Err(SpecError::Share { stage: stage.name.clone(), share: stage.share.to_string() });
+            }
+            if !(0.0..=1.0).contains(&stage.success_share) {
+                return Err(SpecError::Success { stage: stage.name.clone(), share: stage.success_share.to_string() });
             }
         }
         for pair in self.stages.windows(2) {
@@ -241,16 +312,36 @@ impl RolloutPolicy {
                 return Err(SpecError::Zero(what));
             }
         }
-        Ok(())
+        self.check_pace()
+    }
+
+    fn check_pace(&self) -> Result<(), SpecError> {
+        if !(0.0..=0.5).contains(&self.hold_back_share) {
+            return Err(SpecError::HoldBack(self.hold_back_share.to_string()));
+        }
+        if self.abort.len() > alarm::MAX_RULES {
+            return Err(SpecError::Rules(self.abort.len()));
+        }
+        if let Some(Err(problem)) = self.settings.window.map(|window| window.check()) {
+            return Err(SpecError::Window(problem.to_string()));
+        }
+        self.abort.iter().try_for_each(AbortRule::check)?;
+        self.retries.check()?;
+        self.rate.as_ref().map_or(Ok(()), Ramp::check)
+    }
+
+    /// Devices that may be told within a minute once so many were told and so many run the version.
+    pub fn per_minute(&self, notified: usize, succeeded: usize) -> u32 {
+        self.rate.as_ref().map_or(self.max_per_minute, |ramp| ramp.per_minute(notified, succeeded).min(self.max_per_minute))
     }
 }
 
 impl Rollout {
     /// A rollout that waits for its turn.
     pub fn new(id: RolloutId, spec: RolloutSpec, reason: String, created_by: Actor, created_at: Timestamp) -> Self {
-        let (approvals, transitions) = Default::default();
+        let (approvals, dismissed, transitions) = Default::default();
         let state = RolloutState::Planned;
-        Self { id, spec, state, reason, created_by, created_at, updated_at: created_at, revision: 1, approvals, transitions }
+        Self { id, spec, state, reason, created_by, created_at, updated_at: created_at, revision: 1, approvals, dismissed, transitions }
     }
 
     /// The stage it is in, if it is in one.
@@ -315,6 +406,11 @@ impl Rollout {
             let stage = self.state.next_stage();
             self.approvals.push(Approval { stage, by: by.name().to_owned(), at, remark: remark.clone() });
         }
+        if let (Move::Dismiss { check, seen, reason }, Some(stage)) = (step, self.state.stage()) {
+            self.dismissed.retain(|old| old.stage != stage || old.check != *check);
+            let (check, by, reason) = (check.clone(), by.name().to_owned(), reason.clone());
+            self.dismissed.push(Dismissal { stage, check, seen: *seen, by, at, reason });
+        }
         if let Move::Start { baseline, .. } = step {
             self.spec.baseline.clone_from(baseline);
         }
@@ -322,11 +418,15 @@ impl Rollout {
         self.updated_at = at;
         self.revision += 1;
         let (did, phase, sentence) = (step.as_str().to_owned(), self.state.phase().to_owned(), step.sentence().to_owned());
-        self.transitions.push(Transition { at, by: by.clone(), did, phase, sentence });
+        self.remember(Transition { at, by: by.clone(), did, phase, sentence });
+        Ok(())
+    }
+
+    fn remember(&mut self, transition: Transition) {
+        self.transitions.push(transition);
         if self.transitions.len() > MAX_TRANSITIONS {
             self.transitions.remove(0);
         }
-        Ok(())
     }
 }
 

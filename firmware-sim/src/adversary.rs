@@ -77,6 +77,7 @@ impl Adversary {
             reason: "trust me".to_owned(),
             issued_at: now,
             spread_ms: 0,
+            window: None,
             shadow,
             probation,
             windows,

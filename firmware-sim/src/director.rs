@@ -118,6 +118,7 @@ impl Wish {
             reason: "the story asks for it".to_owned(),
             issued_at: now,
             spread_ms: 0,
+            window: None,
             shadow,
             probation,
             windows,

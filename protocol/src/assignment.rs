@@ -8,6 +8,10 @@ use crate::digest::Digest;
 use crate::ids::{DeviceId, Generation, Line, RolloutId, Version};
 use crate::time::Timestamp;
 
+pub mod window;
+
+pub use window::Window;
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +49,9 @@ pub struct Assignment {
     /// Spread of the download over so many milliseconds, chosen by the device, against a herd.
     #[serde(default)]
     pub spread_ms: u64,
+    /// When an install may begin, by the device's own clock; any time if absent. A rollback never waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Beside the active model first.
     #[serde(default)]
     pub shadow: Shadow,

@@ -99,6 +99,10 @@ codes! {
     AlreadyFailed = "already-failed", "This release already failed on this device under the same assignment; a new assignment is needed to try again.";
     /// Not for this device, or an older generation.
     AssignmentStale = "assignment-stale", "The assignment is older than the one already followed, or is meant for another device, so it was ignored.";
+    /// Outside its maintenance window.
+    MaintenanceWindow = "maintenance-window", "The device waits for its maintenance window to open before it begins.";
+    /// No clock to tell whether the maintenance window is open.
+    ClockUntrusted = "clock-untrusted", "The device's clock cannot be trusted, so it cannot tell whether its maintenance window is open.";
     /// A newer assignment came before this one was complete.
     Superseded = "superseded", "A newer assignment came before this one was complete.";
 }

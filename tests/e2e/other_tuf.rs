@@ -137,6 +137,7 @@ fn our_client_and_our_devices_decision_take_what_python_tuf_made() {
         reason: "made by python-tuf".to_owned(),
         issued_at: now(),
         spread_ms: 0,
+        window: None,
         shadow: Shadow::default(),
         probation: Probation::default(),
         windows: Windows::default(),

@@ -293,6 +293,7 @@ impl Controller {
             reason: desired.reason.clone(),
             issued_at: desired.issued_at,
             spread_ms: settings.spread_ms,
+            window: settings.window,
             shadow: settings.shadow,
             probation: settings.probation,
             windows: settings.windows,

@@ -55,10 +55,10 @@ MUTANTS = [
         ("agent/src/agent/start.rs", "self.state.boot.0.saturating_add(1)", "self.state.boot.0.saturating_add(0)")], DEVICES),
     ("failed-release", "the memory of what failed under an assignment", [
         ("agent/src/agent/state.rs", "self.failed.iter().any(|failed| failed.manifest == *manifest && failed.generation == self.generation)",
-         "{ let _ = manifest; false }")], DEVICES),
+         "{ let _ = manifest; false }")], AGENT),
     ("starts-on-trial", "counting down the starts that a release on trial has", [
         ("agent/src/agent/start.rs", "                trial.boots_left -= 1;\n", ""),
-        ("agent/src/agent/serve.rs", "            trial.boots_left -= 1;\n", "")], DEVICES),
+        ("agent/src/agent/serve.rs", "            trial.boots_left -= 1;\n", "")], AGENT),
     ("distinct-keys", "counting a key once, under whatever names", [
         ("protocol/src/trust/metadata/signed.rs", "                signers.insert(*key);", "                signers.insert((*key, id));"),
         ("protocol/src/trust/metadata/signed.rs", "                && !signers.contains(key)\n", "")], TRUST),
@@ -75,7 +75,7 @@ MUTANTS = [
     ("stage-cap", "the cap of a stage on devices that may have the version", [
         (SCENE, "        let allowed = quota(self.stage.share, members);", "        let allowed = quota(1.0, members);")], FLEET),
     ("rate-per-minute", "the limit of devices told per minute", [
-        (SCENE, "        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.recent);", "        let by_rate = 1000usize;")], FLEET),
+        (SCENE, "        let by_rate = (per_minute as usize).saturating_sub(self.seen.recent);", "        let by_rate = per_minute.max(1000) as usize;")], FLEET),
     ("exactly-once", "the memory of which uplinks were taken in", [
         ("controller/src/ingest/ledger.rs", "        if !self.desk.note(message) {", "        if { self.desk.note(message); false } {")], FLEET),
 ]

@@ -78,7 +78,7 @@ fn policy() -> RolloutPolicy {
         // Fewer than four in flight would tell in a minute, so that this bound is met in most stories.
         max_per_minute: 5,
         device_deadline_ms: 60_000,
-        settings: DeviceSettings { spread_ms: 500, shadow, probation, windows, capture },
+        settings: DeviceSettings { spread_ms: 500, window: None, shadow, probation, windows, capture },
         ..RolloutPolicy::default()
     }
 }

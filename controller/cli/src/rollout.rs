@@ -213,7 +213,7 @@ fn list(context: &Context) -> Outcome {
 }
 
 fn send(context: &Context, act: &Act, action: &str) -> Outcome {
-    let request = ActionRequest { reason: act.reason.clone() };
+    let request = ActionRequest { reason: act.reason.clone(), check: None };
     let rollout: Rollout = context.client.send(&format!("/api/v1/rollouts/{}/{action}", act.rollout), &request)?;
     if context.json {
         return output::json(&rollout);

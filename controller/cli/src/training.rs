@@ -33,7 +33,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Work(work) => return worker::run(work, &context.client),
         Command::List => context.client.read("/api/v1/training/jobs")?,
         Command::Request { line, reason } => {
-            vec![context.client.send(&format!("/api/v1/models/{line}/retrain"), &ActionRequest { reason: reason.clone() })?]
+            vec![context.client.send(&format!("/api/v1/models/{line}/retrain"), &ActionRequest { reason: reason.clone(), check: None })?]
         }
     };
     if context.json {

@@ -21,6 +21,14 @@ pub fn bucket(salt: &str, device: &str) -> u64 {
     digest.as_bytes().iter().take(8).fold(0, |n, byte| (n << 8) | u64::from(*byte))
 }
 
+/// Whether a line's permanent hold-back takes a device. By the device's own hash against the share, and not by its rank among others:
+/// so it stays held back whoever comes and goes, and a larger share keeps everyone a smaller one held. The price is that a
+/// stratum has its share only on average.
+pub fn is_held_back(line: &str, device: &str, share: f64) -> bool {
+    // 2^64 as a float; the cast saturates.
+    share > 0.0 && bucket(&format!("hold-back/{line}"), device) < (share.min(1.0) * 18_446_744_073_709_551_616.0) as u64
+}
+
 /// Devices in the order in which a rollout takes them, given as (stratum, device).
 pub fn order<'a>(salt: &str, devices: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<&'a str> {
     let mut strata: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
@@ -123,6 +131,15 @@ mod tests {
             "two draws of 20 from 80 share 5 on average, here {mean}: the same devices must not always go first"
         );
         assert_ne!(bucket("a", "bc"), bucket("ab", "c"));
+    }
+
+    #[test]
+    fn a_wider_hold_back_keeps_whom_a_narrower_one_held() {
+        let held = |share: f64| (0..2000).filter(|i| is_held_back("rain", &format!("d-{i}"), share)).collect::<Vec<_>>();
+        let (none, narrow, wide) = (held(0.0), held(0.02), held(0.1));
+        assert!(none.is_empty() && narrow.iter().all(|i| wide.contains(i)));
+        assert!((20..70).contains(&narrow.len()) && (150..260).contains(&wide.len()), "{} and {}", narrow.len(), wide.len());
+        assert!((0..2000).any(|i| is_held_back("hail", &format!("d-{i}"), 0.1) != wide.contains(&i)), "each line draws anew");
     }
 
     #[test]

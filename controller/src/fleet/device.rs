@@ -5,7 +5,7 @@
 //! rewritten with every change. What stays true: generations rise; a recorded failure is not forgotten by a later success.
 use std::collections::BTreeMap;
 
-use leeway_protocol::assignment::{CapturePolicy, Intent, Probation, Shadow, Windows};
+use leeway_protocol::assignment::{CapturePolicy, Intent, Probation, Shadow, Window, Windows};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{DeviceId, Generation, Line, RolloutId, Version};
 use leeway_protocol::reason::{Code, Reason};
@@ -107,6 +107,9 @@ pub struct DesiredRecord {
 pub struct DeviceSettings {
     /// Spread of the download, milliseconds, against a herd.
     pub spread_ms: u64,
+    /// When an install may begin, by the device's own clock; any time if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
     /// Beside the active model first.
     pub shadow: Shadow,
     /// Then alone, on trial.
@@ -147,9 +150,18 @@ pub struct Part {
     /// When it first reported the new version committed, with proof of running.
     #[serde(default)]
     pub proven_at: Option<Timestamp>,
-    /// Why it refused or went back; stays until a retry is asked for.
+    /// Why it refused or went back; stays until it is told again.
     #[serde(default)]
     pub failure: Option<Reason>,
+    /// When it said so.
+    #[serde(default)]
+    pub failed_at: Option<Timestamp>,
+    /// When it last said that it waits for its maintenance window: its time begins after that.
+    #[serde(default)]
+    pub deferred_at: Option<Timestamp>,
+    /// Inferences it must have served with the version before that counts as proof.
+    #[serde(default)]
+    pub proof_inferences: u32,
     /// Called back, because the version failed on the part of the fleet it belongs to.
     #[serde(default)]
     pub recalled: bool,
@@ -304,6 +316,7 @@ impl Device {
         let (Some(desired), Some(reported)) = (&self.desired, &self.reported) else { return };
         let Some(manifest) = desired.manifest else { return };
         let proven = self.proves(manifest);
+        let served = self.active().map_or(0, |running| running.inferences);
         let same_generation = reported.generation == desired.generation;
         let running = reported.active.as_ref().is_some_and(|r| r.manifest == manifest);
         let failed = same_generation && matches!(reported.phase, Phase::Reverted | Phase::Refused);
@@ -314,6 +327,10 @@ impl Device {
         if desired.intent != Intent::Install {
             return;
         }
+        let deferred = |reason: &Reason| matches!(reason.code, Code::MaintenanceWindow | Code::ClockUntrusted);
+        if same_generation && reported.phase == Phase::Waiting && reported.reason.as_ref().is_some_and(deferred) {
+            part.deferred_at = Some(at);
+        }
         // A device that reverted was exposed, even if no report was sent (or arrived) in between.
         if part.exposed_at.is_none() && (running || (failed && reported.phase == Phase::Reverted)) {
             part.exposed_at = Some(at);
@@ -321,9 +338,9 @@ impl Device {
         }
         if failed && part.failure.is_none() {
             observed.failed = Some(reason.clone());
-            part.failure = Some(reason);
+            (part.failure, part.failed_at) = (Some(reason), Some(at));
             part.proven_at = None;
-        } else if proven && part.failure.is_none() {
+        } else if proven && served >= u64::from(part.proof_inferences) && part.failure.is_none() {
             part.proven_at.get_or_insert(at);
         }
     }
@@ -389,16 +406,21 @@ mod tests {
             settings: DeviceSettings::default(),
         });
         let (exposed_at, proven_at, failure) = Default::default();
+        let (failed_at, deferred_at, at, attempts, stage) = (None, None, Timestamp::default(), 1, 0);
+        let (arm, proof_inferences, recalled) = (Arm::Canary, 1, false);
         device.part = Some(Part {
             rollout,
-            arm: Arm::Canary,
-            stage: 0,
-            at: Timestamp::default(),
-            attempts: 1,
+            arm,
+            stage,
+            at,
+            attempts,
             exposed_at,
             proven_at,
             failure,
-            recalled: false,
+            failed_at,
+            deferred_at,
+            proof_inferences,
+            recalled,
         });
         device
     }
@@ -433,6 +455,22 @@ mod tests {
         report.active.as_mut().unwrap().golden = None;
         device.observe(report, at(1));
         assert!(!device.proves(digest("2")) && device.part.unwrap().proven_at.is_none());
+    }
+
+    #[test]
+    fn committed_without_enough_inferences_is_no_proof_and_a_restart_does_not_take_proof_back() {
+        let mut device = told("2");
+        device.part.as_mut().unwrap().proof_inferences = 50;
+        let report = |inferences| {
+            let mut report = reported(5, Phase::Committed, Some("2"), None);
+            report.active.as_mut().unwrap().inferences = inferences;
+            report
+        };
+        device.observe(report(49), at(1));
+        assert_eq!(device.part.as_ref().unwrap().proven_at, None);
+        device.observe(report(50), at(2));
+        device.observe(report(0), at(3));
+        assert_eq!(device.part.as_ref().unwrap().proven_at, Some(at(2)));
     }
 
     #[test]

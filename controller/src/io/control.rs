@@ -39,7 +39,7 @@ pub(super) mod publish;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
-pub use decisions::{LinePolicies, NewRollout};
+pub use decisions::{Applied, LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use publish::Published;
 pub use supply::Attached;
@@ -91,6 +91,9 @@ pub enum ControlError {
     /// It does not fit what is now.
     #[error("{0}")]
     Conflict(String),
+    /// It has changed since the caller looked.
+    #[error("{0}")]
+    Stale(String),
     /// It is not right in itself.
     #[error("{0}")]
     Invalid(String),

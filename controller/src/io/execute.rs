@@ -140,6 +140,7 @@ fn sign(inner: &Inner, device: &Device) -> Option<Vec<u8>> {
         reason: desired.reason.clone(),
         issued_at: desired.issued_at,
         spread_ms: settings.spread_ms,
+        window: settings.window,
         shadow: settings.shadow,
         probation: settings.probation,
         windows: settings.windows,

@@ -93,6 +93,7 @@ impl From<ControlError> for Problem {
         match error {
             ControlError::NotFound(detail) => Self::NotFound(detail),
             ControlError::Conflict(detail) => Self::Conflict(detail),
+            ControlError::Stale(detail) => Self::Stale(detail),
             ControlError::Invalid(detail) => Self::Invalid(detail),
             ControlError::Forbidden(detail) => Self::Refused(detail),
             ControlError::Prove { detail, challenge } => Self::Prove { detail, challenge },
@@ -185,6 +186,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(fleet::fleet))
         .routes(routes!(fleet::cohorts))
         .routes(routes!(fleet::put_cohort))
+        .routes(routes!(fleet::preview))
         .routes(routes!(models::list))
         .routes(routes!(models::show, models::put))
         .routes(routes!(models::retrain))
@@ -206,7 +208,8 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(devices::revoke))
         .routes(routes!(devices::remove))
         .routes(routes!(rollouts::list, rollouts::create))
-        .routes(routes!(rollouts::show))
+        .routes(routes!(rollouts::show, rollouts::apply))
+        .routes(routes!(rollouts::devices))
         .routes(routes!(rollouts::act))
         .routes(routes!(events::list))
         .routes(routes!(stream::stream))

@@ -10,14 +10,17 @@
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::ids::Line;
+use leeway_protocol::ids::{Line, RolloutId};
+use leeway_protocol::time::Timestamp;
 
 use super::draft::{Draft, Telling, devices};
-use super::plan::Step;
+use super::plan::{Policy, Step};
 use super::report::{RolloutReport, say};
 use crate::fleet::{Arm, Device, Part};
 use crate::registry::{Alias, VersionStatus};
+use crate::rollout::gate::GateReport;
 use crate::rollout::{Move, OnSuccess, Rollout, RolloutState};
+use crate::snapshot::Snapshot;
 
 mod draw;
 mod scene;
@@ -28,6 +31,14 @@ use scene::Scene;
 
 /// The rate is counted over this long.
 pub const RATE_WINDOW_MS: i64 = 60_000;
+
+/// What the gate of a rollout says now; `None` if it is not judged.
+pub fn gate_of(snapshot: &Snapshot, policy: &Policy, rollout: &RolloutId, now: Timestamp) -> Option<GateReport> {
+    let found = snapshot.rollouts.get(rollout).filter(|r| r.state.is_judged())?;
+    let mut draft = Draft::new(snapshot, policy, now);
+    let scene = Scene::of(&mut draft, found)?;
+    Some(verdict::ask(&draft, &scene))
+}
 
 /// Move every line's rollout on, and say why the others wait.
 pub fn decide(draft: &mut Draft<'_>) {
@@ -120,6 +131,8 @@ fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
     retried.into_iter().chain(next).collect()
 }
 
+/// Tell failed devices again: those a person asked for, and those whose failure does not speak against the model, as often and as
+/// late as the policy says.
 fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
     let asked = scene.asked_again(scene.room_for_retries(draft));
     for device in &asked {
@@ -131,9 +144,11 @@ fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
     asked
 }
 
-fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<leeway_protocol::time::Timestamp>) -> Part {
+fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<Timestamp>) -> Part {
     let (rollout, stage, at) = (scene.rollout.id.clone(), scene.index, draft.now());
-    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None, recalled: false }
+    let proof_inferences = scene.rollout.spec.policy.proof_inferences;
+    let (proven_at, failure, failed_at, deferred_at, recalled) = Default::default();
+    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences, recalled }
 }
 
 fn assign(draft: &mut Draft<'_>, scene: &Scene, device: &Device, part: Part, attempt: &str) {

@@ -16,6 +16,7 @@ use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
 use super::rollback::Left;
+use crate::fleet::bucket::is_held_back;
 use crate::fleet::census::sooner;
 use crate::fleet::{Arm, ByCohort, Census, CohortDoc, Device, Finding, Homes};
 use crate::registry::ModelVersion;
@@ -39,6 +40,7 @@ pub fn decide(draft: &mut Draft<'_>) {
             let wants = |device: &&Arc<Device>| homes.of(device) == Some(home) && aim.wants(device, home, now);
             let next: Vec<Arc<Device>> = census.devices(wanting).filter(wants).take(room).cloned().collect();
             room -= next.len();
+            let next: Vec<_> = next.iter().filter_map(|device| Some((device, aim.target(device, home)?))).collect();
             converge(draft, &cohort, found.cohorts.of(home).copied().unwrap_or_default(), &next);
         }
         if let Some(at) = found.again {
@@ -55,8 +57,10 @@ pub fn decide(draft: &mut Draft<'_>) {
 struct Aim {
     /// Rollouts whose canaries are their own business.
     active: Vec<RolloutId>,
-    /// The targets of each cohort of the line.
-    targets: BTreeMap<u32, Targets>,
+    /// The targets of each cohort of the line, and what those of its devices run that are held back: the champion before.
+    targets: BTreeMap<u32, (Targets, Option<Arc<ModelVersion>>)>,
+    line: Line,
+    held_share: f64,
     /// What must be left is called back by a rule of its own.
     left: Left,
     homes: Arc<Homes>,
@@ -132,20 +136,40 @@ impl Aim {
     fn of(draft: &Draft<'_>, line: &Line) -> Self {
         let active = draft.state.rollouts.values().filter(|r| r.spec.line == *line && r.state.is_active()).map(|r| r.id.clone()).collect();
         let cohorts = draft.cohorts(line);
-        let of = |cohort: &Arc<CohortDoc>| Some((draft.homes().number(&cohort.name)?, draft.state.targets_of(cohort)));
+        let of = |cohort: &Arc<CohortDoc>| {
+            let targets = draft.state.targets_of(cohort);
+            let former = draft.state.lines.get(line).into_iter().flat_map(|line| line.aliases.former_champions());
+            let behind = |version: &&Arc<ModelVersion>| targets.first().is_some_and(|usual| version.seq < usual.seq);
+            let former = former.filter_map(|version| draft.state.assignable(line, version)).find(behind).cloned();
+            Some((draft.homes().number(&cohort.name)?, (targets, former)))
+        };
         let targets = cohorts.iter().filter_map(of).collect();
-        Self { active, targets, left: Left::of(draft), homes: draft.homes().clone(), retry_after_ms: draft.policy().retry_after_ms }
+        let (left, homes, retry_after_ms) = (Left::of(draft), draft.homes().clone(), draft.policy().retry_after_ms);
+        Self { active, targets, line: line.clone(), held_share: draft.hold_back_share(line), left, homes, retry_after_ms }
+    }
+
+    /// What a device is to run outside rollouts. One that is held back and already runs what the others do is not taken back by this,
+    /// and nobody is held on a version that may not be assigned.
+    fn target(&self, device: &Device, home: u32) -> Option<&Arc<ModelVersion>> {
+        let (targets, former) = self.targets.get(&home)?;
+        let usual = targets.of(device)?;
+        let told = || device.desired.as_ref().is_some_and(|told| told.manifest == Some(usual.manifest.digest));
+        let fits = |former: &&Arc<ModelVersion>| former.seq < usual.seq && former.unfit_for(device, self.homes.name(home)).is_none();
+        let behind =
+            former.as_ref().filter(fits).filter(|_| is_held_back(self.line.as_str(), device.id.as_str(), self.held_share) && !told());
+        behind.or(Some(usual))
     }
 
     /// What is found depends on besides the devices.
     fn terms(&self) -> impl Serialize + use<'_> {
-        let targets: Vec<_> = self.targets.iter().map(|(home, targets)| (*home, targets.terms())).collect();
-        (&self.active, targets, self.left.terms(), self.retry_after_ms)
+        let former = |former: &Option<Arc<ModelVersion>>| former.as_ref().map(|version| version.manifest.digest);
+        let targets: Vec<_> = self.targets.iter().map(|(home, (targets, before))| (*home, targets.terms(), former(before))).collect();
+        (&self.active, targets, self.held_share, self.left.terms(), self.retry_after_ms)
     }
 
     fn look(&self, device: &Device, home: u32, found: &mut Toward, now: Timestamp) -> Option<Timestamp> {
-        let targets = self.targets.get(&home)?;
-        let place = targets.first().map(|_| self.place(device, home, targets, now));
+        let (targets, _) = self.targets.get(&home)?;
+        let place = targets.first().map(|_| self.place(device, home, now));
         let told = device.desired.as_ref().filter(|d| d.rollout.is_none() && now.millis_since(d.issued_at) < RATE_WINDOW_MS);
         let told = told.map(|d| d.issued_at);
         found.told += usize::from(told.is_some());
@@ -174,14 +198,14 @@ impl Aim {
     }
 
     /// Where a device is on its way to its target.
-    fn place(&self, device: &Device, home: u32, targets: &Targets, now: Timestamp) -> Place {
+    fn place(&self, device: &Device, home: u32, now: Timestamp) -> Place {
         if self.active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary && !p.recalled)) {
             return Place::Canary;
         }
         if self.left.concerns(device, self.homes.name(home)) {
             return Place::Recalled;
         }
-        let Some(target) = targets.of(device) else { return Place::Unserved };
+        let Some(target) = self.target(device, home) else { return Place::Unserved };
         let manifest = target.manifest.digest;
         let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
         let again = retry_at(device, self.retry_after_ms);
@@ -199,15 +223,13 @@ impl Aim {
     }
 
     fn wants(&self, device: &Device, home: u32, now: Timestamp) -> bool {
-        let targets = self.targets.get(&home).filter(|targets| targets.first().is_some());
-        targets.is_some_and(|targets| self.place(device, home, targets, now) == Place::Wanting)
+        self.targets.get(&home).is_some_and(|(targets, _)| targets.first().is_some()) && self.place(device, home, now) == Place::Wanting
     }
 }
 
 /// Tell the next devices of one cohort, and report on it.
-fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, tally: Tally, next: &[Arc<Device>]) {
-    let targets = draft.state.targets_of(cohort);
-    if targets.first().is_none() {
+fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, tally: Tally, next: &[(&Arc<Device>, &Arc<ModelVersion>)]) {
+    if draft.state.target_of(cohort).is_none() {
         let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
         report.devices = tally.members;
         if tally.members > 0 {
@@ -215,9 +237,7 @@ fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, tally: Tally, next: &[Arc
         }
         return;
     }
-    for (device, target) in next.iter().filter_map(|device| Some((device, targets.of(device)?))) {
-        bring(draft, device, cohort, target);
-    }
+    next.iter().for_each(|(device, target)| bring(draft, device, cohort, target));
     let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
     (report.devices, report.converged) = (tally.members, tally.converged);
     for (count, what) in [

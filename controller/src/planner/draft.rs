@@ -116,6 +116,11 @@ impl<'a> Draft<'a> {
         members.of(Homes::NOWHERE).copied().unwrap_or(0)
     }
 
+    /// Share of a line's devices that stay one version behind.
+    pub fn hold_back_share(&self, line: &Line) -> f64 {
+        self.state.lines.get(line).map_or(0.0, |line| line.rollout.hold_back_share)
+    }
+
     /// The cohorts of a line.
     pub fn cohorts(&self, line: &Line) -> Vec<Arc<CohortDoc>> {
         self.state.cohorts.values().filter(|c| c.line == *line).cloned().collect()

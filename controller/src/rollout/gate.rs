@@ -14,6 +14,7 @@ use leeway_protocol::reason::Code;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::alarm::{AbortRule, Dismissal, dismiss};
 use super::evidence::{self, Arm, Arms, Evidence, Limits, Metric, Outcome, Verdict};
 use crate::sequential::boundary::Horizon;
 
@@ -163,6 +164,7 @@ pub type Compare = fn(Metric, &Arm, &Arm, &Limits) -> Verdict;
 
 /// Devices of a stage, each in exactly one place. The verdict never divides by devices that have not run the version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
 pub struct Counts {
     /// In the stage's scope, the control group included.
     pub members: usize,
@@ -195,6 +197,14 @@ pub struct Counts {
     pub recalled: usize,
     /// Ever ran it; never falls.
     pub exposed: usize,
+    /// Not told, and away for too long to wait for; not among the members.
+    pub unreachable: usize,
+    /// Told, and took no note of it in time.
+    pub unanswered: usize,
+    /// Seen; waiting for their maintenance window.
+    pub deferred: usize,
+    /// Held back one version behind, until a person releases them; not among the members.
+    pub held_back: usize,
 }
 
 impl Counts {
@@ -208,9 +218,14 @@ impl Counts {
         self.unseen + self.installing + self.on_trial
     }
 
+    /// Devices that were told and have an outcome of any kind.
+    pub fn executed(&self) -> usize {
+        self.tried() + self.failed_otherwise + self.overdue + self.unanswered
+    }
+
     /// Devices that were told.
     pub fn told(&self) -> usize {
-        self.in_flight() + self.tried() + self.failed_otherwise + self.overdue
+        self.in_flight() + self.deferred + self.executed()
     }
 }
 
@@ -246,6 +261,26 @@ pub struct Check {
     pub sentence: String,
     /// The comparison, if it is one.
     pub verdict: Option<Verdict>,
+    /// Whether it pauses the rollout at once, without waiting for a deadline.
+    #[serde(default)]
+    pub pauses: bool,
+    /// How many devices it is about, for an alarm.
+    #[serde(default)]
+    pub seen: u64,
+}
+
+impl Check {
+    /// One that the stage waits for and that is no comparison.
+    pub fn plain(name: String, outcome: Outcome, sentence: String) -> Self {
+        Self { name, outcome, blocks: true, sentence, verdict: None, pauses: false, seen: 0 }
+    }
+}
+
+impl GateReport {
+    /// The alarm that pauses the rollout, in a sentence.
+    pub fn alarm(&self) -> Option<&str> {
+        self.checks.iter().find(|check| check.pauses).map(|check| check.sentence.as_str())
+    }
 }
 
 /// What the gate says now.
@@ -277,19 +312,44 @@ pub struct Question<'a> {
     pub has_baseline: bool,
     /// Since when the stage soaks; evidence must be newer.
     pub soaking_since: Option<Timestamp>,
+    /// Devices of the stage's scope that were told, and what became of them.
+    pub stage: StageOutcome,
+    /// Criteria beside the gate.
+    pub abort: &'a [AbortRule],
+    /// What a person has waved through.
+    pub dismissed: &'a [Dismissal],
     /// The test.
     pub compare: Compare,
 }
 
+/// What became of the devices of a stage that were told.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StageOutcome {
+    /// The stage, from 0.
+    pub index: usize,
+    /// Devices with an outcome.
+    pub finished: usize,
+    /// Of these, those that prove to run the version.
+    pub running: usize,
+    /// See [`super::Stage::success_share`].
+    pub success_share: f64,
+    /// Devices of both sides that should have been heard of by now: once the stage has soaked, the canaries that run the version
+    /// and the controls; `None` before that, and where nobody is held back.
+    pub drawn: Option<(usize, usize)>,
+}
+
 /// Judge a stage.
 pub fn judge(question: &Question<'_>) -> GateReport {
-    let mut checks = vec![failures(question), silence(question), devices(question), heard(question), errors(question)];
+    let mut checks = vec![failures(question), silence(question), devices(question), heard(question), errors(question), success(question)];
+    checks.extend(sample_ratio(question));
+    checks.extend(question.abort.iter().map(|rule| rule.judge(question.counts)));
     if question.has_baseline {
         checks.extend(question.policy.guardrails.iter().map(|rail| guardrail(question, rail)));
     } else {
         let sentence = "There is no earlier version to compare with, so this first one is judged by absolute limits only.".to_owned();
-        checks.push(Check { name: "baseline".to_owned(), outcome: Outcome::Pass, blocks: false, sentence, verdict: None });
+        checks.push(Check { blocks: false, ..Check::plain("baseline".to_owned(), Outcome::Pass, sentence) });
     }
+    dismiss(&mut checks, question.dismissed, question.stage.index);
     let failed = checks.iter().find(|c| c.outcome == Outcome::Fail && c.blocks);
     let open = checks.iter().find(|c| c.outcome == Outcome::Inconclusive && c.blocks);
     let (outcome, sentence) = match (failed, open) {
@@ -306,7 +366,7 @@ fn passed(checks: &[Check]) -> String {
 }
 
 fn check(name: &str, outcome: Outcome, sentence: String) -> Check {
-    Check { name: name.to_owned(), outcome, blocks: true, sentence, verdict: None }
+    Check::plain(name.to_owned(), outcome, sentence)
 }
 
 /// Devices that the model failed on, by absolute count and share.
@@ -364,6 +424,40 @@ fn devices(question: &Question<'_>) -> Check {
     check("devices", outcome, format!("{have} devices prove to run the version; {need} are needed."))
 }
 
+/// Enough of those that have an outcome run it: a stage that everyone has finished is not for that a success.
+fn success(question: &Question<'_>) -> Check {
+    let StageOutcome { finished, running, success_share, .. } = question.stage;
+    let need = ((success_share * finished as f64 + 1e-9).floor() as usize).clamp(1, finished.max(1));
+    let outcome = if running >= need { Outcome::Pass } else { Outcome::Inconclusive };
+    let share = success_share * 100.0;
+    let sentence =
+        format!("{running} of the stage's {finished} devices with an outcome run the version; {need} ({share:.0} %) are needed.");
+    check("success_share", outcome, sentence)
+}
+
+/// Chance of a wrong alarm that the two sides are not of the sizes they were drawn in, over all looks at a rollout.
+const SAMPLE_RATIO_ALPHA: f64 = 0.001;
+
+/// Whether as many of either side are heard of as were drawn: if not, whoever is missing is missing for a reason, and the comparison
+/// of those who are there says nothing.
+fn sample_ratio(question: &Question<'_>) -> Option<Check> {
+    let (canaries, controls) = question.stage.drawn.filter(|_| question.has_baseline)?;
+    let arms = question.evidence?.arms.get(&Metric::ErrorRatio)?;
+    let (heard, of) = (arms.canary.devices, arms.canary.devices + arms.control.devices);
+    if canaries == 0 || controls == 0 || of == 0 {
+        return None;
+    }
+    let share = canaries as f64 / (canaries + controls) as f64;
+    let odd = evidence::sample_ratio(heard, of, share, SAMPLE_RATIO_ALPHA).broken;
+    let sentence = format!(
+        "{heard} of {canaries} canaries and {} of {controls} controls were heard of{}.",
+        arms.control.devices,
+        if odd { ": not the ratio they were drawn in, so the two sides cannot be compared" } else { "" }
+    );
+    let outcome = if odd { Outcome::Inconclusive } else { Outcome::Pass };
+    Some(Check { pauses: odd, ..check("sample_ratio", outcome, sentence) })
+}
+
 /// Something was heard since the stage soaks, and enough of it.
 fn heard(question: &Question<'_>) -> Check {
     let need = question.policy.min_inferences;
@@ -418,7 +512,7 @@ fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
         }
         (outcome, _) => (outcome, verdict.sentence.clone()),
     };
-    Check { name: rail.metric.as_str().to_owned(), outcome, blocks, sentence, verdict: Some(verdict) }
+    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.as_str().to_owned(), outcome, sentence) }
 }
 
 /// What the tests of one guardrail say with its part of the error.

@@ -18,6 +18,10 @@ pub struct Stage {
     pub selector: Selector,
     /// Share of the devices in scope that may have the version: rounded down, but at least one device.
     pub share: f64,
+    /// Share of the scope's devices that were told and have an outcome (run it, refused it, went back, fell silent, ran out of time)
+    /// that must prove to run the version before the stage may pass: rounded down, but at least one. A stage that everyone has
+    /// finished below it is no success; devices that are still at it, or wait for their window, are on neither side.
+    pub success_share: f64,
     /// How long it must run well before the next stage, milliseconds.
     pub soak_ms: u64,
     /// No verdict so many milliseconds after the soak pauses the rollout; so does a stage that has not filled so long after the
@@ -38,6 +42,7 @@ impl Default for Stage {
             cohorts: Vec::new(),
             selector: Selector::everything(),
             share: 1.0,
+            success_share: 0.8,
             soak_ms: 10 * 60_000,
             deadline_ms: 4 * 3_600_000,
             on_success: OnSuccess::Next,

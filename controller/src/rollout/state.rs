@@ -170,6 +170,16 @@ pub enum Move {
         /// What they say.
         remark: String,
     },
+    /// A person waves an alarm or an undecided check through, for this stage.
+    Dismiss {
+        /// Name of the check.
+        check: String,
+        /// How many devices it was about; more make it stand again.
+        #[serde(default)]
+        seen: u64,
+        /// Why.
+        reason: String,
+    },
     /// A person ends it: everyone goes back.
     Abort {
         /// Why.
@@ -210,9 +220,15 @@ pub enum Action {
     Abort,
     /// Tell failed devices again; changes devices, not the state.
     Retry,
+    /// See [`Move::Dismiss`].
+    Dismiss,
 }
 
 impl Action {
+    /// Every action, in the order they are listed to people.
+    pub const ALL: [Self; 8] =
+        [Self::Approve, Self::Pause, Self::Resume, Self::Promote, Self::PromoteAll, Self::Abort, Self::Retry, Self::Dismiss];
+
     /// The name it has in URLs and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -223,6 +239,7 @@ impl Action {
             Self::PromoteAll => "promote-all",
             Self::Abort => "abort",
             Self::Retry => "retry",
+            Self::Dismiss => "dismiss",
         }
     }
 }
@@ -253,6 +270,7 @@ impl Move {
             Self::Promote { .. } => "promote",
             Self::PromoteAll { .. } => "promote-all",
             Self::Approve { .. } => "approve",
+            Self::Dismiss { .. } => "dismiss",
             Self::Abort { .. } => "abort",
             Self::Regress { .. } => "roll back",
             Self::Restored { .. } => "finish rolling back",
@@ -273,6 +291,7 @@ impl Move {
             | Self::Promote { reason }
             | Self::PromoteAll { reason }
             | Self::Approve { remark: reason }
+            | Self::Dismiss { reason, .. }
             | Self::Abort { reason }
             | Self::Regress { reason }
             | Self::Restored { reason }
@@ -328,8 +347,12 @@ impl RolloutState {
     pub fn allowed_actions(&self) -> &'static [Action] {
         match self {
             Self::Planned => &[Action::Approve, Action::Abort],
-            Self::Running { .. } => &[Action::Pause, Action::Promote, Action::PromoteAll, Action::Approve, Action::Retry, Action::Abort],
-            Self::Paused { .. } => &[Action::Resume, Action::Promote, Action::PromoteAll, Action::Approve, Action::Retry, Action::Abort],
+            Self::Running { .. } => {
+                &[Action::Pause, Action::Promote, Action::PromoteAll, Action::Approve, Action::Retry, Action::Dismiss, Action::Abort]
+            }
+            Self::Paused { .. } => {
+                &[Action::Resume, Action::Promote, Action::PromoteAll, Action::Approve, Action::Retry, Action::Dismiss, Action::Abort]
+            }
             _ => &[],
         }
     }
@@ -343,6 +366,7 @@ impl RolloutState {
             (Self::Planned, Move::Start { .. }) => fresh(0),
             (Self::Planned, Move::Abort { .. }) => Self::Aborted { at, reason },
             (Self::Planned | Self::Running { .. } | Self::Paused { .. }, Move::Approve { .. }) => self.clone(),
+            (Self::Running { .. } | Self::Paused { .. }, Move::Dismiss { .. }) => self.clone(),
             (Self::Running { stage, since, soaking_since: None }, Move::Soak { .. }) => {
                 Self::Running { stage: *stage, since: *since, soaking_since: Some(at) }
             }

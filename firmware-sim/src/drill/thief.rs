@@ -112,6 +112,7 @@ impl Lab {
             reason: "trust me".to_owned(),
             issued_at,
             spread_ms: 0,
+            window: None,
             shadow,
             probation,
             windows,

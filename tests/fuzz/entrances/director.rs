@@ -71,6 +71,7 @@ pub fn honest() -> Vec<(String, Vec<u8>)> {
         reason: "canary of 1.1.0".to_owned(),
         issued_at: now(),
         spread_ms: 0,
+        window: None,
         shadow: Shadow::default(),
         probation: Probation::default(),
         windows: Windows::default(),

@@ -157,6 +157,7 @@ impl Repo {
             reason: "a test".to_owned(),
             issued_at: start(),
             spread_ms: 0,
+            window: None,
             shadow: Shadow { min_inferences: 60, max_ms: 10_000, max_disagreement: 0.5 },
             probation: Probation { min_ms: 3_000, min_inferences: 20, boots: 3, max_error_ratio: 0.02 },
             windows: Windows::default(),

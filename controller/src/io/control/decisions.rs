@@ -12,11 +12,14 @@ use super::super::store::{Batch, Kind, Write};
 use super::admission::{put_out, revoked};
 use super::{ControlError, Controller, Touched};
 use crate::audit::Draft;
-use crate::fleet::{CohortDoc, Device};
+use crate::fleet::CohortDoc;
+use crate::planner::Policy;
+use crate::planner::advance::gate_of;
 use crate::planner::retrain::rollout_id;
 use crate::registry::{ModelLine, RetrainPolicy, VersionStatus};
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
-use crate::rollout::{Action, Actor, Move, Rollout, RolloutPolicy, RolloutSpec, Standing, standing};
+use crate::rollout::verb::{self, Ask, Done, VerbError};
+use crate::rollout::{Action, Actor, Rollout, RolloutPolicy, RolloutSpec};
 use crate::snapshot::Snapshot;
 
 /// The longest reason that is kept.
@@ -43,6 +46,17 @@ pub struct NewRollout {
     pub policy: Option<RolloutPolicy>,
     /// Why, in a sentence.
     pub reason: String,
+}
+
+/// What applying a file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// There was no rollout of that name.
+    Created,
+    /// It says something else now.
+    Amended,
+    /// It said the same already.
+    Unchanged,
 }
 
 /// What a line does unless told otherwise. Absent parts stay as they are.
@@ -87,17 +101,22 @@ impl Controller {
         self.inner.decide(move |state, at| create_rollout(state, at, new, why, &by)).await
     }
 
-    /// Pause, resume, promote, approve, abort or retry. With a `revision`, only if the rollout has not changed since.
-    pub async fn act(
-        &self,
-        rollout: &RolloutId,
-        action: Action,
-        why: &str,
-        by: &str,
-        revision: Option<u64>,
-    ) -> Result<Arc<Rollout>, ControlError> {
-        let why = reason(why)?;
-        self.inner.decide(|state, at| act(state, at, rollout, action, why, by, revision)).await
+    /// Make a rollout say what a file says: create it, change what may still be changed (only from the `revision` that was looked
+    /// at), or leave it as it is. The same again changes nothing, and leaves no row.
+    pub async fn apply_rollout(&self, new: NewRollout, by: &str, revision: Option<u64>) -> Result<(Applied, Arc<Rollout>), ControlError> {
+        let why = reason(&new.reason)?;
+        let known = new.id.as_ref().and_then(|id| self.snapshot().rollouts.get(id).cloned());
+        if let Some(known) = known.filter(|known| says_the_same(known, &new, &self.snapshot())) {
+            return Ok((Applied::Unchanged, known));
+        }
+        let by = by.to_owned();
+        self.inner.decide(move |state, at| apply_rollout(state, at, new, why, &by, revision)).await
+    }
+
+    /// Pause, resume, promote, approve, dismiss, abort or retry. With a `revision`, only if the rollout has not changed since.
+    pub async fn act(&self, rollout: &RolloutId, ask: Ask<'_>) -> Result<Arc<Rollout>, ControlError> {
+        let ask = Ask { reason: reason(&ask.reason)?, ..ask };
+        self.inner.decide(|state, at| act(state, at, rollout, ask)).await
     }
 
     /// Create or change a cohort.
@@ -272,14 +291,7 @@ fn create_rollout(state: &mut Snapshot, at: Timestamp, new: NewRollout, why: Str
     // Whoever asks for a rollout may ask for more approvals than the line does, and not for fewer.
     let policy = policy.map_or_else(|| found.rollout.clone(), |own| own.with_approvals_of(&found.rollout));
     policy.check().map_err(|e| ControlError::Invalid(e.to_string()))?;
-    for stage in &policy.stages {
-        if let Some(stranger) = stage.cohorts.iter().find(|name| state.cohorts.get(*name).is_none_or(|c| c.line != line)) {
-            return Err(ControlError::Invalid(format!(
-                "stage {:?} names cohort {stranger}, which is not a cohort of line {line}",
-                stage.name
-            )));
-        }
-    }
+    check_cohorts(state, &line, &policy)?;
     let open = |r: &&Arc<Rollout>| r.spec.line == line && r.spec.version == version && !r.state.is_over();
     if let Some(open) = state.rollouts.values().find(open) {
         return Err(ControlError::Conflict(format!(
@@ -309,68 +321,85 @@ fn free_id(state: &Snapshot, line: &Line, version: &Version) -> Result<RolloutId
     free.ok_or_else(|| ControlError::Invalid("give the rollout a name: none could be made of line and version".to_owned()))
 }
 
-fn act(
+/// Whether a rollout is what a file asks for already; approvals that the line asked for besides are no difference.
+fn says_the_same(known: &Rollout, new: &NewRollout, state: &Snapshot) -> bool {
+    let spec = &known.spec;
+    let line = state.lines.get(&spec.line).map(|line| &line.rollout);
+    let same =
+        |asked: &RolloutPolicy| *asked == spec.policy || line.is_some_and(|least| asked.clone().with_approvals_of(least) == spec.policy);
+    // A file without a policy leaves it to the line, once and for all.
+    (&spec.line, &spec.version) == (&new.line, &new.version) && new.policy.as_ref().is_none_or(same)
+}
+
+fn apply_rollout(
     state: &mut Snapshot,
     at: Timestamp,
-    id: &RolloutId,
-    action: Action,
+    new: NewRollout,
     why: String,
     by: &str,
     revision: Option<u64>,
-) -> Change<Arc<Rollout>> {
-    let missing = || ControlError::NotFound(format!("there is no rollout {id}"));
-    let found = Arc::make_mut(&mut state.rollouts).get_mut(id).ok_or_else(missing)?;
-    if let Some(seen) = revision.filter(|seen| *seen != found.revision) {
-        let now = found.revision;
-        return Err(ControlError::Conflict(format!("rollout {id} changed since you looked (revision {seen}, now {now}): look again")));
+) -> Change<(Applied, Arc<Rollout>)> {
+    let Some(known) = new.id.as_ref().and_then(|id| state.rollouts.get(id)).cloned() else {
+        return create_rollout(state, at, new, why, by).map(|(made, touched, events)| ((Applied::Created, made), touched, events));
+    };
+    if says_the_same(&known, &new, state) {
+        return Ok(((Applied::Unchanged, known), Touched::default(), Vec::new()));
     }
-    let mut touched = Touched { rollouts: [id.clone()].into(), ..Touched::default() };
-    if action == Action::Approve && found.created_by.name() == by && found.needs_approval(found.state.next_stage()) {
-        // Such an approval would count for nothing: better to say so now than to let people wait for it.
-        return Err(ControlError::Conflict(format!("rollout {id} was asked for by {by}: its approval must come from somebody else")));
-    }
-    if let Some(stage) = found.unapproved(action) {
-        let (author, stage) = (found.created_by.name(), &stage.name);
+    let (id, now, spec) = (known.id.clone(), known.revision, &known.spec);
+    if (&spec.line, &spec.version) != (&new.line, &new.version) {
+        let (line, version) = (&spec.line, &spec.version);
         return Err(ControlError::Conflict(format!(
-            "stage {stage} of rollout {id} must be approved first, by somebody other than {author}"
+            "rollout {id} brings out {line} {version}: another version needs a rollout of its own"
         )));
     }
-    let step = match action {
-        Action::Approve => Move::Approve { remark: why.clone() },
-        Action::Pause => Move::Pause { reason: why.clone(), passed: false },
-        Action::Resume => Move::Resume { reason: why.clone() },
-        Action::Promote => Move::Promote { reason: why.clone() },
-        Action::PromoteAll => Move::PromoteAll { reason: why.clone() },
-        Action::Abort => Move::Abort { reason: why.clone() },
-        Action::Retry => {
-            let rollout = Arc::clone(found);
-            if !rollout.state.allowed_actions().contains(&Action::Retry) {
-                return Err(ControlError::Conflict(format!("rollout {id} is {}: there is nothing to retry", rollout.state.phase())));
-            }
-            touched.devices = retry(state, &rollout, at);
-            let sentence = format!("{} devices are to try again: {why}", touched.devices.len());
-            let event = draft(at, by, "rollout.retried", format!("rollouts/{id}"), sentence, Value::Null);
-            return Ok((rollout, touched, vec![event]));
-        }
+    let Some(seen) = revision else {
+        return Err(ControlError::Conflict(format!(
+            "rollout {id} exists with another policy and is {}, at revision {now}: to change what it has not reached yet, say that you looked at that revision",
+            known.state.phase()
+        )));
     };
-    Arc::make_mut(found).make(&step, &Actor::from(by.to_owned()), at).map_err(|e| ControlError::Conflict(format!("rollout {id}: {e}")))?;
-    let rollout = Arc::clone(found);
-    let data = json!({ "action": action.as_str(), "phase": rollout.state.phase(), "revision": rollout.revision });
-    let event = draft(at, by, "rollout.moved", format!("rollouts/{id}"), format!("{by}: {} ({why})", action.as_str()), data);
-    Ok((rollout, touched, vec![event]))
+    if seen != now {
+        return Err(ControlError::Stale(format!("rollout {id} changed since you looked (revision {seen}, now {now}): look again")));
+    }
+    let asked = new.policy.unwrap_or_else(|| spec.policy.clone());
+    let policy = state.lines.get(&new.line).map_or_else(|| asked.clone(), |line| asked.clone().with_approvals_of(&line.rollout));
+    check_cohorts(state, &new.line, &policy)?;
+    let mut rollout = known.as_ref().clone();
+    let changed = rollout.amend(policy, &Actor::from(by.to_owned()), &why, at);
+    changed.map_err(|e| ControlError::Conflict(e.to_string()))?;
+    let event = draft(at, by, "rollout.amended", format!("rollouts/{id}"), why, json_of(&rollout.spec));
+    let rollout = Arc::new(rollout);
+    Arc::make_mut(&mut state.rollouts).insert(id.clone(), Arc::clone(&rollout));
+    Ok(((Applied::Amended, rollout), Touched { rollouts: [id].into(), ..Touched::default() }, vec![event]))
 }
 
-/// Ask every device of a rollout that failed, or that did not answer in time, to try again.
-fn retry(state: &mut Snapshot, rollout: &Rollout, at: Timestamp) -> std::collections::BTreeSet<DeviceId> {
-    let manifest = state.version(&rollout.spec.line, &rollout.spec.version).map(|v| v.manifest.digest);
-    let overdue = |d: &Device| manifest.is_some_and(|m| standing(d, rollout, m, at) == Standing::Overdue);
-    let part = |d: &Device| d.part_in(&rollout.id).cloned();
-    let failed = state.fleet.iter().filter(|d| part(d).is_some_and(|part| part.failure.is_some() || overdue(d)));
-    let failed: std::collections::BTreeSet<DeviceId> = failed.map(|d| d.id.clone()).collect();
-    for device in &failed {
-        if let Some(device) = state.fleet.device_mut(device) {
-            device.retry = true;
+fn act(state: &mut Snapshot, at: Timestamp, id: &RolloutId, ask: Ask<'_>) -> Change<Arc<Rollout>> {
+    let (action, why, by, check) = (ask.action, ask.reason.clone(), ask.by, ask.check.clone());
+    let done = verb::act(state, at, id, ask, |state| gate_of(state, &Policy::default(), id, at));
+    let Done { rollout, retried } = done.map_err(|error| match error {
+        VerbError::Missing(_) => ControlError::NotFound(error.to_string()),
+        VerbError::Stale { .. } => ControlError::Stale(error.to_string()),
+        VerbError::Refused(detail) => ControlError::Conflict(detail),
+    })?;
+    let event = if action == Action::Retry {
+        let sentence = format!("{} devices are to try again: {why}", retried.len());
+        draft(at, by, "rollout.retried", format!("rollouts/{id}"), sentence, Value::Null)
+    } else {
+        let data = json!({ "action": action.as_str(), "phase": rollout.state.phase(), "revision": rollout.revision, "check": check });
+        draft(at, by, "rollout.moved", format!("rollouts/{id}"), format!("{by}: {} ({why})", action.as_str()), data)
+    };
+    Ok((rollout, Touched { rollouts: [id.clone()].into(), devices: retried, ..Touched::default() }, vec![event]))
+}
+
+/// A stage may only name cohorts of its line.
+fn check_cohorts(state: &Snapshot, line: &Line, policy: &RolloutPolicy) -> Result<(), ControlError> {
+    for stage in &policy.stages {
+        if let Some(stranger) = stage.cohorts.iter().find(|name| state.cohorts.get(*name).is_none_or(|c| c.line != *line)) {
+            return Err(ControlError::Invalid(format!(
+                "stage {:?} names cohort {stranger}, which is not a cohort of line {line}",
+                stage.name
+            )));
         }
     }
-    failed
+    Ok(())
 }

@@ -75,7 +75,7 @@ pub(super) async fn act(
     let form = read(body, MAX_FORM).await?;
     let why = axum::extract::Query::<Reason>::try_from_uri(&form_uri(&form)?)
         .map_err(|e| Problem::BadRequest(format!("the form cannot be read: {e}")))?;
-    let id = web.act(&rollout, &action, &why.0.reason, &by, &headers).await?;
+    let id = web.act(&rollout, &action, (&why.0.reason, None), &by, &headers).await?;
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, format!("/rollouts/{id}"))]).into_response())
 }
 

@@ -3,13 +3,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use leeway_protocol::ids::{Cohort, Line, Version};
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Web;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Json as Body, name};
+use super::extract::{Json as Body, Query, name};
 use super::guard::By;
 use super::resource::fleet::{CohortRow, Fleet};
+use crate::fleet::preview::Preview;
 use crate::fleet::{CohortDoc, Selector};
 
 /// What a cohort is made of.
@@ -39,6 +40,30 @@ pub(super) async fn fleet(State(web): State<Web>) -> Result<Json<Fleet>, Problem
 #[utoipa::path(get, path = "/api/v1/cohorts", tag = "fleet", operation_id = "listCohorts", responses((status = 200, body = Vec<CohortRow>), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn cohorts(State(web): State<Web>) -> Json<Vec<CohortRow>> {
     Json(web.facts(|facts| facts.cohort_rows()))
+}
+
+/// Who a cohort would take, without changing anything.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AskedPreview {
+    /// Who belongs to it, such as `region=coast`; empty for every device.
+    #[serde(default)]
+    selector: String,
+    /// The cohort's name; a new one called `preview` if absent.
+    #[serde(default)]
+    cohort: Option<String>,
+    /// Lower ranks are asked first where several match.
+    #[serde(default)]
+    rank: u32,
+}
+
+/// How many devices a selector matches, which for example, and which of them are in other cohorts; nothing is changed.
+#[utoipa::path(get, path = "/api/v1/cohort-preview", tag = "fleet", operation_id = "previewCohort", params(AskedPreview), responses((status = 200, body = Preview), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn preview(State(web): State<Web>, Query(asked): Query<AskedPreview>) -> Result<Json<Preview>, Problem> {
+    let selector = name::<Selector>(&asked.selector)?;
+    let cohort = name::<Cohort>(asked.cohort.as_deref().unwrap_or("preview"))?;
+    let snapshot = web.controller().snapshot();
+    Ok(Json(crate::fleet::preview::preview(&snapshot.fleet, &snapshot.cohorts, &selector, asked.rank, &cohort)))
 }
 
 /// Create or change a cohort.

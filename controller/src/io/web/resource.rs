@@ -60,6 +60,9 @@ pub struct Page<T> {
 pub struct ActionRequest {
     /// Why, in a sentence.
     pub reason: String,
+    /// For dismissing an alarm of a rollout: which check; the only one that stands, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
 }
 
 /// The longest reason that is kept.

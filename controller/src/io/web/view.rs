@@ -14,6 +14,7 @@ pub(super) mod drift;
 pub(super) mod events;
 pub(super) mod fleet;
 pub(super) mod models;
+mod parts;
 pub(super) mod quality;
 pub(super) mod rollouts;
 pub(super) mod training;

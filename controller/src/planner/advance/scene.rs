@@ -11,14 +11,14 @@ use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
 use super::draw::{Among, Draw, End, Pool, Ticket};
-use crate::fleet::bucket::{Place, quota};
+use crate::fleet::bucket::{Place, is_held_back, quota};
 use crate::fleet::census::sooner;
 use crate::fleet::{About, Arm, ByCohort, Census, Device, Finding, Fleet, Homes};
 use crate::planner::draft::Draft;
 use crate::registry::{ModelVersion, Slice};
 use crate::rollout::evidence::{self, Arms};
-use crate::rollout::gate::Counts;
-use crate::rollout::standing::{changes_at, millis};
+use crate::rollout::gate::{Counts, StageOutcome};
+use crate::rollout::standing::{changes_at, millis, retry_at};
 use crate::rollout::{Membership, Rollout, RolloutState, Stage, Standing, standing};
 
 /// A stage's scope with everyone in their places.
@@ -43,6 +43,10 @@ pub struct Scene {
     seen: Seen,
     fleet: Fleet,
     homes: Arc<Homes>,
+    /// The line's cohorts, by number.
+    ours: BTreeSet<u32>,
+    /// Share of the line's devices that stay one version behind.
+    held_share: f64,
     now: Timestamp,
     survey: Option<About>,
     pool: Option<About>,
@@ -78,9 +82,18 @@ struct Seen {
     held_in_scope: usize,
     /// Could be told or held back now.
     free: usize,
-    /// Of those held back, in any scope: have reported, and have been silent for too long.
+    /// Of those held back, in any scope: have reported, have been silent for too long since, are heard of.
     held_heard: usize,
     held_lost: usize,
+    held_near: usize,
+    /// Told in the stage's scope and with an outcome, and of these those that run the version.
+    finished: usize,
+    succeeded: usize,
+    /// Will be told again by themselves, and could be now.
+    retries: usize,
+    retries_due: usize,
+    /// Have to do with the rollout.
+    reach: usize,
     /// Have a failure on record.
     failed: usize,
     /// A person asked for another try.
@@ -117,9 +130,15 @@ impl Finding for Survey {
 
 impl Finding for Seen {
     fn add(&mut self, other: &Self) {
-        let Self { counts, told_in_scope, held_in_scope, free, held_heard, held_lost, failed, retry, recent, oldest_recent, last_told } =
-            other;
+        let Self { counts, told_in_scope, held_in_scope, free, held_heard, held_lost, held_near, finished, succeeded, .. } = other;
+        let Self { retries, retries_due, reach, failed, retry, recent, oldest_recent, last_told, .. } = other;
         add_counts(&mut self.counts, counts);
+        self.held_near += held_near;
+        self.finished += finished;
+        self.succeeded += succeeded;
+        self.retries += retries;
+        self.retries_due += retries_due;
+        self.reach += reach;
         self.told_in_scope += told_in_scope;
         self.held_in_scope += held_in_scope;
         self.free += free;
@@ -137,6 +156,11 @@ impl Finding for Seen {
 fn add_counts(to: &mut Counts, from: &Counts) {
     let Counts { members, allowed: _, control, waiting, away, unseen, installing, on_trial, running, .. } = from;
     let Counts { lost, failed_by_model, failed_otherwise, overdue, recalled, exposed, .. } = from;
+    let Counts { unreachable, unanswered, deferred, held_back, .. } = from;
+    to.unreachable += unreachable;
+    to.unanswered += unanswered;
+    to.deferred += deferred;
+    to.held_back += held_back;
     to.members += members;
     to.control += control;
     to.waiting += waiting;
@@ -176,13 +200,33 @@ impl Scene {
         let baseline = baseline.map(|version| version.manifest.digest);
         // Everything that looking at a device depends on, and rather too much than too little.
         let bad_for: Vec<&Slice> = version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
-        let terms = (&rollout.id, &rollout.spec, &rollout.state, rollout.created_at, version.manifest.digest, baseline, bad_for, &apart);
+        let held_share = if rollout.spec.baseline.is_some() { draft.hold_back_share(&rollout.spec.line) } else { 0.0 };
+        let given = (&rollout.id, &rollout.spec, &rollout.state, rollout.created_at);
+        let terms = (given, version.manifest.digest, baseline, bad_for, &apart, held_share);
         let survey = draft.about("survey", rollout.id.as_str(), &terms);
         let pool = draft.about("pool", rollout.id.as_str(), &terms);
         let (fleet, homes, now) = (draft.state.fleet.clone(), draft.homes().clone(), draft.now());
+        let ours: BTreeSet<u32> = homes.of_line(&rollout.spec.line).collect();
         let (rollout, (counts, seen)) = (rollout.clone(), Default::default());
-        let mut scene =
-            Self { rollout, version, baseline, index, stage, since, soaking_since, counts, seen, fleet, homes, now, survey, pool, apart };
+        let mut scene = Self {
+            rollout,
+            version,
+            baseline,
+            index,
+            stage,
+            since,
+            soaking_since,
+            counts,
+            seen,
+            fleet,
+            homes,
+            ours,
+            held_share,
+            now,
+            survey,
+            pool,
+            apart,
+        };
         let found = scene.census().total();
         if let Some(at) = found.wake {
             draft.wake(at);
@@ -194,17 +238,30 @@ impl Scene {
     }
 
     fn census(&self) -> Census<Survey, impl Fn(&Device, &mut Survey) -> Option<Timestamp> + use<'_>> {
-        let line = &self.rollout.spec.line;
-        let ours: BTreeSet<u32> = self.homes.of_line(line).collect();
-        let look = move |device: &Device, survey: &mut Survey| {
-            let home = self.homes.of(device).filter(|home| ours.contains(home))?;
-            self.look(device, home, survey)
-        };
+        let look = |device: &Device, survey: &mut Survey| self.look(device, self.home(device)?, survey);
         Census::new(&self.fleet, self.survey, self.now, look)
     }
 
-    /// Where a device stands and whether it is in scope; `None` if it has nothing to do with the rollout.
+    /// The number of a device's cohort, if that is one of the line's. Whoever has left them all keeps its part: leaving takes no failure
+    /// back, and returning buys no new attempts.
+    fn home(&self, device: &Device) -> Option<u32> {
+        let home = self.homes.of(device)?;
+        if self.ours.contains(&home) {
+            return Some(home);
+        }
+        device.part_in(&self.rollout.id).map(|_| Homes::NOWHERE)
+    }
+
+    /// Where a device stands and whether it is in scope; `None` if it has nothing to do with the rollout, or stays one version behind.
     fn place(&self, device: &Device, home: u32) -> Option<(Standing, bool)> {
+        self.stand(device, home).filter(|(place, _)| !self.stays_behind(device, *place))
+    }
+
+    fn stays_behind(&self, device: &Device, place: Standing) -> bool {
+        place.is_untold() && is_held_back(self.rollout.spec.line.as_str(), device.id.as_str(), self.held_share)
+    }
+
+    fn stand(&self, device: &Device, home: u32) -> Option<(Standing, bool)> {
         let mut place = standing(device, &self.rollout, self.version.manifest.digest, self.now);
         let cohort = self.homes.name(home);
         if self.apart.as_ref().is_some_and(|slice| slice.holds(&device.labels, cohort)) {
@@ -217,17 +274,23 @@ impl Scene {
         }
         let named = self.stage.cohorts.is_empty() || self.stage.cohorts.iter().any(|name| self.homes.number(name) == Some(home));
         let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
-        let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place == Standing::Untold);
-        (in_scope || place != Standing::Untold).then_some((place, in_scope))
+        let here = home != Homes::NOWHERE && named;
+        let in_scope = here && self.stage.selector.matches(&device.labels) && !(late && place.is_untold());
+        (in_scope || !place.is_untold()).then_some((place, in_scope))
     }
 
     /// Add one device; when time alone changes what is added.
     fn look(&self, device: &Device, home: u32, survey: &mut Survey) -> Option<Timestamp> {
-        let (place, in_scope) = self.place(device, home)?;
+        let (place, in_scope) = self.stand(device, home)?;
         let (now, manifest) = (self.now, self.version.manifest.digest);
         let mut until = changes_at(device, &self.rollout, place).filter(|at| *at > now);
-        survey.wake = sooner(survey.wake, until);
         let seen = survey.cohorts.entry(home);
+        if self.stays_behind(device, place) {
+            seen.counts.held_back += 1;
+            return until;
+        }
+        survey.wake = sooner(survey.wake, until);
+        seen.reach += 1;
         let canary = device.part_in(&self.rollout.id).filter(|p| p.arm == Arm::Canary);
         seen.counts.add(place, canary.is_some_and(|p| p.exposed_at.is_some()));
         if let Some(part) = canary {
@@ -241,15 +304,26 @@ impl Scene {
         let part = device.part_in(&self.rollout.id);
         seen.failed += usize::from(part.is_some_and(|p| p.failure.is_some()));
         seen.retry += usize::from(device.retry);
-        if place == Standing::Control && device.reported.is_some() {
+        if place == Standing::Control {
             let lost_after = millis(self.rollout.spec.policy.gate.lost_after_ms);
             let lost = device.silent_ms(now) >= lost_after;
-            seen.held_heard += 1;
-            seen.held_lost += usize::from(lost);
+            seen.held_near += usize::from(!lost);
+            seen.held_heard += usize::from(device.reported.is_some());
+            seen.held_lost += usize::from(device.reported.is_some() && lost);
             let heard = device.presence.last_seen.unwrap_or(device.enrolled_at);
             until = sooner(until, (!lost && !device.presence.online).then(|| heard.plus_millis(lost_after)));
         }
-        if in_scope {
+        let again = retry_at(device, &self.rollout, place);
+        seen.retries += usize::from(again.is_some());
+        seen.retries_due += usize::from(again.is_some_and(|at| at <= now) && device.presence.online);
+        // Whoever tries again has failed before, and until it has succeeded that stands.
+        let repeats = canary.is_some_and(|p| p.attempts > 1);
+        let waits = place.is_in_flight() || place == Standing::Deferred;
+        if in_scope && place != Standing::Recalled && canary.is_some() && (repeats || !waits) {
+            seen.finished += 1;
+            seen.succeeded += usize::from(place == Standing::Running);
+        }
+        if in_scope && place != Standing::Unreachable {
             // A device that got the version some other way uses up the share too, and one that is called back until it is gone.
             let has_it = device.runs(manifest) || device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
             let recalled = place == Standing::Recalled;
@@ -259,7 +333,7 @@ impl Scene {
             }
             seen.counts.members += 1;
             seen.held_in_scope += usize::from(place == Standing::Control);
-            let untold = canary.is_none() && (place == Standing::Untold || !self.holds_control());
+            let untold = canary.is_none() && (place.is_untold() || !self.holds_control());
             seen.counts.away += usize::from(untold && !device.presence.online);
             seen.counts.waiting += usize::from(untold && device.presence.online);
             seen.free += usize::from(self.is_free(device, place));
@@ -270,7 +344,9 @@ impl Scene {
     /// Whether a device in scope could be told or held back now.
     fn is_free(&self, device: &Device, place: Standing) -> bool {
         let bound = match place {
-            Standing::Untold => device.desired.as_ref().is_some_and(|d| d.manifest == Some(self.version.manifest.digest)),
+            Standing::Untold | Standing::Unreachable => {
+                device.desired.as_ref().is_some_and(|d| d.manifest == Some(self.version.manifest.digest))
+            }
             Standing::Control => self.holds_control(),
             _ => true,
         };
@@ -286,9 +362,9 @@ impl Scene {
     ) -> Vec<(Arc<Device>, Standing)> {
         let census = self.census();
         let mut found = Vec::new();
-        for home in self.homes.of_line(&self.rollout.spec.line) {
+        for home in self.ours.iter().copied().chain([Homes::NOWHERE]) {
             let wanted = |survey: &Survey| survey.cohorts.of(home).is_some_and(wanted);
-            let here = census.devices(wanted).filter(|device| self.homes.of(device) == Some(home));
+            let here = census.devices(wanted).filter(|device| self.home(device) == Some(home));
             let placed =
                 here.filter_map(|device| self.place(device, home).map(|(standing, in_scope)| Member { device, standing, in_scope }));
             found.extend(placed.filter(|member| fits(member)).take(most - found.len()).map(|m| (m.device.clone(), m.standing)));
@@ -299,10 +375,15 @@ impl Scene {
         found
     }
 
-    /// Devices for which a person asked for another try, where that would change something; at most so many.
+    /// Devices to tell again: those for which a person asked for another try, where that would change something, and those whose
+    /// failure does not speak against the model, when it is time and they are there; at most so many.
     pub fn asked_again(&self, most: usize) -> Vec<Arc<Device>> {
-        let failed = |place| matches!(place, Standing::FailedByModel | Standing::FailedOtherwise | Standing::Overdue);
-        let asked = self.members(|seen| seen.retry > 0, |m| m.device.retry && failed(m.standing), most);
+        use Standing::{FailedByModel, FailedOtherwise, Overdue, Unanswered};
+        let failed = |place| matches!(place, FailedByModel | FailedOtherwise | Overdue | Unanswered);
+        let due =
+            |m: &Member<'_>| retry_at(m.device, &self.rollout, m.standing).is_some_and(|at| at <= self.now) && m.device.presence.online;
+        let again = |m: &Member<'_>| failed(m.standing) && (m.device.retry || due(m));
+        let asked = self.members(|seen| seen.retry > 0 || seen.retries_due > 0, again, most);
         asked.into_iter().map(|(device, _)| device).collect()
     }
 
@@ -320,15 +401,15 @@ impl Scene {
     /// How many devices of a slice are in scope, were told, and run the version.
     pub fn of_slice(&self, draft: &Draft<'_>, slice: &Slice) -> (usize, usize, usize) {
         let bad_for: Vec<&Slice> = self.version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
-        let terms = (&self.rollout.id, &self.rollout.spec, &self.rollout.state, self.version.manifest.digest, bad_for, &self.apart, slice);
+        let given = (&self.rollout.id, &self.rollout.spec, &self.rollout.state, self.version.manifest.digest);
+        let terms = (given, bad_for, &self.apart, self.held_share, slice);
         let about = draft.about("slice", &format!("{} {slice}", self.rollout.id), &terms);
-        let ours: BTreeSet<u32> = self.homes.of_line(&self.rollout.spec.line).collect();
         let look = |device: &Device, found: &mut OfSlice| {
-            let home = self.homes.of(device).filter(|home| ours.contains(home))?;
+            let home = self.home(device)?;
             let (place, in_scope) = self.place(device, home)?;
             if in_scope && slice.holds(&device.labels, self.homes.name(home)) {
                 found.members += 1;
-                found.told += usize::from(!matches!(place, Standing::Untold | Standing::Control));
+                found.told += usize::from(!place.is_untold() && place != Standing::Control);
                 found.running += usize::from(place == Standing::Running);
             }
             changes_at(device, &self.rollout, place).filter(|at| *at > self.now)
@@ -402,9 +483,30 @@ impl Scene {
         self.rate_room(draft)
     }
 
+    /// What became of those told in the stage's scope.
+    pub fn outcome(&self, now: Timestamp) -> StageOutcome {
+        let soaked = self.soaking_since.is_some_and(|since| now >= since.plus_millis(millis(self.stage.soak_ms)));
+        let drawn = (soaked && self.holds_control()).then_some((self.counts.running, self.seen.held_near));
+        let Seen { finished, succeeded: running, .. } = self.seen;
+        StageOutcome { index: self.index, finished, running, success_share: self.stage.success_share, drawn }
+    }
+
+    /// Whether a device that failed or ran out of time will be told again by itself.
+    pub fn retries_pending(&self) -> bool {
+        self.seen.retries > 0
+    }
+
+    /// Devices that have to do with the rollout: as far as it can go.
+    pub fn reach(&self) -> usize {
+        self.seen.reach
+    }
+
     fn rate_room(&self, draft: &mut Draft<'_>) -> usize {
         let policy = &self.rollout.spec.policy;
-        let by_rate = (policy.max_per_minute as usize).saturating_sub(self.seen.recent);
+        // By those told before this minute: counting the present one's would let a ramp climb all its steps at one moment.
+        let before = self.counts.told().saturating_sub(self.seen.recent);
+        let per_minute = policy.per_minute(before, self.counts.running);
+        let by_rate = (per_minute as usize).saturating_sub(self.seen.recent);
         if let (0, Some(at)) = (by_rate, self.seen.oldest_recent) {
             draft.wake(at.plus_millis(RATE_WINDOW_MS));
         }
@@ -426,9 +528,8 @@ impl Scene {
         }
         let label = self.rollout.spec.policy.balance_by.as_ref();
         let fits = |device: &Device| self.baseline.is_none_or(|to| device.active().is_none_or(|running| running.manifest == to));
-        let ours: BTreeSet<u32> = self.homes.of_line(&self.rollout.spec.line).collect();
         let ticket = |device: &Device| {
-            let cohort = self.homes.of(device).filter(|home| ours.contains(home))?;
+            let cohort = self.home(device)?;
             let (standing, _) = self.place(device, cohort).filter(|(_, in_scope)| *in_scope)?;
             let (free, fit) = (self.is_free(device, standing), fits(device));
             Some((cohort, free, fit))
@@ -453,7 +554,7 @@ impl Scene {
 
     /// Whether the stage is as full as it can be now, and everyone told has an outcome.
     pub fn is_filled(&self) -> bool {
-        self.counts.in_flight() == 0 && (self.places() == 0 || self.eligible() == 0)
+        self.counts.in_flight() == 0 && self.counts.deferred == 0 && (self.places() == 0 || self.eligible() == 0)
     }
 
     /// The last moment at which a device was told, or at which the stage began.
@@ -505,6 +606,9 @@ fn counted(counts: &Counts, place: Standing) -> usize {
         Standing::FailedOtherwise => counts.failed_otherwise,
         Standing::Overdue => counts.overdue,
         Standing::Recalled => counts.recalled,
+        Standing::Unreachable => counts.unreachable,
+        Standing::Unanswered => counts.unanswered,
+        Standing::Deferred => counts.deferred,
     }
 }
 

@@ -103,7 +103,7 @@ pub(super) fn checks(draft: &Draft<'_>, scene: &Scene) -> Vec<Check> {
         let sentence = format!(
             "Version {ancestor}, which this one descends from, failed on devices with {slice}: {need} of them must prove to run this one, {running} do."
         );
-        Check { name: format!("slice {slice}"), outcome, blocks: true, sentence, verdict: None }
+        Check::plain(format!("slice {slice}"), outcome, sentence)
     };
     inherited(draft, scene).into_iter().map(check).collect()
 }

@@ -66,7 +66,7 @@ pub(super) fn fails(draft: &Draft<'_>, scene: &Scene) -> bool {
 }
 
 /// The gate with what is asked of versions whose ancestors failed somewhere.
-fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
+pub(super) fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
     let mut report = gate(draft, scene);
     for check in slices::checks(draft, scene) {
         if report.outcome == Outcome::Pass && check.outcome == Outcome::Inconclusive {
@@ -86,9 +86,12 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
         evidence,
         failures: scene.failures(),
         counts: &scene.counts,
-        reach: scene.devices.len(),
+        reach: scene.reach(),
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
+        stage: scene.outcome(draft.now()),
+        abort: &scene.rollout.spec.policy.abort,
+        dismissed: &scene.rollout.dismissed,
         compare: draft.policy().compare,
     })
 }
@@ -96,6 +99,9 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
 /// What a running stage whose gate has not failed does next.
 fn running(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mut RolloutReport) -> Option<Move> {
     let now = draft.now();
+    if let Some(alarm) = gate.alarm() {
+        return Some(Move::Pause { reason: format!("An alarm stands: {alarm} Dismiss it, or end the rollout."), passed: false });
+    }
     let filled = scene.is_filled();
     let Some(since) = scene.soaking_since else {
         if filled && scene.counts.running > 0 {
@@ -105,6 +111,10 @@ fn running(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mut
         }
         if let Some(reason) = hopeless(scene, filled) {
             return Some(Move::Pause { reason, passed: false });
+        }
+        if scene.counts.deferred > 0 && scene.counts.in_flight() == 0 {
+            // Their windows open when they open; a device whose window never does is overdue in the end.
+            return None;
         }
         return deadline(draft, scene, scene.last_progress(), "The stage did not fill in time", gate, report);
     };
@@ -136,7 +146,7 @@ fn running(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mut
 /// Everyone who could be told has refused or fallen overdue: waiting for the deadline would tell nothing more.
 fn hopeless(scene: &Scene, filled: bool) -> Option<String> {
     let counts = &scene.counts;
-    if !filled || counts.told() == 0 || counts.running > 0 {
+    if !filled || counts.told() == 0 || counts.running > 0 || scene.retries_pending() {
         return None;
     }
     let refused = scene.first_failed().and_then(|device| device.part_in(&scene.rollout.id)?.failure.clone());
@@ -145,11 +155,12 @@ fn hopeless(scene: &Scene, filled: bool) -> Option<String> {
         None => String::new(),
     };
     Some(format!(
-        "None of {} told in stage {} runs the version: {} refused it, {} overdue.{why}",
+        "None of {} told in stage {} runs the version: {} refused it or went back, {} overdue, {} silent since they ran it.{why}",
         devices(counts.told()),
         scene.stage.name,
         counts.failed_otherwise + counts.failed_by_model,
-        counts.overdue
+        counts.overdue + counts.unanswered,
+        counts.lost
     ))
 }
 
@@ -184,7 +195,18 @@ fn explain(scene: &Scene, report: &mut RolloutReport) {
     tell(counts.lost, &[Standing::Lost], "ran the version and have been silent since");
     tell(counts.failed_otherwise, &[Standing::FailedOtherwise], "refused the version for reasons that do not speak against the model");
     tell(counts.overdue, &[Standing::Overdue], "overdue, not counted for or against the model");
+    tell(counts.unanswered, &[Standing::Unanswered], "told, and took no note of it in time");
+    tell(counts.deferred, &[Standing::Deferred], "waiting for their maintenance window");
     tell(counts.in_flight(), &[Standing::Unseen, Standing::Installing, Standing::OnTrial], "on the way");
+    if counts.unreachable > 0 {
+        say(
+            &mut report.why,
+            format!("{} away for too long to wait for: left out of the stage until they return.", devices(counts.unreachable)),
+        );
+    }
+    if counts.held_back > 0 {
+        say(&mut report.why, format!("{} held back one version behind, until a person releases them.", devices(counts.held_back)));
+    }
     if counts.away > 0 && scene.places() > 0 {
         say(&mut report.why, format!("{} offline: told when they return.", devices(counts.away)));
     }
@@ -227,13 +249,9 @@ fn conditions(scene: &Scene, gate: &GateReport) -> Vec<Condition> {
         let message = format!("{} held back to compare with; {missing} missing.", devices(counts.control));
         all.push(condition("ControlHeld", Some(counts.control > 0), if missing == 0 { "Held" } else { "Missing" }, message));
     }
-    let message = format!("{} of the stage's {} members cannot be reached.", devices(counts.away + counts.lost), counts.members);
-    all.push(condition(
-        "DevicesReachable",
-        Some(counts.away + counts.lost == 0),
-        if counts.away + counts.lost == 0 { "Reachable" } else { "Away" },
-        message,
-    ));
+    let away = counts.away + counts.lost + counts.unreachable;
+    let message = format!("{} of the stage's {} members cannot be reached.", devices(away), counts.members + counts.unreachable);
+    all.push(condition("DevicesReachable", Some(away == 0), if away == 0 { "Reachable" } else { "Away" }, message));
     all
 }
 
@@ -244,6 +262,9 @@ fn if_aborted(scene: &Scene) -> Vec<String> {
     vec![
         format!("{} that run the version go back to their cohort's last known good.", devices(counts.running + counts.lost)),
         format!("{} that have not been told never will be.", devices(never)),
-        format!("{} in the middle of it stop where they are, and go back if they have already switched.", devices(counts.in_flight())),
+        format!(
+            "{} in the middle of it stop where they are, and go back if they have already switched.",
+            devices(counts.in_flight() + counts.deferred + counts.overdue + counts.unanswered)
+        ),
     ]
 }

@@ -349,6 +349,8 @@ fn in_flight_and_overdue_devices_are_bounded_and_visible() {
     let mut world = World::new();
     let mut policy = RolloutPolicy { max_in_flight: 4, ..quick() };
     policy.stages.remove(0);
+    // Four of fifteen will be stuck.
+    policy.stages[0].success_share = 0.7;
     world.roll_out("2", policy);
     assert_eq!(told(&world.tick()).len(), 4);
     let stuck: Vec<String> =

@@ -13,6 +13,9 @@ struct Case {
     counts: Counts,
     baseline: bool,
     soaking: Option<i64>,
+    success_share: f64,
+    drawn: Option<(usize, usize)>,
+    dismissed: Vec<Dismissal>,
 }
 
 impl Case {
@@ -22,7 +25,16 @@ impl Case {
         let evidence =
             Evidence { arms, inferences: 1000, errors: 2, devices: 3, last_at: Some(Timestamp::from_secs(20)), ..Evidence::default() };
         let counts = Counts { members: 60, allowed: 3, control: 12, running: 3, exposed: 3, ..Counts::default() };
-        Self { policy: GatePolicy::default(), evidence: Some(evidence), counts, baseline: true, soaking: Some(10) }
+        Self {
+            policy: GatePolicy::default(),
+            evidence: Some(evidence),
+            counts,
+            baseline: true,
+            soaking: Some(10),
+            success_share: 0.0,
+            drawn: None,
+            dismissed: Vec::new(),
+        }
     }
 
     fn judged(&self) -> GateReport {
@@ -34,6 +46,15 @@ impl Case {
             reach: 0,
             has_baseline: self.baseline,
             soaking_since: self.soaking.map(Timestamp::from_secs),
+            stage: StageOutcome {
+                index: 0,
+                finished: self.counts.executed(),
+                running: self.counts.running,
+                success_share: self.success_share,
+                drawn: self.drawn,
+            },
+            abort: &[],
+            dismissed: &self.dismissed,
             compare,
         })
     }
@@ -43,7 +64,7 @@ type Row = (&'static str, fn(&mut Case), Outcome, &'static str);
 
 #[test]
 fn each_rule_decides_alone() {
-    let table: [Row; 14] = [
+    let table: [Row; 20] = [
         ("all is well", |_| {}, Outcome::Pass, "Every check passed"),
         ("nothing was ever heard", |c| c.evidence = None, Outcome::Inconclusive, "0 inferences were reported"),
         ("nothing since the soak began", |c| c.soaking = Some(30), Outcome::Inconclusive, "No report about the version"),
@@ -54,6 +75,41 @@ fn each_rule_decides_alone() {
         ("one of four is not too many", |c| c.counts.failed_by_model = 1, Outcome::Pass, "Every check"),
         ("the only one that tried failed", |c| (c.counts.running, c.counts.failed_by_model) = (0, 1), Outcome::Fail, "1 of 1 devices"),
         ("other refusals do not speak against it", |c| c.counts.failed_otherwise = 50, Outcome::Pass, "Every check"),
+        (
+            "one in four may fail for a reason of its own, rounded in its favour",
+            |c| (c.counts.failed_otherwise, c.success_share) = (1, 0.8),
+            Outcome::Pass,
+            "Every check",
+        ),
+        (
+            "a finished stage below its share is no success",
+            |c| (c.counts.failed_otherwise, c.success_share) = (2, 0.8),
+            Outcome::Inconclusive,
+            "3 of the stage's 5 devices",
+        ),
+        (
+            "who is still at it is on neither side",
+            |c| (c.counts.installing, c.counts.deferred, c.success_share) = (50, 50, 0.8),
+            Outcome::Pass,
+            "Every check",
+        ),
+        ("as many heard of as drawn", |c| c.drawn = Some((3, 12)), Outcome::Pass, "Every check"),
+        (
+            "canaries of whom nothing is heard",
+            |c| c.drawn = Some((40, 12)),
+            Outcome::Inconclusive,
+            "3 of 40 canaries and 12 of 12 controls were heard of: not the ratio",
+        ),
+        (
+            "waved through by a person",
+            |c| {
+                let (check, by, reason) = ("sample_ratio".to_owned(), "ann".to_owned(), "Known.".to_owned());
+                c.drawn = Some((40, 12));
+                c.dismissed = vec![Dismissal { stage: 0, check, seen: 0, by, at: Timestamp::from_secs(1), reason }];
+            },
+            Outcome::Pass,
+            "Every check",
+        ),
         ("silence stops but does not condemn", |c| c.counts.lost = 3, Outcome::Inconclusive, "3 of 6 devices"),
         (
             "no baseline, no comparison",

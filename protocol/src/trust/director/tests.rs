@@ -23,6 +23,7 @@ fn assignment(generation: u64, version_name: &str) -> Assignment {
         reason: "canary of 1.1.0".to_owned(),
         issued_at: now(),
         spread_ms: 0,
+        window: None,
         shadow: Shadow::default(),
         probation: Probation::default(),
         windows: Windows::default(),

@@ -100,6 +100,7 @@ impl Story {
             reason: "because a stranger says so".to_owned(),
             issued_at: now(),
             spread_ms: 0,
+            window: None,
             shadow: leeway_protocol::assignment::Shadow::default(),
             probation: leeway_protocol::assignment::Probation::default(),
             windows: leeway_protocol::assignment::Windows::default(),

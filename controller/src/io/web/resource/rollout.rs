@@ -51,7 +51,7 @@ pub struct Rollout {
     pub summary: RolloutSummary,
     /// Rises with every change; the ETag.
     pub revision: u64,
-    /// What may be done now: some of `approve`, `pause`, `resume`, `promote`, `promote-all`, `retry`, `abort`.
+    /// What may be done now: some of `approve`, `pause`, `resume`, `promote`, `promote-all`, `retry`, `dismiss`, `abort`.
     pub allowed_actions: Vec<String>,
     /// What happens next, in a sentence.
     pub next: String,
@@ -230,6 +230,35 @@ pub struct CreateRollout {
     /// Why, in a sentence.
     #[serde(default)]
     pub reason: String,
+}
+
+/// What applying a file came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AppliedRollout {
+    /// `created`, `amended` or `unchanged`.
+    pub did: String,
+    /// The same in a sentence.
+    pub sentence: String,
+    /// The rollout as it is now.
+    pub rollout: Rollout,
+}
+
+/// One device of a rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutDevice {
+    /// Which.
+    pub device: String,
+    /// Where it stands: `unseen`, `installing`, `running`, `overdue`, …
+    pub standing: String,
+    /// The same in a sentence.
+    pub sentence: String,
+    /// What ending the rollout now would mean for it; absent once the rollout is over.
+    pub if_aborted: Option<String>,
+    /// How often it was told to install.
+    pub attempts: u32,
+    /// When it was taken in.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
 }
 
 /// What a dry run answers: the rollout as it would be, and who could not take it.

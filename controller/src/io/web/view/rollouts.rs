@@ -295,7 +295,7 @@ impl<'a> Look<'a> {
         let version = &self.rollout.spec.version;
         let say = |action: &str, sentence: String| Consequence { action: action.to_owned(), sentence };
         let aborted = self.report.map(|r| r.if_aborted.join(" ")).unwrap_or_default();
-        let overdue = self.report.map_or(0, |r| r.counts.overdue);
+        let overdue = self.report.map_or(0, |r| r.counts.overdue + r.counts.unanswered);
         let failing = self.members.iter().filter(|(_, p)| p.failure.is_some()).count() + overdue;
         vec![
             say(
@@ -324,6 +324,10 @@ impl<'a> Look<'a> {
                 ),
             ),
             say("approve", "The next stage may begin once its gate has passed. Somebody other than the author must approve.".to_owned()),
+            say(
+                "dismiss",
+                "The alarm that stands is waved through for this stage, and still shows; a proven failure and missing data cannot be dismissed.".to_owned(),
+            ),
             say("retry", format!("{} that failed or did not answer in time told to try again.", words::plural(failing as u64, "device"))),
         ]
     }
