@@ -127,7 +127,7 @@ impl Table {
 /// The share of alpha that the last look may use, when `failures` are to be expected over both arms by the horizon.
 fn kappa(failures: f64, alpha: f64) -> f64 {
     // Fitted from below to the exact enumeration; the floor is what a Brownian motion bears (0.1117 at 5 %).
-    let lumpy = 0.245 * (50.0 / failures.max(1.0)).powf(0.18);
+    let lumpy = 0.24 * (50.0 / failures.max(1.0)).powf(0.18);
     // Smaller levels lie further out, where a path has more chances to cross per unit of information.
     lumpy.max(0.1) * (alpha.clamp(1e-9, 0.05) / 0.05).powf(0.21)
 }

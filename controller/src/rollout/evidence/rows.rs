@@ -23,6 +23,8 @@ use crate::sequential::{Dependence, effective_devices, ln_beta};
 
 /// Hits and misses each side needs, after discounting, before the normal approximation is used.
 const NORMAL_FROM: f64 = 8.0;
+/// Devices' worth of caution about the spread between devices.
+const FEW: f64 = 4.0;
 /// Variance of a difference for which the interval is narrowest: two arms of some 150 rows at shares near one half.
 const TUNED_FOR: f64 = 1.0 / 300.0;
 
@@ -89,7 +91,8 @@ fn between_devices(arms: [&Arm; 2], limits: &Limits) -> f64 {
         let excess = (scatter - p * (1.0 - p) * arm.n / serial) / arm.n2;
         (sum + free * excess, weight + free)
     });
-    if weight > 0.0 { (sum / weight).max(0.0) } else { 0.0 }
+    // A spread seen on few devices is often too small: the fewer, the more is added.
+    if weight > 0.0 { (sum / weight).max(0.0) * (1.0 + FEW / weight) } else { 0.0 }
 }
 
 /// ln of the universal e-value against "canary bad share minus control bad share is on the other side of `margin`".

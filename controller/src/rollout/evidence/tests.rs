@@ -151,3 +151,108 @@ fn a_broken_assignment_is_noticed() {
     );
     assert!(sample_ratio(100, 1000, 0.05, 1e-4).broken && !sample_ratio(0, 0, 0.05, 0.01).broken);
 }
+
+/// One rollout over `canaries` devices of uneven worth, four controls observed with each, on days that are good and bad for both
+/// arms: after which device Leeway stops it at 5 %, and after which "more than 5 % of the group" does.
+fn failures(chance: &mut Chance, canaries: usize, harm: f64) -> (Option<usize>, Option<usize>) {
+    let limits = Limits { alpha: Some(0.05), tolerance: Some(0.0), ..Limits::default() };
+    let horizon = Horizon { canary: canaries as u64, control: 4 * canaries as u64 };
+    let mut arms = Arms::default();
+    let (mut ours, mut theirs) = (None, None);
+    for n in 1..=canaries {
+        let day = if (n / 20) % 7 == 3 { 3.0 } else { 0.7 };
+        // A tenth of the devices has half of the failures: 2 % over all.
+        let mut ask = |arm: &mut Arm, harm: f64| {
+            let own = if chance.hit(0.1) { 0.1 } else { 0.0111 };
+            arm.replace(Totals::default(), Totals { n: 1.0, x: f64::from(u8::from(chance.hit(own * day * harm))) });
+        };
+        ask(&mut arms.canary, harm);
+        (0..4).for_each(|_| ask(&mut arms.control, 1.0));
+        let fails = || super::failures::judge(&arms, &limits, horizon).outcome == Outcome::Fail;
+        ours = ours.or_else(|| fails().then_some(n));
+        theirs = theirs.or((arms.canary.x > 0.05 * canaries as f64).then_some(n));
+    }
+    (ours, theirs)
+}
+
+#[test]
+fn a_healthy_rollout_is_aborted_as_often_as_stated_and_a_bad_one_is_stopped_before_a_fixed_share_would() {
+    let mut chance = Chance::new(41);
+    let (runs, canaries) = (200, 250);
+    let aborted = (0..runs).filter(|_| failures(&mut chance, canaries, 1.0).0.is_some()).count();
+    // More than 18 of 200 at a true 5 % has a chance below 1 %; none at all would mean that the error is not spent.
+    assert!((1..=18).contains(&aborted), "{aborted} of {runs} healthy rollouts aborted at a stated 5 %");
+    let mut stops: Vec<(usize, usize)> = (0..60)
+        .map(|_| failures(&mut chance, canaries, 5.0))
+        .map(|(ours, theirs)| (ours.unwrap_or(canaries + 1), theirs.unwrap_or(canaries + 1)))
+        .collect();
+    let (earlier, median) = (stops.iter().filter(|(ours, theirs)| ours < theirs).count(), stops.len() / 2);
+    stops.sort_unstable();
+    assert!(earlier >= 54 && stops[median].0 <= 75, "{earlier} of 60 before the fixed share, {} devices", stops[median].0);
+}
+
+#[test]
+fn failed_devices_are_compared_with_the_control_group() {
+    let trials = |n: usize, x: usize| arm(&(0..n).map(|i| Totals { n: 1.0, x: f64::from(u8::from(i < x)) }).collect::<Vec<_>>());
+    let limits = Limits { alpha: Some(0.05), tolerance: Some(0.0), ..Limits::default() };
+    let judge = |canary: Arm, control: Arm, limits: &Limits| {
+        super::failures::judge(&Arms { canary, control }, limits, Horizon { canary: 400, control: 100 })
+    };
+    let harm = judge(trials(60, 9), trials(100, 2), &limits);
+    assert_eq!(harm.outcome, Outcome::Fail, "{}", harm.sentence);
+    assert!(harm.sentence.starts_with("Failed devices: canary 9 of 60, control 2 of 100; worse by 13.0 points, surely between"));
+    assert!(harm.lower.unwrap() > 0.0 && harm.upper.unwrap() < 0.4);
+    // A broken fleet fails in both arms, and that is not the version's doing.
+    assert_eq!(judge(trials(60, 9), trials(100, 13), &limits).outcome, Outcome::Inconclusive);
+    assert_eq!(judge(trials(60, 9), trials(100, 2), &Limits { tolerance: Some(0.1), ..limits }).outcome, Outcome::Inconclusive);
+    let safe = judge(trials(300, 2), trials(100, 1), &limits);
+    assert_eq!(safe.outcome, Outcome::Pass, "{}", safe.sentence);
+    assert!(safe.sentence.ends_with("within the 5.0 allowed: pass."), "{}", safe.sentence);
+    let none = judge(Arm::default(), trials(100, 0), &limits);
+    assert_eq!(none.outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn devices_count_once_and_each_leg_has_its_part_of_the_error() {
+    let first = Totals { n: 30.0, x: 24.0 };
+    let settled = Totals { n: 60.0, x: 45.0 };
+    assert_eq!(devices::settles(Metric::LabelledAccuracy, Totals::default(), first), None);
+    assert_eq!(devices::settles(Metric::LabelledAccuracy, first, settled), Some(0.25));
+    assert_eq!(devices::settles(Metric::ErrorRatio, first, settled), Some(0.75));
+    assert_eq!(devices::settles(Metric::ErrorRatio, settled, Totals { n: 600.0, x: 450.0 }), None);
+    let limits = Limits { alpha: Some(0.02), rows: 0.75, ..Limits::default() };
+    assert_eq!(limits.legs().map(|l| l.alpha()), [0.015, 0.005]);
+
+    let group = |share: f64, n: usize| {
+        (0..n).fold(crate::sequential::bets::Values::default(), |mut values, i| {
+            values.add(share + if i % 2 == 0 { 0.02 } else { -0.02 });
+            values
+        })
+    };
+    let judge = |canary: f64, n: usize| {
+        let settled = Settled { canary: group(canary, n), control: group(0.2, 4 * n) };
+        devices::judge(Metric::LabelledAccuracy, &settled, &Limits::default()).unwrap()
+    };
+    let harm = judge(0.5, 40);
+    assert_eq!(harm.outcome, Outcome::Fail, "{}", harm.sentence);
+    assert!(harm.sentence.starts_with("Measured accuracy, device by device: canary 50.0 % as the mean of 40 devices, control 80.0 %"));
+    assert!(harm.upper.unwrap() < 0.0, "accuracy fell: {:?}", harm.upper);
+    assert_eq!(judge(0.2, 120).outcome, Outcome::Pass);
+    assert_eq!(judge(0.2, 3).outcome, Outcome::Inconclusive);
+    assert!(devices::judge(Metric::ErrorRatio, &Settled::default(), &Limits::default()).is_none());
+}
+
+#[test]
+fn slices_are_compared_within_themselves() {
+    let arms = |canary: f64, control: f64| Arms {
+        canary: arm(&[Totals { n: 1000.0, x: canary * 1000.0 }; 3]),
+        control: arm(&[Totals { n: 1000.0, x: control * 1000.0 }; 6]),
+    };
+    let slice = |arms: Arms| BTreeMap::from([(Metric::LabelledAccuracy, arms)]);
+    let slices = BTreeMap::from([("hw=rev-a".to_owned(), slice(arms(0.9, 0.9))), ("hw=rev-b".to_owned(), slice(arms(0.4, 0.7)))]);
+    let evidence = Evidence { slices, ..Evidence::default() };
+    let found = evidence.by_slice(Metric::LabelledAccuracy, &limits());
+    let outcomes: Vec<_> = found.iter().map(|(name, verdict)| (*name, verdict.outcome == Outcome::Fail)).collect();
+    assert_eq!(outcomes, [("hw=rev-a", false), ("hw=rev-b", true)]);
+    assert!(evidence.by_slice(Metric::ErrorRatio, &limits()).is_empty());
+}

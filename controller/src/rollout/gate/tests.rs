@@ -16,6 +16,7 @@ struct Case {
     success_share: f64,
     drawn: Option<(usize, usize)>,
     dismissed: Vec<Dismissal>,
+    failures: Arms,
 }
 
 impl Case {
@@ -34,6 +35,7 @@ impl Case {
             success_share: 0.0,
             drawn: None,
             dismissed: Vec::new(),
+            failures: Arms::default(),
         }
     }
 
@@ -41,7 +43,7 @@ impl Case {
         judge(&Question {
             policy: &self.policy,
             evidence: self.evidence.as_ref(),
-            failures: Arms::default(),
+            failures: self.failures,
             counts: &self.counts,
             reach: 0,
             has_baseline: self.baseline,
@@ -158,6 +160,68 @@ fn a_slightly_worse_estimate_needs_proof_or_more_data() {
     let strict = |g: &mut Guardrail| g.proof = Proof::NonInferior;
     case.policy.guardrails.iter_mut().filter(|g| g.metric == Metric::LabelledAccuracy).for_each(strict);
     assert_eq!(case.judged().outcome, Outcome::Inconclusive, "but that is no proof");
+}
+
+#[test]
+fn one_stated_error_is_shared_out_over_the_comparisons() {
+    let policy = GatePolicy::default();
+    assert!((policy.promised() - 0.05).abs() < 1e-12);
+    let of = |policy: &GatePolicy, metric| policy.guardrails.iter().find(|r| r.metric == metric).map(|r| policy.alpha_of(r)).unwrap();
+    assert!((of(&policy, Metric::DeviceFailures) - 2.0 * of(&policy, Metric::ErrorRatio)).abs() < 1e-12);
+    // One that states its own takes that; the others share what is left. What is only shown takes nothing.
+    let mut mixed = policy.clone();
+    mixed.guardrails[0].limits.alpha = Some(0.02);
+    mixed.guardrails[2].need = Need::Observe;
+    assert!((mixed.promised() - 0.05).abs() < 1e-12);
+    assert!((of(&mixed, Metric::SlowRatio) - 0.03 / 4.0).abs() < 1e-12);
+    // Documents from before say 1 % each, and mean it.
+    let old = r#"{"guardrails":[{"metric":"error_ratio","limits":{"margin":0.05,"alpha":0.01}},{"metric":"slow_ratio","limits":{"alpha":0.07}}]}"#;
+    let old: GatePolicy = serde_json::from_str(old).unwrap();
+    assert!((of(&old, Metric::ErrorRatio) - 0.01).abs() < 1e-12 && (old.promised() - 0.08).abs() < 1e-12);
+    let silent = GatePolicy { false_abort: 0.0, ..GatePolicy::default() };
+    assert_eq!(of(&silent, Metric::DeviceFailures), 0.0);
+}
+
+#[test]
+fn absolute_limits_may_leave_the_decision_to_the_control_group() {
+    let mut case = Case::good();
+    case.counts.failed_by_model = 2;
+    case.policy.too_many = TooMany::Hold;
+    assert_eq!(case.judged().outcome, Outcome::Fail, "nobody was held back, so the limit decides");
+    case.failures = Arms { canary: arm(5, 5.0, 2.0), control: arm(12, 12.0, 3.0) };
+    let held = case.judged();
+    assert_eq!(held.outcome, Outcome::Inconclusive);
+    assert!(held.sentence.ends_with("whether it is the version's doing, the control group decides."), "{}", held.sentence);
+    case.failures = Arms { canary: arm(40, 40.0, 20.0), control: arm(100, 100.0, 1.0) };
+    (case.counts.members, case.counts.control) = (500, 100);
+    assert!(case.judged().sentence.starts_with("Failed devices: canary 20 of 40"), "{}", case.judged().sentence);
+    case.policy.too_many = TooMany::Abort;
+    assert!(case.judged().sentence.starts_with("2 of 5 devices"));
+    // A baseline that fails as often is no proof against the version either.
+    let mut case = Case::good();
+    case.evidence.as_mut().unwrap().errors = 100;
+    case.evidence
+        .as_mut()
+        .unwrap()
+        .arms
+        .insert(Metric::ErrorRatio, Arms { canary: arm(3, 1100.0, 100.0), control: arm(12, 4000.0, 400.0) });
+    assert_eq!(case.judged().outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn devices_that_settled_are_a_comparison_of_their_own() {
+    let mut case = Case::good();
+    let evidence = case.evidence.as_mut().unwrap();
+    // So few trials that the rows say nothing, and forty devices that all say the same.
+    *evidence.arms.get_mut(&Metric::LabelledAccuracy).unwrap() = Arms { canary: arm(60, 400.0, 200.0), control: arm(240, 1600.0, 1280.0) };
+    case.policy.guardrails.iter_mut().for_each(|rail| rail.limits.rho = 0.95);
+    assert_ne!(case.judged().outcome, Outcome::Fail);
+    let settled = case.evidence.as_mut().unwrap().settled.entry(Metric::LabelledAccuracy).or_default();
+    (0..60).for_each(|_| settled.canary.add(0.5));
+    (0..240).for_each(|_| settled.control.add(0.2));
+    let report = case.judged();
+    assert_eq!(report.outcome, Outcome::Fail);
+    assert!(report.sentence.starts_with("Measured accuracy, device by device"), "{}", report.sentence);
 }
 
 #[test]
