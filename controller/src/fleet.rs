@@ -11,11 +11,13 @@ use leeway_protocol::ids::DeviceId;
 pub mod admission;
 pub mod bucket;
 pub mod cohort;
+pub mod contact;
 pub mod device;
 pub mod selector;
 
 pub use admission::{Admission, Certificate};
 pub use cohort::{CohortDoc, cohort_of};
+pub use contact::Contact;
 pub use device::{Arm, DesiredRecord, Device, DeviceSettings, Part, Presence, RunInterval};
 pub use selector::{Selector, SelectorError};
 

@@ -19,6 +19,7 @@ pub use standing::{Standing, standing};
 pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
 
 use crate::fleet::{Arm, Device, DeviceSettings, Selector};
+use crate::foresight::RiskBudget;
 use leeway_protocol::digest::Digest;
 
 /// The most stages a rollout may have.
@@ -49,6 +50,9 @@ pub struct RolloutPolicy {
     /// How a device goes about it.
     #[schema(value_type = Object)]
     pub settings: DeviceSettings,
+    /// What it may cost at worst; a rollout that is foreseen to cost more is not begun. Without one, the forecast is only shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskBudget>,
 }
 
 impl Default for RolloutPolicy {
@@ -63,6 +67,7 @@ impl Default for RolloutPolicy {
             require_approval: false,
             balance_by: None,
             settings: DeviceSettings { spread_ms: 30_000, ..DeviceSettings::default() },
+            risk: None,
         }
     }
 }
@@ -188,6 +193,9 @@ pub enum SpecError {
     /// A limit of zero that would stop everything.
     #[error("{0} must be at least 1: with 0 no device would ever be told")]
     Zero(&'static str),
+    /// A risk budget that cannot be meant.
+    #[error("risk: {0}")]
+    Risk(String),
 }
 
 impl RolloutPolicy {
@@ -235,6 +243,9 @@ impl RolloutPolicy {
             if value == 0 {
                 return Err(SpecError::Zero(what));
             }
+        }
+        if let Some(problem) = self.risk.as_ref().and_then(RiskBudget::problem) {
+            return Err(SpecError::Risk(problem));
         }
         Ok(())
     }
