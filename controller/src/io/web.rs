@@ -94,6 +94,7 @@ impl From<ControlError> for Problem {
             ControlError::NotFound(detail) => Self::NotFound(detail),
             ControlError::Conflict(detail) => Self::Conflict(detail),
             ControlError::Invalid(detail) => Self::Invalid(detail),
+            ControlError::Risk(detail) => Self::Risk(detail),
             ControlError::Forbidden(detail) => Self::Refused(detail),
             ControlError::Prove { detail, challenge } => Self::Prove { detail, challenge },
             ControlError::Dismissed(detail) => Self::Device(detail),

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::event::Event;
 use super::{Condition, Level};
+use crate::foresight::Forecast;
 
 /// A rollout in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -223,6 +224,9 @@ pub struct CreateRollout {
     /// Why, in a sentence.
     #[serde(default)]
     pub reason: String,
+    /// Begin it even if it is foreseen to cost more than its own risk budget allows; needs a reason.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// What a dry run answers: the rollout as it would be, and who could not take it.
@@ -236,6 +240,9 @@ pub struct RolloutPlan {
     pub left_out: Vec<String>,
     /// Bytes to move in all.
     pub bytes: u64,
+    /// What would become of it, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
 }
 
 /// One stage of a dry run.

@@ -463,6 +463,7 @@ impl Facts<'_> {
             stages,
             left_out,
             bytes,
+            forecast: None,
         })
     }
 }
