@@ -47,6 +47,9 @@ impl RiskBudget {
     /// What the forecast breaks of it, in sentences.
     pub fn broken_by(&self, forecast: &Forecast) -> Vec<String> {
         let mut broken = Vec::new();
+        if forecast.devices == 0 {
+            return broken;
+        }
         if let Some(limit) = self.max_exposed_if_bad {
             let share = |devices: u64| devices as f64 / forecast.devices.max(1) as f64;
             for harm in forecast.harms.iter().filter(|h| self.harms.contains(&h.harm) && share(h.exposed_p90) > limit) {

@@ -93,7 +93,8 @@ impl<'a> Run<'a> {
         let found = study.profiles.iter().filter_map(|p| study.snapshot.fleet.device(&p.id).map(|d| (p, d)));
         let devices: Vec<Simulated> = found
             .map(|(profile, device)| {
-                let mut own = Simulated::new(device, profile.refuses.as_ref(), profile.per_ms, study.start, &world, &mut chance);
+                let mut own =
+                    Simulated::new(device, profile.refuses.as_ref().map(|r| &r.reason), profile.per_ms, study.start, &world, &mut chance);
                 own.shift = chance.millis(HOUR_MS);
                 own
             })

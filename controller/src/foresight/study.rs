@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, DeviceId, RolloutId};
-use leeway_protocol::reason::Reason;
 use leeway_protocol::reported::Phase;
 use leeway_protocol::time::Timestamp;
 
 use super::base::{Base, pace};
 use super::chance::Chance;
 use super::contacts::{Origins, Pattern, patterns};
-use super::unfit::{self, Unfit};
+use super::unfit::{self, Refusal, Unfit};
 use super::{Effort, Question};
 use crate::fleet::bucket::order;
 use crate::fleet::{Device, Fleet};
@@ -76,7 +75,7 @@ pub struct Profile {
     /// Whether it will ever be there.
     pub comes: bool,
     /// Why it will refuse, if it is known to.
-    pub refuses: Option<Reason>,
+    pub refuses: Option<Refusal>,
 }
 
 impl Study {
@@ -91,7 +90,7 @@ impl Study {
         let reasons = unfit::refusals(snapshot, version, &everyone);
         let unfit = unfit::by_reason(&everyone, &reasons);
         let base = Base::of(snapshot, rollout, &everyone);
-        let mut drawn: Vec<(&Cohort, &Arc<Device>, Option<Reason>)> =
+        let mut drawn: Vec<(&Cohort, &Arc<Device>, Option<Refusal>)> =
             members.iter().zip(reasons).map(|((cohort, device), reason)| (*cohort, *device, reason)).collect();
         draw(&mut drawn, question.effort.max_devices, rollout);
         let scale = members.len() as f64 / drawn.len().max(1) as f64;
@@ -140,7 +139,7 @@ impl Study {
 }
 
 /// At most `most` devices, spread over the cohorts in proportion; another draw than the rollout's own.
-fn draw(devices: &mut Vec<(&Cohort, &Arc<Device>, Option<Reason>)>, most: usize, rollout: &Rollout) {
+fn draw(devices: &mut Vec<(&Cohort, &Arc<Device>, Option<Refusal>)>, most: usize, rollout: &Rollout) {
     if devices.len() > most {
         let salt = format!("{}/foresight", rollout.id);
         let names = devices.iter().map(|(cohort, device, _)| (cohort.as_str(), device.id.as_str()));

@@ -258,6 +258,18 @@ fn a_device_that_refused_the_parent_is_counted_out() {
     let named: Vec<_> = forecast.unfit.iter().flat_map(|group| group.names.clone()).collect();
     assert_eq!(named, ["coast-03", "coast-07"], "{:?}", forecast.unfit);
     assert!(forecast.sentences.iter().any(|s| s.contains("1 device will refuse it. Its last word was: There is not enough disk space")));
+    // An agent release on which the parent loaded nowhere will not load the child on its other devices either.
+    for (i, id) in ["coast-10", "coast-11", "coast-12"].into_iter().enumerate() {
+        world.edit_device(id, |reported| {
+            (reported.agent, reported.active) = ("0.3".to_owned(), None);
+            if i < 2 {
+                (reported.phase, reported.reason) = (Phase::Refused, Some(Reason::new(Code::PrescanRefused, "")));
+            }
+        });
+    }
+    let forecast = ask(&world, at_once(1000), FEW);
+    let old = forecast.unfit.iter().find(|group| group.why.starts_with("Agent 0.3 has loaded no version")).map(|group| group.names.clone());
+    assert_eq!(old, Some(vec!["coast-12".to_owned()]), "{:?}", forecast.unfit);
 }
 
 #[test]

@@ -32,8 +32,17 @@ pub struct Unfit {
     pub names: Vec<String>,
 }
 
+/// A refusal that is foreseen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the device will say.
+    pub reason: Reason,
+    /// How that is known, in a sentence.
+    pub why: String,
+}
+
 /// Why each of `members` will refuse `version`, if it is known to.
-pub fn refusals(snapshot: &Snapshot, version: &ModelVersion, members: &[&Device]) -> Vec<Option<Reason>> {
+pub fn refusals(snapshot: &Snapshot, version: &ModelVersion, members: &[&Device]) -> Vec<Option<Refusal>> {
     let ancestors = ancestors(snapshot, version);
     let own: Vec<Option<Reason>> = members.iter().map(|device| last_word(device, &ancestors)).collect();
     let agent = |device: &Device| device.reported.as_ref().map_or_else(|| device.presence.agent.clone(), |r| r.agent.clone());
@@ -44,18 +53,19 @@ pub fn refusals(snapshot: &Snapshot, version: &ModelVersion, members: &[&Device]
         *refused += usize::from(reason.as_ref().is_some_and(|r| is_of_the_runtime(&r.code)));
         *runs += usize::from(device.active().is_some_and(|active| ancestors.contains(&active.manifest)));
     }
-    members
-        .iter()
-        .zip(own)
-        .map(|(device, reason)| {
-            reason.or_else(|| {
-                let agent = agent(device);
-                let (refused, runs) = agents.get(&agent).copied().unwrap_or_default();
-                let rule = refused >= MIN_REFUSALS && runs == 0;
-                rule.then(|| Reason::new(Code::PrescanRefused, format!("agent {agent} loaded no earlier version of its ancestry either")))
-            })
+    let foresee = |(device, reason): (&&Device, Option<Reason>)| {
+        if let Some(reason) = reason {
+            let why = format!("Its last word was: {}", reason.code.sentence());
+            return Some(Refusal { reason, why });
+        }
+        let agent = agent(device);
+        let (refused, runs) = agents.get(&agent).copied().unwrap_or_default();
+        (refused >= MIN_REFUSALS && runs == 0).then(|| {
+            let why = format!("Agent {agent} has loaded no version of its ancestry on any device, and refused it on {refused}.");
+            Refusal { reason: Reason::new(Code::PrescanRefused, &why), why }
         })
-        .collect()
+    };
+    members.iter().zip(own).map(foresee).collect()
 }
 
 /// The version itself and the versions it descends from.
@@ -89,11 +99,11 @@ fn is_of_the_runtime(code: &Code) -> bool {
 }
 
 /// The same by reason, the most frequent first.
-pub fn by_reason(members: &[&Device], reasons: &[Option<Reason>]) -> Vec<Unfit> {
+pub fn by_reason(members: &[&Device], refusals: &[Option<Refusal>]) -> Vec<Unfit> {
     let mut groups: BTreeMap<&str, Unfit> = BTreeMap::new();
-    for (device, reason) in members.iter().zip(reasons).filter_map(|(d, r)| Some((d, r.as_ref()?))) {
-        let text = if reason.detail.starts_with("agent ") { &reason.detail } else { reason.code.sentence() };
-        let group = groups.entry(text).or_insert_with(|| Unfit { why: sentence(text), devices: 0, names: Vec::new() });
+    for (device, refusal) in members.iter().zip(refusals).filter_map(|(d, r)| Some((d, r.as_ref()?))) {
+        let new = || Unfit { why: refusal.why.clone(), devices: 0, names: Vec::new() };
+        let group = groups.entry(&refusal.why).or_insert_with(new);
         group.devices += 1;
         if group.names.len() < MAX_NAMES {
             group.names.push(device.id.to_string());
@@ -102,8 +112,4 @@ pub fn by_reason(members: &[&Device], reasons: &[Option<Reason>]) -> Vec<Unfit> 
     let mut all: Vec<Unfit> = groups.into_values().collect();
     all.sort_by(|a, b| b.devices.cmp(&a.devices).then_with(|| a.why.cmp(&b.why)));
     all
-}
-
-fn sentence(text: &str) -> String {
-    if text.starts_with("agent ") { format!("A{}.", &text[1..]) } else { format!("Its last word was: {text}") }
 }

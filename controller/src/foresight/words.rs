@@ -47,6 +47,9 @@ pub fn sentences(forecast: &Forecast, study: &Study, in_time: i64) -> Vec<String
 }
 
 fn pace(forecast: &Forecast, in_time: i64) -> String {
+    if forecast.devices == 0 {
+        return "No device is in a cohort of its line yet, so nothing would happen.".to_owned();
+    }
     let reach = &forecast.reach;
     let total = devices(forecast.devices as usize);
     let away = match reach.long_away {

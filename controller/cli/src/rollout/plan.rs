@@ -87,3 +87,50 @@ fn render(style: &Style, plan: &RolloutPlan, forecast: &Forecast) -> String {
         say(&forecast.assumed)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer() -> RolloutPlan {
+        let likely = |share: f64| json!({ "share": share, "low": share / 2.0, "high": share * 2.0, "runs": 300 });
+        let harm = json!({
+            "harm": "device_failures", "clause": "If it fails on 10 % of devices", "stopped": likely(0.5), "taken_back": likely(0.5),
+            "is_seen": true, "exposed_median": 12, "exposed_p90": 21, "stopped_median_ms": 540_000, "stopped_p90_ms": null, "sentence": "s",
+        });
+        serde_json::from_value(json!({
+            "sentence": "rain 2 would reach 500 devices.", "left_out": ["2 devices are offline."], "bytes": 1,
+            "stages": [{ "name": "all", "target": "all of every cohort", "devices": 500, "soak_ms": 600_000 }],
+            "forecast": {
+                "sentences": ["Reaches 95 % of 500 devices in 2 d 4 h (median)."], "devices": 500, "simulated": 500, "seed": 7,
+                "reach": { "most_median_ms": 187_200_000, "most_p90_ms": null, "all_median_ms": null, "all_p90_ms": null,
+                    "complete_median_ms": 3_600_000, "complete_p90_ms": 7_200_000, "reached": 480, "long_away": 41, "unreached": 0,
+                    "unreached_names": [] },
+                "false_abort": likely(0.013), "held_up": likely(0.0), "held_up_why": null, "harms": [harm],
+                "peak": { "devices_per_minute": 10, "bytes_per_second": 400 }, "unfit": [], "assumed": ["A good version fails on 2.0 %."],
+                "broken": [],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn sentences_come_first_and_figures_below() {
+        let style = Style { color: false, unicode: false, columns: 100, terminal: false };
+        let plan = answer();
+        let text = render(&style, &plan, plan.forecast.as_ref().unwrap());
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is missing:\n{text}"));
+        let order = [
+            at("rain 2 would reach"),
+            at("STAGE"),
+            at("- Reaches 95 % of 500 devices"),
+            at("the rollout is complete"),
+            at("device failures"),
+            at("Taken for granted (500 of 500 devices simulated, seed 7):"),
+            at("- A good version fails"),
+        ];
+        assert!(order.is_sorted() && text.is_ascii(), "{text}");
+        assert!(text.contains("50.0 % (25.0-100.0)"), "{text}");
+    }
+}
