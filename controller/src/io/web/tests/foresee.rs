@@ -5,7 +5,7 @@ use super::*;
 async fn two_devices(site: &Site) {
     let put = site.put("/api/v1/cohorts/coast", r#"{"line":"rain","selector":"region=coast"}"#).await;
     assert_eq!(put.status, 200, "{}", put.text());
-    let token = site.post("/api/v1/enrolment-tokens", r#"{"name":"t","ttl_ms":60000}"#).await;
+    let token = site.post("/api/v1/enrolment-tokens", r#"{"name":"t","uses":2,"ttl_ms":60000}"#).await;
     let token = token.json()["token"].as_str().unwrap().to_owned();
     for seed in [8, 9] {
         let key = leeway_protocol::trust::keyring::SigningKey::from_seed(&[seed; 32]).public().hex();
