@@ -14,6 +14,7 @@ pub mod admission;
 pub mod bucket;
 pub mod census;
 pub mod cohort;
+pub mod contact;
 pub mod device;
 pub mod preview;
 pub mod selector;
@@ -21,6 +22,7 @@ pub mod selector;
 pub use admission::{Admission, Certificate};
 pub use census::{About, ByCohort, Census, Finding};
 pub use cohort::{CohortDoc, Homes, cohort_of};
+pub use contact::Contact;
 pub use device::{Arm, DesiredRecord, Device, DeviceSettings, Part, Presence, RunInterval};
 pub use selector::{Selector, SelectorError};
 

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod config;
 pub mod drift;
 pub mod fleet;
+pub mod foresight;
 pub mod ingest;
 pub mod io;
 pub mod planner;

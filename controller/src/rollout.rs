@@ -26,6 +26,7 @@ pub use standing::{Standing, standing};
 pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
 
 use crate::fleet::{Arm, Device, DeviceSettings, Selector};
+use crate::foresight::RiskBudget;
 use leeway_protocol::digest::Digest;
 
 /// The most stages a rollout may have.
@@ -76,6 +77,9 @@ pub struct RolloutPolicy {
     /// How a device goes about it.
     #[schema(value_type = Object)]
     pub settings: DeviceSettings,
+    /// What it may cost at worst; a rollout that is foreseen to cost more is not begun. Without one, the forecast is only shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskBudget>,
 }
 
 impl Default for RolloutPolicy {
@@ -98,6 +102,7 @@ impl Default for RolloutPolicy {
             balance_by: None,
             slice_by: vec!["hw".to_owned()],
             settings: DeviceSettings { spread_ms: 30_000, ..DeviceSettings::default() },
+            risk: None,
         }
     }
 }
@@ -260,6 +265,9 @@ pub enum SpecError {
     /// A hold-back outside its range.
     #[error("a hold_back_share of {0} leaves too few devices: use 0 to 0.5")]
     HoldBack(String),
+    /// A risk budget that cannot be meant.
+    #[error("risk: {0}")]
+    Risk(String),
 }
 
 impl RolloutPolicy {
@@ -333,6 +341,10 @@ impl RolloutPolicy {
     /// Devices that may be told within a minute once so many were told and so many run the version.
     pub fn per_minute(&self, notified: usize, succeeded: usize) -> u32 {
         self.rate.as_ref().map_or(self.max_per_minute, |ramp| ramp.per_minute(notified, succeeded).min(self.max_per_minute))
+        if let Some(problem) = self.risk.as_ref().and_then(RiskBudget::problem) {
+            return Err(SpecError::Risk(problem));
+        }
+        Ok(())
     }
 }
 

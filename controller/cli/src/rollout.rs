@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
 use crate::output::{self, put, putln, table};
 
+mod plan;
 mod tree;
 
 /// Rollouts.
@@ -19,6 +20,9 @@ mod tree;
 pub enum Command {
     /// Bring a version out, by the line's default policy or by a policy file.
     Create(Create),
+    /// What would become of it: how long it takes, whom a bad version reaches, how often a good one is stopped. Changes nothing.
+    /// Exit code 3 if that is more than the policy's own risk budget.
+    Plan(plan::Plan),
     /// Every rollout, newest first.
     List,
     /// One rollout, as it is now.
@@ -68,6 +72,9 @@ pub struct Create {
     /// Only show what would happen.
     #[arg(long)]
     pub dry_run: bool,
+    /// Begin it even against its own risk budget; --reason says why.
+    #[arg(long, requires = "reason")]
+    pub force: bool,
     /// Then watch it.
     #[arg(long)]
     pub watch: bool,
@@ -112,6 +119,7 @@ const MAX_FAILED_LOOKS: u32 = 300;
 pub fn run(command: &Command, context: &Context) -> Outcome {
     match command {
         Command::Create(args) => create(args, context),
+        Command::Plan(args) => plan::plan(args, context),
         Command::List => list(context),
         Command::Show { rollout } => {
             let rollout = read(context, rollout)?;
@@ -136,30 +144,26 @@ fn read(context: &Context, id: &RolloutId) -> Outcome<Rollout> {
     context.client.read(&format!("/api/v1/rollouts/{id}"))
 }
 
-fn create(args: &Create, context: &Context) -> Outcome {
-    let policy = args.policy.as_ref().map(|path| policy(path)).transpose()?;
-    let request = CreateRollout {
+/// What the arguments ask for.
+fn request(args: &Create) -> Outcome<CreateRollout> {
+    Ok(CreateRollout {
         line: args.line.to_string(),
         version: args.version.to_string(),
         id: args.id.as_ref().map(ToString::to_string),
-        policy,
+        policy: args.policy.as_ref().map(|path| policy(path)).transpose()?,
         reason: args.reason.clone(),
-    };
+        force: args.force,
+    })
+}
+
+fn create(args: &Create, context: &Context) -> Outcome {
+    let request = request(args)?;
     if args.dry_run {
         let plan: RolloutPlan = context.client.send("/api/v1/rollouts?dry_run=true", &request)?;
         if context.json {
             return output::json(&plan);
         }
-        putln!("{}", context.style.plain(&plan.sentence));
-        let rows: Vec<Vec<String>> = plan
-            .stages
-            .iter()
-            .map(|s| vec![s.name.clone(), s.target.clone(), words::count(s.devices), words::duration(s.soak_ms)])
-            .collect();
-        put!("{}", table(&context.style, &["STAGE", "TARGET", "DEVICES", "SOAK"], &rows));
-        for line in &plan.left_out {
-            putln!("{}", context.style.plain(line));
-        }
+        put!("{}", plan::stages(&context.style, &plan));
         return Ok(());
     }
     let made: Rollout = context.client.send("/api/v1/rollouts", &request)?;

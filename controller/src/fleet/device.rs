@@ -14,6 +14,7 @@ use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::admission::{Admission, Certificate};
+use super::contact::Contact;
 
 /// Runs kept on the device's document; older ones stay in the event log.
 pub const MAX_RUNS: usize = 32;
@@ -76,6 +77,21 @@ pub struct Presence {
     /// Agent version.
     #[serde(default)]
     pub agent: String,
+    /// When it was there in the last week.
+    #[serde(default)]
+    pub contact: Contact,
+}
+
+impl Presence {
+    /// Connected or not from now on; whether that is a change.
+    pub fn turn(&mut self, online: bool, at: Timestamp) -> bool {
+        let changes = self.online != online;
+        if changes {
+            self.contact.note(self.online, online, at);
+            (self.online, self.changed_at) = (online, Some(at));
+        }
+        changes
+    }
 }
 
 /// What a device was told.

@@ -318,9 +318,7 @@ impl Ledger {
         if !status.online && status.session != presence.session {
             return;
         }
-        if presence.online != status.online {
-            presence.online = status.online;
-            presence.changed_at = Some(at);
+        if presence.turn(status.online, at) {
             self.snapshot.revision += 1;
         }
         presence.session = status.session;

@@ -35,12 +35,14 @@ pub(super) mod access;
 pub(super) mod admission;
 pub(super) mod decisions;
 pub(super) mod enrol;
+pub(super) mod foresee;
 pub(super) mod publish;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
 pub use decisions::{Applied, LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
+pub use foresee::LookAhead;
 pub use publish::Published;
 pub use supply::Attached;
 
@@ -97,6 +99,9 @@ pub enum ControlError {
     /// It is not right in itself.
     #[error("{0}")]
     Invalid(String),
+    /// It is foreseen to cost more than its own risk budget allows.
+    #[error("{0}")]
+    Risk(String),
     /// Not with this token or key.
     #[error("{0}")]
     Forbidden(String),

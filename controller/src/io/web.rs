@@ -95,6 +95,7 @@ impl From<ControlError> for Problem {
             ControlError::Conflict(detail) => Self::Conflict(detail),
             ControlError::Stale(detail) => Self::Stale(detail),
             ControlError::Invalid(detail) => Self::Invalid(detail),
+            ControlError::Risk(detail) => Self::Risk(detail),
             ControlError::Forbidden(detail) => Self::Refused(detail),
             ControlError::Prove { detail, challenge } => Self::Prove { detail, challenge },
             ControlError::Dismissed(detail) => Self::Device(detail),

@@ -54,7 +54,7 @@ impl Controller {
             if out {
                 (found.credential, found.certificates) = (None, Vec::new());
                 // Its last will does not count any more.
-                (found.presence.online, found.presence.changed_at) = (false, Some(at));
+                found.presence.turn(false, at);
             }
             state.revision += 1;
             let (kind, sentence) = match decision {

@@ -46,6 +46,9 @@ pub struct NewRollout {
     pub policy: Option<RolloutPolicy>,
     /// Why, in a sentence.
     pub reason: String,
+    /// Begin it even if it is foreseen to cost more than its own risk budget allows.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What applying a file came to.
@@ -94,11 +97,20 @@ fn json_of<T: Serialize>(value: &T) -> Value {
 }
 
 impl Controller {
-    /// Begin a rollout; its first devices are told by the next plan.
+    /// Begin a rollout; its first devices are told by the next plan. One with a risk budget is looked ahead at first.
     pub async fn create_rollout(&self, new: NewRollout, by: &str) -> Result<Arc<Rollout>, ControlError> {
         let why = reason(&new.reason)?;
+        let forced = self.check_risk(&new, by).await?;
         let by = by.to_owned();
-        self.inner.decide(move |state, at| create_rollout(state, at, new, why, &by)).await
+        let change = move |state: &mut Snapshot, at| {
+            let (rollout, touched, mut events) = create_rollout(state, at, new, why.clone(), &by)?;
+            if let Some(beyond) = forced {
+                let sentence = format!("{by} began it against its own risk budget ({why}): {beyond}");
+                events.push(draft(at, &by, "rollout.forced", format!("rollouts/{}", rollout.id), sentence, json!({ "beyond": beyond })));
+            }
+            Ok((rollout, touched, events))
+        };
+        self.inner.decide(change).await
     }
 
     /// Make a rollout say what a file says: create it, change what may still be changed (only from the `revision` that was looked
@@ -277,9 +289,10 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Cont
     Ok(())
 }
 
-type Change<T> = Result<(T, Touched, Vec<Draft>), ControlError>;
+pub(super) type Change<T> = Result<(T, Touched, Vec<Draft>), ControlError>;
 
-fn create_rollout(state: &mut Snapshot, at: Timestamp, new: NewRollout, why: String, by: &str) -> Change<Arc<Rollout>> {
+/// A rollout as it begins; everything that stands against it is a refusal.
+pub(super) fn create_rollout(state: &mut Snapshot, at: Timestamp, new: NewRollout, why: String, by: &str) -> Change<Arc<Rollout>> {
     let NewRollout { id, line, version, policy, .. } = new;
     let found = state.lines.get(&line).ok_or_else(|| ControlError::NotFound(format!("there is no model line {line}")))?;
     let release = state.version(&line, &version);

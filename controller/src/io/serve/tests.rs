@@ -311,6 +311,7 @@ fn new_rollout(version: &str) -> NewRollout {
         version: version.parse().unwrap(),
         policy: Some(one_stage()),
         reason: "The first model.".to_owned(),
+        force: false,
     }
 }
 

@@ -65,6 +65,9 @@ pub enum Problem {
     /// Something of that name is there already, or has changed since.
     #[error("{0}")]
     Conflict(String),
+    /// It is foreseen to cost more than its own risk budget allows.
+    #[error("{0}")]
+    Risk(String),
     /// The caller's copy is out of date.
     #[error("{0}")]
     Stale(String),
@@ -108,7 +111,7 @@ pub struct Kind {
 }
 
 /// Every kind, for its page.
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 22] = [
     Kind {
         slug: "not-found",
         status: StatusCode::NOT_FOUND,
@@ -180,6 +183,12 @@ pub const KINDS: [Kind; 21] = [
         status: StatusCode::CONFLICT,
         title: "Conflicts with what exists",
         meaning: "Something of that name exists with other content. Versions never change their content: use another name.",
+    },
+    Kind {
+        slug: "risk-budget",
+        status: StatusCode::CONFLICT,
+        title: "Beyond its risk budget",
+        meaning: "The rollout was looked ahead at and would cost more than its own policy allows (`risk`). Change the plan or the budget, or send `force` with a reason; both are kept in the audit log.",
     },
     Kind {
         slug: "stale-revision",
@@ -279,6 +288,7 @@ impl Problem {
             Self::CrossSite(_) => "cross-site",
             Self::IllegalTransition(_) => "illegal-transition",
             Self::Conflict(_) => "conflict",
+            Self::Risk(_) => "risk-budget",
             Self::Stale(_) => "stale-revision",
             Self::TooLarge(_) => "too-large",
             Self::Refused(_) => "refused",
@@ -396,6 +406,7 @@ mod tests {
             Problem::CrossSite("http://evil".into()),
             Problem::IllegalTransition("t".into()),
             Problem::Conflict("c".into()),
+            Problem::Risk("r".into()),
             Problem::Stale("s".into()),
             Problem::TooLarge(7),
             Problem::Refused("r".into()),

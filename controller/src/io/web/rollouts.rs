@@ -14,7 +14,7 @@ use super::guard::By;
 use super::resource::rollout::{AppliedRollout, CreateRollout, Rollout, RolloutDevice, RolloutPlan, RolloutSummary};
 use super::resource::{ActionRequest, Page};
 use super::view::rollouts::Refusal;
-use crate::io::control::{Applied, ControlError, NewRollout};
+use crate::io::control::{Applied, ControlError, LookAhead, NewRollout};
 use crate::rollout::verb::Ask;
 use crate::rollout::{Action, RolloutPolicy};
 
@@ -25,6 +25,15 @@ pub(super) struct Asked {
     /// Check everything and answer the plan, but change nothing.
     #[serde(default)]
     dry_run: bool,
+    /// With `dry_run`: also live through it in a simulation of the fleet, which takes seconds, and answer the forecast.
+    #[serde(default)]
+    foresee: bool,
+    /// With `foresee`: the seed of all chance, 0 if absent.
+    #[serde(default)]
+    seed: u64,
+    /// With `foresee`: runs of each case, at most 2,000; as many as a few seconds allow if absent.
+    #[serde(default)]
+    runs: Option<u32>,
 }
 
 /// Devices in one answer, at most.
@@ -63,7 +72,12 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let new = parse(create)?;
     if asked.dry_run {
-        return Ok(Json(web.plan(&new)?).into_response());
+        let mut plan = web.plan(&new)?;
+        if asked.foresee {
+            let how = LookAhead { seed: asked.seed, runs: asked.runs };
+            plan.forecast = Some(web.controller().foresee(new, &by, how).await?);
+        }
+        return Ok(Json(plan).into_response());
     }
     let made = web.controller().create_rollout(new, &by).await?;
     let mut response = answer(StatusCode::CREATED, web.rollout(&made.id)?);
@@ -192,6 +206,9 @@ fn action_of(text: &str) -> Result<Action, Problem> {
 fn parse(create: CreateRollout) -> Result<NewRollout, Problem> {
     let policy = create.policy.map(serde_json::from_value::<RolloutPolicy>).transpose();
     let policy = policy.map_err(|e| Problem::BadRequest(format!("the policy cannot be read: {e}")))?;
+    if create.force && create.reason.trim().is_empty() {
+        return Err(Problem::Invalid("a reason is needed to begin a rollout against its own risk budget".to_owned()));
+    }
     let reason = if create.reason.trim().is_empty() {
         format!("Version {} of {} was asked for.", create.version, create.line)
     } else {
@@ -203,5 +220,6 @@ fn parse(create: CreateRollout) -> Result<NewRollout, Problem> {
         version: name::<Version>(&create.version)?,
         policy,
         reason,
+        force: create.force,
     })
 }

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::event::Event;
 use super::{Condition, Level};
 use crate::rollout::shared::Trait;
+use crate::foresight::Forecast;
 
 /// A rollout in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -230,6 +231,9 @@ pub struct CreateRollout {
     /// Why, in a sentence.
     #[serde(default)]
     pub reason: String,
+    /// Begin it even if it is foreseen to cost more than its own risk budget allows; needs a reason.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// What applying a file came to.
@@ -272,6 +276,9 @@ pub struct RolloutPlan {
     pub left_out: Vec<String>,
     /// Bytes to move in all.
     pub bytes: u64,
+    /// What would become of it, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
 }
 
 /// One stage of a dry run.

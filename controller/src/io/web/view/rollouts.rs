@@ -471,6 +471,7 @@ impl Facts<'_> {
             stages,
             left_out,
             bytes,
+            forecast: None,
         })
     }
 }
