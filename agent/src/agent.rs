@@ -38,6 +38,7 @@ mod tests;
 mod time;
 mod trial;
 mod trust;
+mod window;
 
 use link::Link;
 use persist::{Files, Last};
@@ -70,6 +71,8 @@ pub struct Agent {
     deployment: Deployment,
     /// Faults under the present assignment, by kind.
     faults: BTreeMap<Code, u32>,
+    /// Since when, on the steady clock, no clock could tell whether the maintenance window is open.
+    clockless_since: Option<u64>,
     trust: Trust,
     serving: Option<Serving>,
     /// When a crashed runner is started again.
@@ -117,6 +120,7 @@ impl Agent {
             pending: None,
             deployment: Deployment::Idle,
             faults: BTreeMap::new(),
+            clockless_since: None,
             trust: Trust::default(),
             serving: None,
             restart_at: None,

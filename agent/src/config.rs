@@ -66,6 +66,8 @@ pub struct Config {
     pub broker: Option<(String, u16)>,
     /// The artifact server, if another than enrolment told.
     pub artifacts: Option<String>,
+    /// Local time, as minutes east of UTC, for maintenance windows.
+    pub utc_offset_minutes: i16,
     /// What is logged: a filter such as `info` or `leeway_agent=debug`.
     pub log: String,
 }
@@ -101,6 +103,7 @@ impl Config {
             timing: Timing::default(),
             broker: None,
             artifacts: None,
+            utc_offset_minutes: 0,
             log: "info".to_owned(),
         }
     }
@@ -113,6 +116,10 @@ impl Config {
         let mut config = Self::for_dir("/var/lib/leeway");
         top.path("data_dir", &mut config.data_dir)?;
         top.text("log", &mut config.log)?;
+        let mut offset = String::new();
+        if top.text("utc_offset", &mut offset)? {
+            config.utc_offset_minutes = read_offset(&offset)?;
+        }
         if let Some(labels) = top.section("labels")? {
             config.labels = Some(read_labels(labels)?);
         }
@@ -132,7 +139,7 @@ impl Config {
         if let Some(mut network) = top.section("network")? {
             read_network(&mut network, &mut config)?;
         }
-        top.end(&["data_dir", "labels", "runner", "outbox", "timing", "network", "log"])?;
+        top.end(&["data_dir", "labels", "runner", "outbox", "timing", "network", "log", "utc_offset"])?;
         if config.data_dir.as_os_str().is_empty() {
             return Err(value("data_dir", "", "name the directory that `leeway-agent enrol` made"));
         }
@@ -142,6 +149,21 @@ impl Config {
 
 fn value(key: &str, value: impl ToString, remedy: &str) -> ConfigError {
     ConfigError::Value { key: key.to_owned(), value: value.to_string(), remedy: remedy.to_owned() }
+}
+
+/// `+02:00` as minutes.
+fn read_offset(text: &str) -> Result<i16, ConfigError> {
+    let read = || {
+        let (sign, rest) = match text.split_at_checked(1)? {
+            ("+", rest) => (1, rest),
+            ("-", rest) => (-1, rest),
+            _ => return None,
+        };
+        let (hours, minutes) = rest.split_once(':').filter(|(hours, minutes)| hours.len() == 2 && minutes.len() == 2)?;
+        let (hours, minutes): (i16, i16) = (hours.parse().ok()?, minutes.parse().ok()?);
+        (hours <= 14 && (0..60).contains(&minutes)).then_some(sign * (hours * 60 + minutes))
+    };
+    read().ok_or_else(|| value("utc_offset", text, "write the offset of local time from UTC, such as +02:00"))
 }
 
 fn read_runner(section: &mut Section, runner: &mut RunnerConfig) -> Result<(), ConfigError> {
@@ -251,6 +273,7 @@ mod tests {
             r#"
             data_dir = "/srv/leeway"
             log = "debug"
+            utc_offset = "-03:30"
             [labels]
             region = "coast"
             [runner]
@@ -271,7 +294,7 @@ mod tests {
         assert_eq!(config.data_dir, PathBuf::from("/srv/leeway"));
         assert_eq!(config.labels.unwrap()["region"], "coast");
         assert_eq!((config.outbox.max_bytes, config.outbox.max_messages), (1_000_000, 10_000));
-        assert_eq!(config.timing.hang_ms, 5_000);
+        assert_eq!((config.timing.hang_ms, config.utc_offset_minutes), (5_000, -210));
         assert_eq!(config.runner.args, ["runner"]);
         assert_eq!(config.broker, Some(("broker.example".to_owned(), 1883)));
         assert_eq!(config.artifacts.as_deref(), Some("http://127.0.0.1:8080"));
@@ -298,6 +321,9 @@ mod tests {
             ("[network]\nartifacts = \"https:///x\"", "name a host"),
             ("[labels]\nregion = 5", "labels.region must be a text in quotes"),
             ("[timing]\nretry_first_ms = 1000\nretry_max_ms = 999", "may not be shorter"),
+            ("utc_offset = \"2\"", "such as +02:00"),
+            ("utc_offset = \"+2:00\"", "such as +02:00"),
+            ("utc_offset = \"+15:00\"", "such as +02:00"),
             ("data_dir = ", "the configuration is not TOML"),
             ("data_dir = \"\"", "name the directory"),
         ];

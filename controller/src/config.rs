@@ -369,7 +369,7 @@ fn table(text: &str, line: usize) -> Option<&str> {
 }
 
 /// Letters to change, add or remove between two words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {

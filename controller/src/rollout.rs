@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub mod alarm;
 pub mod amend;
 pub mod evidence;
+pub mod file;
 pub mod gate;
 pub mod pace;
 pub mod shared;

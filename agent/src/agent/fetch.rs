@@ -34,8 +34,11 @@ fn tries_of(code: &Code) -> (u32, bool) {
 }
 
 impl Agent {
-    /// A wait is over: fetch, beginning with the metadata.
+    /// A wait is over: fetch, beginning with the metadata, if the maintenance window is open.
     pub(super) fn begin_fetching(&mut self) {
+        if !self.may_begin() {
+            return;
+        }
         let Some(followed) = &self.followed else { return };
         let Some(target) = followed.directive.target.clone() else { return };
         let expires = followed.directive.expires;

@@ -150,6 +150,7 @@ impl Agent {
         self.state.outcome = None;
         self.followed = Some(followed);
         self.faults.clear();
+        self.clockless_since = None;
         self.link.shadow = None;
         self.replace(DiskPath::desired(), bytes);
         self.save(Saving::Accept(Box::new(before)));

@@ -18,6 +18,8 @@ pub struct Settings {
     pub key: SigningKey,
     /// Labels for cohorts, sent with the birth message.
     pub labels: BTreeMap<String, String>,
+    /// Local time, as minutes east of UTC: what maintenance windows without a zone of their own are judged by.
+    pub utc_offset_minutes: i16,
     /// Version of the program, as reported.
     pub agent: String,
     /// When the program was built: no earlier moment is believed.
@@ -38,6 +40,7 @@ impl Settings {
             device,
             key,
             labels: BTreeMap::new(),
+            utc_offset_minutes: 0,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             built_at: built_at(),
             certificate: None,

@@ -7,4 +7,5 @@ mod renewals;
 mod repo;
 mod rot;
 mod talk;
+mod windows;
 mod world;

@@ -113,6 +113,7 @@ impl Loop {
         let mut settings = Settings::new(identity.tenant.clone(), identity.device.clone(), identity.key.clone());
         settings.labels = config.labels.clone().unwrap_or_else(|| identity.labels.clone());
         (settings.outbox, settings.timing) = (config.outbox, config.timing);
+        settings.utc_offset_minutes = config.utc_offset_minutes;
         settings.certificate = certificates.as_ref().map(Certificates::dates);
         let labels = settings.labels.clone();
         let (events, inbox) = channel(EVENTS);

@@ -108,20 +108,29 @@ impl Client {
 
     /// POST JSON, read JSON.
     pub fn send<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        self.send_bound(path, body, None)
+    }
+
+    /// The same, done only if the resource is still at `revision`.
+    pub fn send_bound<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, revision: Option<u64>) -> Outcome<T> {
         let body = serde_json::to_vec(body).during("writing the request")?;
-        let bytes = self.send_bytes(path, "application/json", &body)?;
+        let request = self.agent.post(format!("{}{path}", self.base)).header("content-type", "application/json");
+        let answer = bound(self.signed_in(request), revision).send(&body).map_err(|e| self.unreachable(&e))?;
+        let bytes = self.body(answer, path)?;
         let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         serde_json::from_slice(bytes).during(format!("reading the answer to {path}"))
     }
 
     /// PUT JSON, read JSON.
     pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Outcome<T> {
+        self.put_bound(path, body, None)
+    }
+
+    /// The same, done only if the resource is still at `revision`.
+    pub fn put_bound<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, revision: Option<u64>) -> Outcome<T> {
         let body = serde_json::to_vec(body).during("writing the request")?;
-        let mut request = self.agent.put(format!("{}{path}", self.base)).header("content-type", "application/json");
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let answer = request.send(&body).map_err(|e| self.unreachable(&e))?;
+        let request = self.agent.put(format!("{}{path}", self.base)).header("content-type", "application/json");
+        let answer = bound(self.signed_in(request), revision).send(&body).map_err(|e| self.unreachable(&e))?;
         serde_json::from_slice(&self.body(answer, path)?).during(format!("reading the answer to {path}"))
     }
 
@@ -133,6 +142,13 @@ impl Client {
         }
         let answer = request.send(body).map_err(|e| self.unreachable(&e))?;
         self.body(answer, path)
+    }
+
+    fn signed_in<Any>(&self, request: ureq::RequestBuilder<Any>) -> ureq::RequestBuilder<Any> {
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
     }
 
     fn body(&self, mut answer: ureq::http::Response<ureq::Body>, path: &str) -> Outcome<Vec<u8>> {
@@ -156,6 +172,13 @@ impl Client {
         Failure::new(format!("the controller at {} cannot be reached: {error}", self.base))
             .code(7)
             .help("start it with `leeway serve`, or name another one with --url or LEEWAY_URL")
+    }
+}
+
+fn bound<Any>(request: ureq::RequestBuilder<Any>, revision: Option<u64>) -> ureq::RequestBuilder<Any> {
+    match revision {
+        Some(revision) => request.header("if-match", format!("\"{revision}\"")),
+        None => request,
     }
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use leeway_protocol::time::Timestamp;
 
+mod apply;
 mod client;
 mod cohort;
 mod context;
@@ -67,6 +68,8 @@ enum Command {
     /// Devices: what each runs, and why it is unhappy.
     #[command(subcommand)]
     Device(device::Command),
+    /// Make rollouts what their files say: created, changed where they have not been yet, or left as they are.
+    Apply(apply::Apply),
     /// Cohorts: parts of the fleet.
     #[command(subcommand)]
     Cohort(cohort::Command),
@@ -118,6 +121,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Model(command) => model::run(command, &context()?),
         Command::Rollout(command) => rollout::run(command, &context()?),
         Command::Device(command) => device::run(command, &context()?),
+        Command::Apply(args) => apply::run(args, context),
         Command::Cohort(command) => cohort::run(command, &context()?),
         Command::Drift(command) => drift::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),

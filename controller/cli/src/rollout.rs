@@ -3,22 +3,24 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use leeway_controller::io::web::resource::rollout::{CreateRollout, Rollout, RolloutPlan, RolloutSummary};
-use leeway_controller::io::web::resource::{ActionRequest, Level};
+use leeway_controller::io::web::resource::rollout::{CreateRollout, Rollout, RolloutDevice, RolloutPlan, RolloutSummary};
+use leeway_controller::io::web::resource::{ActionRequest, Level, Page};
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::{Line, RolloutId, Version};
 
+use crate::client::query;
 use crate::context::Context;
 use crate::failure::{During, Failure, Outcome};
 use crate::output::{self, put, putln, table};
 
+pub mod file;
 mod plan;
 mod tree;
 
 /// Rollouts.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Bring a version out, by the line's default policy or by a policy file.
+    /// Bring a version out, by the line's default policy, by a policy file, or as a rollout's file says.
     Create(Create),
     /// What would become of it: how long it takes, whom a bad version reaches, how often a good one is stopped. Changes nothing.
     /// Exit code 3 if that is more than the policy's own risk budget.
@@ -49,17 +51,29 @@ pub enum Command {
     Approve(Act),
     /// Tell the failed devices to try again.
     Retry(Act),
+    /// Wave an alarm or an undecided check through for this stage. Proven failures and missing data cannot be.
+    Dismiss(Dismiss),
+    /// Every device of it: where it stands, and what ending the rollout now would mean for it.
+    Devices {
+        /// The rollout.
+        rollout: RolloutId,
+    },
+    /// The JSON Schema of a rollout's file.
+    Schema,
 }
 
 /// `leeway rollout create`.
 #[derive(Debug, Args)]
 pub struct Create {
+    /// A rollout's file, YAML or JSON; `leeway rollout schema` describes it.
+    #[arg(short = 'f', long, value_name = "FILE", conflicts_with_all = ["line", "version", "id", "policy"])]
+    pub file: Option<PathBuf>,
     /// The model line.
-    #[arg(long)]
-    pub line: Line,
+    #[arg(long, required_unless_present = "file")]
+    pub line: Option<Line>,
     /// The version.
-    #[arg(long)]
-    pub version: Version,
+    #[arg(long, required_unless_present = "file")]
+    pub version: Option<Version>,
     /// A name for it; made from line and version otherwise.
     #[arg(long)]
     pub id: Option<RolloutId>,
@@ -88,6 +102,19 @@ pub struct Act {
     /// Why, for the audit trail.
     #[arg(long)]
     pub reason: String,
+    /// Only if the rollout is still at this revision, as `show` gives it.
+    #[arg(long, value_name = "N")]
+    pub if_revision: Option<u64>,
+}
+
+/// `leeway rollout dismiss`.
+#[derive(Debug, Args)]
+pub struct Dismiss {
+    #[command(flatten)]
+    act: Act,
+    /// Which check, such as `abort_overdue`; the only alarm that stands otherwise.
+    #[arg(long)]
+    pub check: Option<String>,
 }
 
 /// `leeway rollout promote`.
@@ -131,29 +158,20 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         }
         Command::Watch { rollout } => watch(rollout, context),
         Command::Status(args) => status(args, context),
-        Command::Pause(act) => send(context, act, "pause"),
-        Command::Resume(act) => send(context, act, "resume"),
-        Command::Promote(args) => send(context, &args.act, if args.full { "promote-all" } else { "promote" }),
-        Command::Abort(act) => send(context, act, "abort"),
-        Command::Approve(act) => send(context, act, "approve"),
-        Command::Retry(act) => send(context, act, "retry"),
+        Command::Pause(act) => send(context, act, "pause", None),
+        Command::Resume(act) => send(context, act, "resume", None),
+        Command::Promote(args) => send(context, &args.act, if args.full { "promote-all" } else { "promote" }, None),
+        Command::Abort(act) => send(context, act, "abort", None),
+        Command::Approve(act) => send(context, act, "approve", None),
+        Command::Retry(act) => send(context, act, "retry", None),
+        Command::Dismiss(args) => send(context, &args.act, "dismiss", args.check.clone()),
+        Command::Devices { rollout } => devices(rollout, context),
+        Command::Schema => output::json(&leeway_controller::rollout::file::schema()),
     }
 }
 
 fn read(context: &Context, id: &RolloutId) -> Outcome<Rollout> {
     context.client.read(&format!("/api/v1/rollouts/{id}"))
-}
-
-/// What the arguments ask for.
-fn request(args: &Create) -> Outcome<CreateRollout> {
-    Ok(CreateRollout {
-        line: args.line.to_string(),
-        version: args.version.to_string(),
-        id: args.id.as_ref().map(ToString::to_string),
-        policy: args.policy.as_ref().map(|path| policy(path)).transpose()?,
-        reason: args.reason.clone(),
-        force: args.force,
-    })
 }
 
 fn create(args: &Create, context: &Context) -> Outcome {
@@ -176,6 +194,48 @@ fn create(args: &Create, context: &Context) -> Outcome {
     }
     putln!("{}", context.style.plain(&format!("created rollout {}: {}", made.summary.id, made.summary.sentence)));
     eprintln!("help: watch it with `leeway rollout watch {id}`");
+    Ok(())
+}
+
+fn request(args: &Create) -> Outcome<CreateRollout> {
+    if let Some(path) = &args.file {
+        let mut found = file::read(path)?;
+        let (Some(asked), true) = (found.pop(), found.is_empty()) else {
+            let problem = format!("{}: `create` takes one rollout; `leeway apply -f` takes several", path.display());
+            return Err(Failure::new(problem).code(2));
+        };
+        let reason = if args.reason.is_empty() { asked.reason.clone() } else { args.reason.clone() };
+        return Ok(CreateRollout { reason, force: args.force, ..file::request(&asked)? });
+    }
+    Ok(CreateRollout {
+        line: args.line.as_ref().map(ToString::to_string).unwrap_or_default(),
+        version: args.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        id: args.id.as_ref().map(ToString::to_string),
+        policy: args.policy.as_ref().map(|path| policy(path)).transpose()?,
+        reason: args.reason.clone(),
+        force: args.force,
+    })
+}
+
+fn devices(id: &RolloutId, context: &Context) -> Outcome {
+    let (mut all, mut cursor): (Vec<RolloutDevice>, Option<String>) = (Vec::new(), None);
+    loop {
+        let after = cursor.as_ref().map(|at| format!("?{}", query(&[("cursor", at.clone())]))).unwrap_or_default();
+        let page: Page<RolloutDevice> = context.client.read(&format!("/api/v1/rollouts/{id}/devices{after}"))?;
+        all.extend(page.items);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if context.json {
+        return output::json(&all);
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|d| vec![d.device.clone(), d.standing.clone(), d.attempts.to_string(), d.if_aborted.clone().unwrap_or_default()])
+        .collect();
+    put!("{}", table(&context.style, &["DEVICE", "STANDS", "TOLD", "IF ABORTED NOW"], &rows));
     Ok(())
 }
 
@@ -216,9 +276,10 @@ fn list(context: &Context) -> Outcome {
     Ok(())
 }
 
-fn send(context: &Context, act: &Act, action: &str) -> Outcome {
-    let request = ActionRequest { reason: act.reason.clone(), check: None };
-    let rollout: Rollout = context.client.send(&format!("/api/v1/rollouts/{}/{action}", act.rollout), &request)?;
+fn send(context: &Context, act: &Act, action: &str, check: Option<String>) -> Outcome {
+    let request = ActionRequest { reason: act.reason.clone(), check };
+    let path = format!("/api/v1/rollouts/{}/{action}", act.rollout);
+    let rollout: Rollout = context.client.send_bound(&path, &request, act.if_revision)?;
     if context.json {
         return output::json(&rollout);
     }
