@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::DeviceId;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
@@ -50,12 +49,10 @@ pub struct Scene {
 
 /// A device and its place.
 pub struct Member<'d> {
-    /// The device.
-    pub device: &'d Arc<Device>,
+    /// The device, as far as planning looks at it.
+    pub device: &'d Device,
     /// Where it stands.
     pub standing: Standing,
-    /// Whether it is in the current stage's scope.
-    pub in_scope: bool,
 }
 
 /// What is counted about a stage.
@@ -236,20 +233,17 @@ impl Scene {
     }
 
     /// Devices of which `wanted` says that some are counted in a cohort and `fits` that it is one of them; cohort by cohort.
-    fn members(
-        &self,
-        wanted: impl Fn(&Seen) -> bool + Copy,
-        fits: impl Fn(&Member<'_>) -> bool,
-        most: usize,
-    ) -> Vec<(Arc<Device>, Standing)> {
+    fn members(&self, wanted: impl Fn(&Seen) -> bool + Copy, fits: impl Fn(&Member<'_>) -> bool, most: usize) -> Vec<Arc<Device>> {
         let census = self.census();
         let mut found = Vec::new();
         for home in self.homes.of_line(&self.rollout.spec.line) {
             let wanted = |survey: &Survey| survey.cohorts.of(home).is_some_and(wanted);
-            let here = census.devices(wanted).filter(|device| self.homes.of(device) == Some(home));
-            let placed =
-                here.filter_map(|device| self.place(device, home).map(|(standing, in_scope)| Member { device, standing, in_scope }));
-            found.extend(placed.filter(|member| fits(member)).take(most - found.len()).map(|m| (m.device.clone(), m.standing)));
+            let fits = |device: &Device| {
+                let place = self.place(device, home).filter(|_| self.homes.of(device) == Some(home));
+                place.is_some_and(|(standing, _)| fits(&Member { device, standing }))
+            };
+            let here = census.devices(wanted, fits);
+            found.extend(here.take(most - found.len()));
             if found.len() == most {
                 break;
             }
@@ -260,14 +254,13 @@ impl Scene {
     /// Devices for which a person asked for another try, where that would change something; at most so many.
     pub fn asked_again(&self, most: usize) -> Vec<Arc<Device>> {
         let failed = |place| matches!(place, Standing::FailedByModel | Standing::FailedOtherwise | Standing::Overdue);
-        let asked = self.members(|seen| seen.retry > 0, |m| m.device.retry && failed(m.standing), most);
-        asked.into_iter().map(|(device, _)| device).collect()
+        self.members(|seen| seen.retry > 0, |m| m.device.retry && failed(m.standing), most)
     }
 
     /// The first device, in the fleet's order, that has a failure on record.
     pub fn first_failed(&self) -> Option<Arc<Device>> {
         let failed = |m: &Member<'_>| m.device.part_in(&self.rollout.id).is_some_and(|part| part.failure.is_some());
-        self.members(|seen| seen.failed > 0, failed, 1).pop().map(|(device, _)| device)
+        self.members(|seen| seen.failed > 0, failed, 1).pop()
     }
 
     /// Whether devices are held back in this stage.
@@ -356,9 +349,9 @@ impl Scene {
         let mut held = draw.take(End::Back, Among::Fit, hold, |_| false);
         held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |_| false));
         held.sort_unstable_by_key(|(place, _)| *place);
-        let names: BTreeSet<&DeviceId> = held.iter().map(|(_, device)| &device.id).collect();
-        let told = draw.take(End::Front, Among::All, tell, |id| names.contains(id));
-        let devices = |drawn: &[(Place<'_>, &Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
+        let names: BTreeSet<&str> = held.iter().map(|(_, device)| device.id.as_str()).collect();
+        let told = draw.take(End::Front, Among::All, tell, |name| names.contains(name));
+        let devices = |drawn: &[(Place<'_>, Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
         (devices(&held), devices(&told))
     }
 
@@ -396,7 +389,7 @@ impl Scene {
         // In the order of devices, so the counts of a place say where to look, and the place itself who is meant.
         let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
         let found = self.members(some, |m| places.contains(&m.standing), 6);
-        let names: Vec<&str> = found.iter().map(|(device, _)| device.id.as_str()).collect();
+        let names: Vec<&str> = found.iter().map(|device| device.id.as_str()).collect();
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         if names.len() > 5 { format!("{shown} and others") } else { shown }
     }
