@@ -23,7 +23,7 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{BootId, DeviceId, Generation, Line};
 use leeway_protocol::manifest::{Blob, Lineage};
 use leeway_protocol::reason::{Code, Reason};
-use leeway_protocol::reported::{Phase, Reported, Running, TrustedVersions};
+use leeway_protocol::reported::{Condition, Phase, Reported, Running, TrustedVersions};
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::director::{self, DirectedTarget};
 use leeway_protocol::trust::keyring::SigningKey;
@@ -186,7 +186,7 @@ impl Bench {
         let told: Vec<(DeviceId, DesiredRecord)> = {
             let fleet = &self.ledger.snapshot.fleet;
             let canary = |d: &Device| d.desired.clone().filter(|told| told.rollout.is_some()).map(|told| (d.id.clone(), told));
-            fleet.iter().filter_map(|d| canary(d)).collect()
+            fleet.iter().filter_map(|d| canary(&d)).collect()
         };
         for (id, told) in told {
             let reported = reported(told.generation, Phase::Committed, "2", None);
@@ -391,7 +391,7 @@ fn reported(generation: Generation, phase: Phase, runs: &str, reason: Option<Rea
         active: Some(active),
         last_known_good: Some(version.manifest.digest),
         shadow: None,
-        conditions: Vec::new(),
+        conditions: conditions(),
         trusted: TrustedVersions { root: 1, timestamp: 400, snapshot: 12, targets: 3 },
         agent: "0.1.0".to_owned(),
         boot: BootId(3),
@@ -399,4 +399,18 @@ fn reported(generation: Generation, phase: Phase, runs: &str, reason: Option<Rea
         dropped: 0,
         at: Timestamp::from_secs(START),
     }
+}
+
+/// What an agent says of itself when all is well.
+fn conditions() -> Vec<Condition> {
+    let certificate = format!("certificate until {}; obtained {}", Timestamp::from_secs(START + 7_776_000), Timestamp::from_secs(START));
+    let all = [
+        ("ModelVerified", "the model that answers matched its golden vectors on this device"),
+        ("InferenceHealthy", "no inference failed since the model was loaded"),
+        ("MetadataFresh", "the signed metadata is fresh"),
+        ("ClockSane", "the clock agrees with what was signed"),
+        ("TelemetryFlowing", "no message was given up"),
+        ("CertificateGood", certificate.as_str()),
+    ];
+    all.map(|(kind, message)| Condition { kind: kind.to_owned(), holds: true, message: message.to_owned() }).into()
 }

@@ -3,12 +3,16 @@
 //! Devices hang in a tree of shared nodes: a root of [`GROUPS`] groups, each a row of leaves with at most [`MAX_LEAF`] devices. So
 //! taking a snapshot is copying one pointer, and a device that changes while a snapshot is out copies its leaf, its group and the
 //! root, and not the fleet. A hash picks the group: it only has to spread. Each node may remember what was counted in it
-//! ([`census`]) and forgets it when it changes, so counting the fleet again costs what changed in it.
+//! ([`census`]) and forgets it when it changes, so counting the fleet again costs what changed in it. In a leaf lie the devices'
+//! documents, packed one after the other ([`packed`]); who asks for a device gets a copy of its own, and what is changed in a
+//! [`DeviceMut`] is packed again when that is dropped.
 //!
 //! What stays true: iteration order depends on nothing but the devices' names; what a node remembers is what counting it anew gives.
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use leeway_protocol::ids::DeviceId;
+use leeway_protocol::time::Timestamp;
 
 pub mod admission;
 pub mod bucket;
@@ -16,6 +20,8 @@ pub mod census;
 pub mod cohort;
 pub mod contact;
 pub mod device;
+mod leaf;
+mod packed;
 pub mod preview;
 pub mod selector;
 
@@ -27,6 +33,8 @@ pub use device::{Arm, DesiredRecord, Device, DeviceSettings, Part, Presence, Run
 pub use selector::{Selector, SelectorError};
 
 use census::{Memo, Tickets};
+use leaf::Leaf;
+use packed::Words;
 
 /// Groups under the root: at a million devices each has some 60 leaves, and going through all groups takes microseconds.
 pub const GROUPS: usize = 256;
@@ -40,6 +48,8 @@ pub struct Fleet {
     len: usize,
     /// What was made from the whole fleet; shared by its copies.
     kept: Arc<Memo>,
+    /// What devices have in common; shared by its copies.
+    words: Arc<Words>,
 }
 
 /// Devices whose names have one hash, by name, in leaves that are never empty.
@@ -49,18 +59,9 @@ struct Group {
     memo: Memo,
 }
 
-/// Neighbours by name.
-#[derive(Debug, Clone, Default)]
-struct Leaf {
-    devices: Vec<Arc<Device>>,
-    memo: Memo,
-    /// Depends on the names alone, so it outlives changes of the devices.
-    tickets: Tickets,
-}
-
 impl Default for Fleet {
     fn default() -> Self {
-        Self { groups: Arc::new(vec![Arc::default(); GROUPS]), len: 0, kept: Arc::default() }
+        Self { groups: Arc::new(vec![Arc::default(); GROUPS]), len: 0, kept: Arc::default(), words: Arc::default() }
     }
 }
 
@@ -72,37 +73,57 @@ impl PartialEq for Fleet {
 
 impl Fleet {
     /// One device.
-    pub fn device(&self, id: &DeviceId) -> Option<&Arc<Device>> {
+    pub fn device(&self, id: &DeviceId) -> Option<Arc<Device>> {
         let group = self.groups.get(group(id))?;
         let leaf = group.leaves.get(group.leaf(id))?;
-        leaf.devices.get(leaf.place(id).ok()?)
+        leaf.device(leaf.place(id).ok()?, &self.words)
     }
 
     /// One device, to change; shared parts are copied first. Its name stays as it is.
-    pub fn device_mut(&mut self, id: &DeviceId) -> Option<&mut Device> {
+    pub fn device_mut(&mut self, id: &DeviceId) -> Option<DeviceMut<'_>> {
         let place = group(id);
         let found = self.groups.get(place)?;
         let leaf = found.leaf(id);
         let at = found.leaves.get(leaf)?.place(id).ok()?;
-        let group = self.group_mut(place)?;
-        let leaf = Arc::make_mut(group.leaves.get_mut(leaf)?);
+        let words = self.words.clone();
+        let leaf = Arc::make_mut(self.group_mut(place)?.leaves.get_mut(leaf)?);
         leaf.memo.forget();
-        leaf.devices.get_mut(at).map(Arc::make_mut)
+        let device = leaf.device(at, &words)?;
+        Some(DeviceMut { device: Arc::unwrap_or_clone(device), leaf, at, words })
+    }
+
+    /// A device was heard of; whether it is there. Far cheaper than [`Fleet::device_mut`], and every message does it. Of a device that is
+    /// connected planning does not see when that was, so nothing is counted anew.
+    pub fn touch(&mut self, id: &DeviceId, at: Timestamp) -> bool {
+        let place = group(id);
+        let find = |group: &Group| {
+            let leaf = group.leaf(id);
+            Some((leaf, group.leaves.get(leaf)?.place(id).ok()?))
+        };
+        let Some((leaf, row)) = self.groups.get(place).and_then(|group| find(group)) else { return false };
+        let words = self.words.clone();
+        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(place).map(Arc::make_mut) else { return false };
+        let Some(leaf) = group.leaves.get_mut(leaf).map(Arc::make_mut) else { return false };
+        if !leaf.touch(row, at, &words) {
+            leaf.memo.forget();
+            group.memo.forget();
+        }
+        true
     }
 
     /// Add or replace a device.
     pub fn insert(&mut self, device: Device) {
-        let place = group(&device.id);
-        let added = self.group_mut(place).is_some_and(|group| group.insert(Arc::new(device)));
+        let words = self.words.clone();
+        let added = self.group_mut(group(&device.id)).is_some_and(|group| group.insert(device, &words));
         self.len += usize::from(added);
     }
 
     /// Forget a device.
     pub fn remove(&mut self, id: &DeviceId) -> Option<Arc<Device>> {
-        self.device(id)?;
-        let removed = self.group_mut(group(id))?.remove(id);
-        self.len -= usize::from(removed.is_some());
-        removed
+        let device = self.device(id)?;
+        let removed = self.group_mut(group(id)).is_some_and(|group| group.remove(id));
+        self.len -= usize::from(removed);
+        Some(device)
     }
 
     /// A group to change.
@@ -123,77 +144,96 @@ impl Fleet {
     }
 
     /// Every device, in an order that depends on the names only (by group, then by name).
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Device>> {
-        self.groups.iter().flat_map(|group| &group.leaves).flat_map(|leaf| &leaf.devices)
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Device>> {
+        self.groups.iter().flat_map(|group| &group.leaves).flat_map(|leaf| leaf.devices(&self.words))
     }
 
     /// Every device by name; sorts, so for pages and not for every tick.
-    pub fn sorted(&self) -> Vec<&Arc<Device>> {
+    pub fn sorted(&self) -> Vec<Arc<Device>> {
         let mut all: Vec<_> = self.iter().collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
 }
 
+/// A device to change; packed again when it is dropped.
+pub struct DeviceMut<'f> {
+    device: Device,
+    leaf: &'f mut Leaf,
+    at: usize,
+    words: Arc<Words>,
+}
+
+impl Deref for DeviceMut<'_> {
+    type Target = Device;
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl DerefMut for DeviceMut<'_> {
+    fn deref_mut(&mut self) -> &mut Device {
+        &mut self.device
+    }
+}
+
+impl Drop for DeviceMut<'_> {
+    fn drop(&mut self) {
+        self.leaf.put(self.at..self.at + 1, std::slice::from_ref(&self.device), &self.words);
+    }
+}
+
 impl Group {
     /// The leaf in which a device of this name belongs.
     fn leaf(&self, id: &DeviceId) -> usize {
-        let begins = |leaf: &Arc<Leaf>| leaf.devices.first().is_some_and(|first| first.id <= *id);
-        self.leaves.partition_point(begins).saturating_sub(1)
+        self.leaves.partition_point(|leaf| leaf.name(0).is_some_and(|first| first <= id.as_str())).saturating_sub(1)
     }
 
     /// Whether it is a new one.
-    fn insert(&mut self, device: Arc<Device>) -> bool {
+    fn insert(&mut self, device: Device, words: &Words) -> bool {
         let at = self.leaf(&device.id);
         let last = at + 1 == self.leaves.len();
         let Some(leaf) = self.leaves.get_mut(at) else {
-            self.leaves.push(Arc::new(Leaf { devices: vec![device], ..Leaf::default() }));
-            return true;
+            self.leaves.push(Arc::default());
+            return self.insert(device, words);
         };
         let leaf = Arc::make_mut(leaf);
         leaf.memo.forget();
         let place = match leaf.place(&device.id) {
             Ok(known) => {
-                if let Some(place) = leaf.devices.get_mut(known) {
-                    *place = device;
-                }
+                leaf.put(known..known + 1, &[device], words);
                 return false;
             }
             Err(place) => place,
         };
         leaf.tickets = Tickets::default();
-        if leaf.devices.len() < MAX_LEAF {
-            leaf.devices.insert(place, device);
+        if leaf.len() < MAX_LEAF {
+            leaf.put(place..place, &[device], words);
             return true;
         }
         // In ascending order, as a store gives them, leaves are filled; otherwise the fuller half makes room.
-        let mut rest = if last && place == MAX_LEAF { Vec::new() } else { leaf.devices.split_off(MAX_LEAF / 2) };
-        if rest.is_empty() || place > leaf.devices.len() {
-            rest.insert(place - leaf.devices.len(), device);
+        let from = if last && place == MAX_LEAF { MAX_LEAF } else { MAX_LEAF / 2 };
+        let mut rest = leaf.split_off(from);
+        if place > from || from == MAX_LEAF {
+            rest.put(place - from..place - from, &[device], words);
         } else {
-            leaf.devices.insert(place, device);
+            leaf.put(place..place, &[device], words);
         }
-        self.leaves.insert(at + 1, Arc::new(Leaf { devices: rest, ..Leaf::default() }));
+        self.leaves.insert(at + 1, Arc::new(rest));
         true
     }
 
-    fn remove(&mut self, id: &DeviceId) -> Option<Arc<Device>> {
+    fn remove(&mut self, id: &DeviceId) -> bool {
         let at = self.leaf(id);
-        let leaf = Arc::make_mut(self.leaves.get_mut(at)?);
-        let place = leaf.place(id).ok()?;
-        let removed = leaf.devices.remove(place);
+        let Some(leaf) = self.leaves.get_mut(at).map(Arc::make_mut) else { return false };
+        let Ok(place) = leaf.place(id) else { return false };
+        leaf.put(place..place + 1, &[], &Words::default());
         leaf.memo.forget();
         leaf.tickets = Tickets::default();
-        if leaf.devices.is_empty() {
+        if leaf.len() == 0 {
             self.leaves.remove(at);
         }
-        Some(removed)
-    }
-}
-
-impl Leaf {
-    fn place(&self, id: &DeviceId) -> Result<usize, usize> {
-        self.devices.binary_search_by(|device| device.id.cmp(id))
+        true
     }
 }
 

@@ -336,16 +336,15 @@ impl RolloutPolicy {
         }
         self.abort.iter().try_for_each(AbortRule::check)?;
         self.retries.check()?;
+        if let Some(problem) = self.risk.as_ref().and_then(RiskBudget::problem) {
+            return Err(SpecError::Risk(problem));
+        }
         self.rate.as_ref().map_or(Ok(()), Ramp::check)
     }
 
     /// Devices that may be told within a minute once so many were told and so many run the version.
     pub fn per_minute(&self, notified: usize, succeeded: usize) -> u32 {
         self.rate.as_ref().map_or(self.max_per_minute, |ramp| ramp.per_minute(notified, succeeded).min(self.max_per_minute))
-        if let Some(problem) = self.risk.as_ref().and_then(RiskBudget::problem) {
-            return Err(SpecError::Risk(problem));
-        }
-        Ok(())
     }
 }
 

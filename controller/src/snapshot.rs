@@ -152,7 +152,7 @@ impl Snapshot {
     pub fn apply(&mut self, step: &Step, now: Timestamp) -> Result<(), ApplyError> {
         match step {
             Step::SetDesired { device, desired, part } => {
-                let found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
+                let mut found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
                 if found.desired.as_ref().is_some_and(|d| d.generation >= desired.generation) {
                     return Err(ApplyError::Overtaken(device.clone()));
                 }
@@ -163,7 +163,7 @@ impl Snapshot {
                 }
             }
             Step::HoldBack { device, part } => {
-                let found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
+                let mut found = self.fleet.device_mut(device).ok_or_else(|| ApplyError::NoDevice(device.clone()))?;
                 found.part = Some(part.clone());
             }
             Step::MoveRollout { rollout, to } => {

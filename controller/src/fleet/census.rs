@@ -6,7 +6,7 @@
 //! what was seen holds, and a note that has run out is not used. The alternative, counters that are raised and lowered by whoever
 //! changes a device, is faster still and drifts from the truth with the first place that forgets to; here there is nothing to forget.
 //!
-//! What stays true: with or without notes the answers are the same; notes are never written down, and copies of a node that is about to change begin with none.
+//! What stays true: with or without notes the answers are the same; notes are never written down.
 use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,9 @@ use serde::Serialize;
 
 use super::bucket::bucket;
 use super::device::Device;
-use super::{Fleet, Group, Leaf};
+use super::leaf::Leaf;
+use super::packed::Words;
+use super::{Fleet, Group};
 
 /// Questions a node remembers, the latest asked: some five for each model line.
 const MAX_NOTES: usize = 64;
@@ -50,6 +52,7 @@ impl About {
 #[derive(Default)]
 pub(super) struct Memo(Mutex<Vec<Note>>);
 
+#[derive(Clone)]
 struct Note {
     about: About,
     from: Timestamp,
@@ -101,9 +104,10 @@ impl Fleet {
     }
 }
 
+/// A copy remembers the same, until it is told to forget.
 impl Clone for Memo {
     fn clone(&self) -> Self {
-        Self::default()
+        Self(Mutex::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()))
     }
 }
 
@@ -120,14 +124,14 @@ pub(super) struct Tickets(Mutex<Option<Salted>>);
 type Salted = (Arc<str>, Arc<[u64]>);
 
 impl Tickets {
-    fn of(&self, salt: &Arc<str>, devices: &[Arc<Device>]) -> Arc<[u64]> {
+    fn of<'n>(&self, salt: &Arc<str>, names: impl Iterator<Item = &'n str>) -> Arc<[u64]> {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, tickets)) = noted.as_ref()
             && of == salt
         {
             return tickets.clone();
         }
-        let tickets: Arc<[u64]> = devices.iter().map(|device| bucket(salt, device.id.as_str())).collect();
+        let tickets: Arc<[u64]> = names.map(|name| bucket(salt, name)).collect();
         *noted = Some((salt.clone(), tickets.clone()));
         tickets
     }
@@ -156,23 +160,41 @@ pub struct Census<F, L> {
 
 /// Some devices and what was found among them.
 pub struct Portion<'c, F> {
-    /// Neighbours by name.
-    pub devices: &'c [Arc<Device>],
     /// What was found.
     pub finding: Arc<F>,
     leaf: &'c Leaf,
+    words: &'c Words,
 }
 
-impl<F> Portion<'_, F> {
-    /// The place of each of the devices in a draw.
+impl<'c, F> Portion<'c, F> {
+    /// The places of the devices in a draw, in their order here.
     pub fn tickets(&self, salt: &Arc<str>) -> Arc<[u64]> {
-        self.leaf.tickets.of(salt, &self.leaf.devices)
+        self.leaf.tickets.of(salt, self.leaf.names())
+    }
+
+    /// The name of a device.
+    pub fn name(&self, at: usize) -> Option<&'c str> {
+        self.leaf.name(at)
+    }
+
+    /// A device.
+    pub fn device(&self, at: usize) -> Option<Arc<Device>> {
+        self.leaf.device(at, self.words)
+    }
+
+    /// The devices that fit; `fits` is shown as much of them as planning looks at.
+    fn devices(&self, fits: impl Fn(&Device) -> bool) -> Vec<Arc<Device>> {
+        let mut fit = Vec::new();
+        self.leaf.glance(self.words, |at, device| fit.extend(fits(device).then_some(at)));
+        fit.into_iter().filter_map(|at| self.device(at)).collect()
     }
 }
 
 impl<F: Finding, L: Fn(&Device, &mut F) -> Option<Timestamp>> Census<F, L> {
     /// Ask. `look` adds one device to a finding and says when time alone will change what it adds, if ever; what it does may
-    /// depend on the device, on `now` and on what `about` was made from, and on nothing else.
+    /// depend on the device, on `now` and on what `about` was made from, and on nothing else. It is shown what planning looks at:
+    /// not the key, the certificates, the secret, the runs, the session, nor more of the report than generation, phase, reason and
+    /// active model.
     pub fn new(fleet: &Fleet, about: Option<About>, now: Timestamp, look: L) -> Self {
         Self { fleet: fleet.clone(), about, now, look, finding: PhantomData }
     }
@@ -189,13 +211,18 @@ impl<F: Finding, L: Fn(&Device, &mut F) -> Option<Timestamp>> Census<F, L> {
         let groups = self.fleet.groups.iter().filter(move |group| !group.leaves.is_empty() && wanted(&self.in_group(group).finding));
         groups.flat_map(|group| &group.leaves).filter_map(move |leaf| {
             let finding = self.in_leaf(leaf).finding;
-            wanted(&finding).then_some(Portion { devices: &leaf.devices, finding, leaf })
+            wanted(&finding).then_some(Portion { finding, leaf, words: &self.fleet.words })
         })
     }
 
-    /// Every device of these parts; whether it is itself wanted is for the caller to see.
-    pub fn devices<'c>(&'c self, wanted: impl Fn(&F) -> bool + Copy + 'c) -> impl Iterator<Item = &'c Arc<Device>> {
-        self.portions(wanted).flat_map(|portion| portion.devices)
+    /// The devices that fit, in parts in which something `wanted` is found. Like [`Census::new`]'s `look`, `fits` is not shown everything;
+    /// the devices that come are whole.
+    pub fn devices<'c>(
+        &'c self,
+        wanted: impl Fn(&F) -> bool + Copy + 'c,
+        fits: impl Fn(&Device) -> bool + 'c,
+    ) -> impl Iterator<Item = Arc<Device>> {
+        self.portions(wanted).flat_map(move |portion| portion.devices(&fits))
     }
 
     fn in_group(&self, group: &Group) -> Found<F> {
@@ -213,9 +240,7 @@ impl<F: Finding, L: Fn(&Device, &mut F) -> Option<Timestamp>> Census<F, L> {
     fn in_leaf(&self, leaf: &Leaf) -> Found<F> {
         leaf.memo.recall(self.about, self.now, || {
             let (mut finding, mut until) = (F::default(), None);
-            for device in &leaf.devices {
-                until = sooner(until, (self.look)(device, &mut finding));
-            }
+            leaf.glance(&self.fleet.words, |_, device| until = sooner(until, (self.look)(device, &mut finding)));
             Found { finding: Arc::new(finding), until }
         })
     }

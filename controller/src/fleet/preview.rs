@@ -56,8 +56,8 @@ pub fn preview(fleet: &Fleet, cohorts: &BTreeMap<Cohort, Arc<CohortDoc>>, select
         cohorts.iter().filter(|(other, _)| *other != name).map(|(name, doc)| (name.clone(), doc.clone())).collect();
     for device in fleet.iter().filter(|device| device.admission.is_in()) {
         let matches = selector.matches(&device.labels);
-        let joins = matches && !cohort_of(device, &others).is_some_and(|other| earlier(other));
-        let now = cohort_of(device, cohorts).map(|cohort| &cohort.name);
+        let joins = matches && !cohort_of(&device, &others).is_some_and(|other| earlier(other));
+        let now = cohort_of(&device, cohorts).map(|cohort| &cohort.name);
         leaving += u64::from(!joins && now == Some(name));
         if !matches {
             continue;
@@ -66,7 +66,7 @@ pub fn preview(fleet: &Fleet, cohorts: &BTreeMap<Cohort, Arc<CohortDoc>>, select
         online += u64::from(device.presence.online);
         belonging += u64::from(joins);
         *by_cohort.entry(now).or_default() += 1;
-        examples.insert(device.id.as_str());
+        examples.insert(device.id.to_string());
         if examples.len() > MAX_EXAMPLES {
             examples.pop_last();
         }
@@ -78,7 +78,7 @@ pub fn preview(fleet: &Fleet, cohorts: &BTreeMap<Cohort, Arc<CohortDoc>>, select
         .collect();
     let sentence =
         format!("{matching} of {} devices match, {belonging} would belong to cohort {name}, and {leaving} would leave it.", fleet.len());
-    let examples = examples.into_iter().map(str::to_owned).collect();
+    let examples = examples.into_iter().collect();
     Preview { selector: selector.to_string(), matching, online, belonging, leaving, examples, overlaps, sentence }
 }
 

@@ -40,7 +40,7 @@ fn the_tree_is_a_map_and_remembers_nothing_wrong() {
             }
             6 => assert_eq!(fleet.remove(&id).map(|d| d.id.clone()), plain.remove(&id).map(|_| id)),
             _ => {
-                if let Some(found) = fleet.device_mut(&id) {
+                if let Some(mut found) = fleet.device_mut(&id) {
                     found.labels.insert("color".to_owned(), color.to_string());
                     plain.insert(id, color);
                 }
@@ -68,10 +68,10 @@ fn the_order_depends_on_the_names_and_every_device_is_found() {
     (0..40_000).rev().for_each(|n| falling.insert(device(n, 0)));
     assert!(rising == falling);
     for group in rising.groups.iter() {
-        let devices: usize = group.leaves.iter().map(|leaf| leaf.devices.len()).sum();
+        let devices: usize = group.leaves.iter().map(|leaf| leaf.len()).sum();
         assert_eq!(group.leaves.len(), devices.div_ceil(MAX_LEAF), "filled in order, leaves are full");
     }
-    assert!(falling.groups.iter().flat_map(|g| &g.leaves).all(|leaf| (1..=MAX_LEAF).contains(&leaf.devices.len())));
+    assert!(falling.groups.iter().flat_map(|g| &g.leaves).all(|leaf| (1..=MAX_LEAF).contains(&leaf.len())));
     assert!((0..40_000).all(|n| rising.device(&device(n, 0).id).is_some() && falling.device_mut(&device(n, 0).id).is_some()));
     assert!(
         rising.device(&name("stranger")).is_none()

@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
         let devices: Vec<Simulated> = found
             .map(|(profile, device)| {
                 let mut own =
-                    Simulated::new(device, profile.refuses.as_ref().map(|r| &r.reason), profile.per_ms, study.start, &world, &mut chance);
+                    Simulated::new(&device, profile.refuses.as_ref().map(|r| &r.reason), profile.per_ms, study.start, &world, &mut chance);
                 own.shift = chance.millis(HOUR_MS);
                 own
             })
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
         self.state.rollouts.get(&self.study.rollout)
     }
 
-    fn device(&self, i: usize) -> Option<&Arc<Device>> {
+    fn device(&self, i: usize) -> Option<Arc<Device>> {
         self.state.fleet.device(&self.study.profiles.get(i)?.id)
     }
 
@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
         device.online = !device.online;
         let online = device.online;
         let reached = device.reached_at.is_some();
-        if let Some(found) = self.study.profiles.get(i).and_then(|p| self.state.fleet.device_mut(&p.id)) {
+        if let Some(mut found) = self.study.profiles.get(i).and_then(|p| self.state.fleet.device_mut(&p.id)) {
             (found.presence.online, found.presence.last_seen) = (online, Some(self.now));
         }
         // Once it is over, nobody asks any more where a device is that has what it should.
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
         for (manifest, counted) in windows {
             self.ingest(i, manifest, &counted);
         }
-        let Some(found) = self.study.profiles.get(i).and_then(|p| self.state.fleet.device_mut(&p.id)).filter(|_| spoke) else {
+        let Some(mut found) = self.study.profiles.get(i).and_then(|p| self.state.fleet.device_mut(&p.id)).filter(|_| spoke) else {
             return spoke;
         };
         found.presence.last_seen = Some(self.now);
@@ -321,7 +321,7 @@ impl<'a> Run<'a> {
     fn ingest(&mut self, i: usize, manifest: Digest, counted: &Counted) {
         let (Some(rollout), Some(device)) = (self.rollout().filter(|r| r.state.is_judged()), self.device(i)) else { return };
         let candidate = self.world.candidate;
-        let arm = rollout.arm_of(device, manifest, candidate, self.study.baseline);
+        let arm = rollout.arm_of(&device, manifest, candidate, self.study.baseline);
         let is_candidate = manifest == candidate;
         let Some(own) = self.devices.get_mut(i) else { return };
         let found = Arc::make_mut(&mut self.state.evidence).entry(self.study.rollout.clone()).or_default();

@@ -84,14 +84,14 @@ impl Study {
         let (snapshot, rollout, now) = (question.snapshot, question.rollout, question.now);
         let spec = &rollout.spec;
         let version = snapshot.version(&spec.line, &spec.version)?;
-        let members: Vec<(&Cohort, &Arc<Device>)> =
-            snapshot.fleet.iter().filter_map(|d| snapshot.cohort_of(d).filter(|c| c.line == spec.line).map(|c| (&c.name, d))).collect();
+        let members: Vec<(&Cohort, Arc<Device>)> =
+            snapshot.fleet.iter().filter_map(|d| snapshot.cohort_of(&d).filter(|c| c.line == spec.line).map(|c| (&c.name, d))).collect();
         let everyone: Vec<&Device> = members.iter().map(|(_, d)| d.as_ref()).collect();
         let reasons = unfit::refusals(snapshot, version, &everyone);
         let unfit = unfit::by_reason(&everyone, &reasons);
         let base = Base::of(snapshot, rollout, &everyone);
         let mut drawn: Vec<(&Cohort, &Arc<Device>, Option<Refusal>)> =
-            members.iter().zip(reasons).map(|((cohort, device), reason)| (*cohort, *device, reason)).collect();
+            members.iter().zip(reasons).map(|((cohort, device), reason)| (*cohort, device, reason)).collect();
         draw(&mut drawn, question.effort.max_devices, rollout);
         let scale = members.len() as f64 / drawn.len().max(1) as f64;
         let mut chance = Chance::new(question.seed, "contacts");

@@ -64,6 +64,10 @@ fn flawless(devices: usize) -> World {
         exposed_at: Some(at),
         proven_at: Some(at),
         failure: None,
+        failed_at: None,
+        deferred_at: None,
+        proof_inferences: 1,
+        recalled: false,
     };
     let now = world.now;
     for id in world.state.fleet.iter().map(|d| d.id.clone()).collect::<Vec<_>>() {

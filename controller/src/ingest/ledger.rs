@@ -282,7 +282,7 @@ impl Ledger {
 
     fn cohort_of(&self, device: &DeviceId) -> Option<Cohort> {
         let device = self.snapshot.fleet.device(device)?;
-        self.snapshot.cohort_of(device).map(|cohort| cohort.name.clone())
+        self.snapshot.cohort_of(&device).map(|cohort| cohort.name.clone())
     }
 
     /// What a device's own event says in the event log.
@@ -305,14 +305,13 @@ impl Ledger {
     }
 
     fn see(&mut self, device: &DeviceId, at: Timestamp) {
-        if let Some(found) = self.snapshot.fleet.device_mut(device) {
-            found.presence.last_seen = Some(at);
+        if self.snapshot.fleet.touch(device, at) {
             self.dirty.devices.insert(device.clone());
         }
     }
 
     fn status(&mut self, device: &DeviceId, status: &Status, at: Timestamp) {
-        let Some(found) = self.snapshot.fleet.device_mut(device) else { return };
+        let Some(mut found) = self.snapshot.fleet.device_mut(device) else { return };
         let presence = &mut found.presence;
         // The will of a connection that another one has replaced says nothing.
         if !status.online && status.session != presence.session {
@@ -326,7 +325,7 @@ impl Ledger {
     }
 
     fn reported(&mut self, device: &DeviceId, reported: &Reported, at: Timestamp) {
-        let Some(found) = self.snapshot.fleet.device_mut(device) else { return };
+        let Some(mut found) = self.snapshot.fleet.device_mut(device) else { return };
         found.observe(reported.clone(), at);
         self.snapshot.revision += 1;
     }
@@ -337,7 +336,7 @@ impl Ledger {
         if recent.len() > MAX_RECENT {
             recent.remove(0);
         }
-        let Some(found) = self.snapshot.fleet.device(device).cloned() else { return };
+        let Some(found) = self.snapshot.fleet.device(device) else { return };
         self.evidence(&found, window, at);
         if let Some(cohort) = self.cohort_of(device) {
             self.observe(cohort, device, window);

@@ -103,7 +103,7 @@ async fn publish_waiting(inner: &Inner) {
     loop {
         let next = inner.unpublished.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
         let Some(id) = next else { return };
-        let device = inner.ledger().snapshot.fleet.device(&id).cloned();
+        let device = inner.ledger().snapshot.fleet.device(&id);
         let told = device.as_deref().filter(|device| device.admission.is_in());
         let Some(bytes) = told.and_then(|device| sign(inner, device)) else { continue };
         if inner.mqtt.publish(&Topic::new(&inner.tenant, &id, Channel::Desired), bytes).await.is_err() {

@@ -331,7 +331,7 @@ fn samples(inner: &Inner, line: &Line) -> Result<Vec<Sample>, ControlError> {
             let (of_line, cohort) = {
                 let ledger = inner.ledger();
                 let of_line = ledger.manifest(batch.manifest).is_some_and(|m| m.line == *line);
-                let device = ledger.snapshot.fleet.device(&message.device).cloned();
+                let device = ledger.snapshot.fleet.device(&message.device);
                 (of_line, device.and_then(|d| ledger.snapshot.cohort_of(&d).map(|c| c.name.clone())))
             };
             let Some(cohort) = cohort.filter(|_| of_line) else { continue };

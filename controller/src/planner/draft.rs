@@ -96,9 +96,9 @@ impl<'a> Draft<'a> {
         };
         let mut by_home: BTreeMap<u32, Vec<Arc<Device>>> = BTreeMap::new();
         let census = Census::new(&self.state.fleet, About::new(kind, subject, terms), self.now, look);
-        for device in census.devices(|count| *count > 0).filter(|device| fits(device)) {
-            if let Some(home) = self.homes.of(device) {
-                by_home.entry(home).or_default().push(device.clone());
+        for device in census.devices(|count| *count > 0, &fits) {
+            if let Some(home) = self.homes.of(&device) {
+                by_home.entry(home).or_default().push(device);
             }
         }
         Found { homes: self.homes.clone(), by_home }

@@ -131,7 +131,7 @@ fn retry(state: &mut Snapshot, rollout: &Rollout, at: Timestamp) -> BTreeSet<Dev
     let failed = state.fleet.iter().filter(|d| again(standing(d, rollout, manifest, at)));
     let failed: BTreeSet<DeviceId> = failed.map(|d| d.id.clone()).collect();
     for device in &failed {
-        if let Some(device) = state.fleet.device_mut(device) {
+        if let Some(mut device) = state.fleet.device_mut(device) {
             device.retry = true;
         }
     }

@@ -9,7 +9,7 @@ use crate::audit::Draft;
 impl Ledger {
     /// Whether its sender is in the fleet. Who is not gets no answer: a receipt would make it forget what may count one day.
     pub fn admits(&self, message: &Message) -> Result<(), Refusal> {
-        let admission = self.snapshot.fleet.device(&message.device).map(|device| &device.admission);
+        let admission = self.snapshot.fleet.device(&message.device).map(|device| device.admission.clone());
         match admission.and_then(|admission| admission.sentence(&message.device)) {
             Some(sentence) => Err(Refusal::unverified(Why::NotAdmitted, sentence)),
             None => Ok(()),

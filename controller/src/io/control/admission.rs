@@ -45,7 +45,7 @@ impl Controller {
             let _turn = self.inner.turn.lock().await;
             let at = clock::now();
             let mut state = self.inner.ledger().snapshot.clone();
-            let found = state.fleet.device_mut(device).ok_or_else(|| no_device(device))?;
+            let mut found = state.fleet.device_mut(device).ok_or_else(|| no_device(device))?;
             let dismissal = Dismissal { at, by: by.to_owned(), reason: why.clone() };
             let after = found.admission.after(decision, device, dismissal).map_err(|e| ControlError::Conflict(e.to_string()))?;
             let out = !after.is_in();
@@ -56,6 +56,7 @@ impl Controller {
                 // Its last will does not count any more.
                 found.presence.turn(false, at);
             }
+            drop(found);
             state.revision += 1;
             let (kind, sentence) = match decision {
                 Decision::Accept if why.is_empty() => ("device.accepted", format!("{device} was accepted by {by}.")),
@@ -85,7 +86,7 @@ impl Controller {
     /// Whether this certificate counts; otherwise why not.
     pub(in crate::io) fn check_peer(&self, peer: &Peer) -> Result<(), String> {
         let device = &peer.device;
-        let known = self.inner.ledger().snapshot.fleet.device(device).cloned();
+        let known = self.inner.ledger().snapshot.fleet.device(device);
         let Some(known) = known else { return Err(format!("{device} is not in this fleet: enrol it first")) };
         if let Some(sentence) = known.admission.sentence(device) {
             return Err(sentence);

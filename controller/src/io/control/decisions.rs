@@ -211,7 +211,7 @@ impl Controller {
     pub async fn label_device(&self, device: &DeviceId, labels: BTreeMap<String, String>, by: &str) -> Result<(), ControlError> {
         check_labels(&labels)?;
         let change = |state: &mut Snapshot, at| {
-            let found = state.fleet.device_mut(device).ok_or_else(|| no_device(device))?;
+            let mut found = state.fleet.device_mut(device).ok_or_else(|| no_device(device))?;
             let sentence = format!("{device} was labelled anew.");
             let data = json!({ "before": found.labels, "after": labels });
             found.labels = labels;
@@ -227,7 +227,7 @@ impl Controller {
         {
             let _turn = self.inner.turn.lock().await;
             let at = clock::now();
-            let found = self.inner.ledger().snapshot.fleet.device(device).cloned().ok_or_else(|| no_device(device))?;
+            let found = self.inner.ledger().snapshot.fleet.device(device).ok_or_else(|| no_device(device))?;
             let sentence = format!("{device} was removed from the fleet: {why}");
             let event = draft(at, by, "device.removed", format!("devices/{device}"), sentence, Value::Null);
             let mut writes = vec![

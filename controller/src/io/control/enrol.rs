@@ -236,7 +236,7 @@ impl Controller {
         let _turn = self.inner.turn.lock().await;
         let at = clock::now();
         let mut state = self.inner.ledger().snapshot.clone();
-        let known = state.fleet.device(&request.device).cloned();
+        let known = state.fleet.device(&request.device);
         let (mut device, way) = match known.filter(|known| known.public_key == request.public_key) {
             Some(known) if proven => (returning(&known)?, Way::Key),
             Some(_) => return Err(self.challenge(&request, at)?),

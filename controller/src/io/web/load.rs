@@ -201,7 +201,7 @@ impl Web {
             let more = found.len() > limit;
             found.truncate(limit);
             let next_cursor = found.last().filter(|_| more).map(|d| d.id.to_string());
-            Page { items: found.into_iter().map(|d| facts.device_summary(d)).collect(), next_cursor }
+            Page { items: found.iter().map(|d| facts.device_summary(d)).collect(), next_cursor }
         })
     }
 

@@ -134,7 +134,7 @@ fn fleet(web: &Web, registry: &mut Registry) {
         }
         let mut counts: BTreeMap<(String, String, String, &str), i64> = BTreeMap::new();
         for device in facts.snapshot.fleet.iter() {
-            let cohort = facts.snapshot.cohort_of(device).map_or_else(|| "none".to_owned(), |c| c.name.to_string());
+            let cohort = facts.snapshot.cohort_of(&device).map_or_else(|| "none".to_owned(), |c| c.name.to_string());
             if let Some(running) = device.active() {
                 *counts.entry((running.line.to_string(), running.version.to_string(), cohort.clone(), "current")).or_default() += 1;
             }

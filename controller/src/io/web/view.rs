@@ -2,6 +2,8 @@
 //!
 //! The only place where domain types become resources, so a page, the command line and the API cannot tell different stories.
 //! What stays true: nothing is stored here and nothing is decided; a sentence that the planner has made is passed on as it is.
+use std::sync::Arc;
+
 use leeway_protocol::ids::DeviceId;
 use leeway_protocol::time::Timestamp;
 
@@ -32,8 +34,8 @@ pub(super) struct Facts<'a> {
 
 impl Facts<'_> {
     /// A device.
-    fn device(&self, id: &DeviceId) -> Option<&Device> {
-        self.snapshot.fleet.device(id).map(AsRef::as_ref)
+    fn device(&self, id: &DeviceId) -> Option<Arc<Device>> {
+        self.snapshot.fleet.device(id)
     }
 
     /// The name of a device's cohort; a dash for one that no cohort takes.

@@ -147,7 +147,7 @@ impl<'c> Draw<'c> {
     }
 
     /// The first `count` devices from one end, without those to skip, each with its place in the whole order.
-    pub(super) fn take(&self, end: End, among: Among, count: usize, skip: impl Fn(&DeviceId) -> bool) -> Vec<(Place<'_>, &Arc<Device>)> {
+    pub(super) fn take(&self, end: End, among: Among, count: usize, skip: impl Fn(&str) -> bool) -> Vec<(Place<'_>, Arc<Device>)> {
         let mut taken = Vec::new();
         if count == 0 {
             return taken;
@@ -160,8 +160,11 @@ impl<'c> Draw<'c> {
                 End::Back => heads.max(),
             };
             let Some((place, n)) = next else { break };
-            let device = streams.get_mut(n).and_then(|stream| stream.next(self));
-            taken.extend(device.filter(|device| !skip(&device.id)).map(|device| (place, device)));
+            let Some((leaf, at)) = streams.get_mut(n).and_then(|stream| stream.next(self)) else { break };
+            let Some((portion, _)) = self.leaves.get(leaf) else { break };
+            if portion.name(at).is_some_and(|name| !skip(name)) {
+                taken.extend(portion.device(at).map(|device| (place, device)));
+            }
         }
         taken
     }
@@ -185,8 +188,8 @@ impl<'c> Draw<'c> {
         streams.into_values().collect()
     }
 
-    fn device(&self, leaf: usize, at: usize) -> Option<&Arc<Device>> {
-        self.leaves.get(leaf)?.0.devices.get(at)
+    fn name(&self, leaf: usize, at: usize) -> Option<&str> {
+        self.leaves.get(leaf)?.0.name(at)
     }
 }
 
@@ -222,16 +225,17 @@ impl<'d> Stream<'d> {
     fn head<'a>(&self, draw: &'a Draw<'_>) -> Option<Place<'a>> {
         let Reverse((key, row, at)) = *self.open.peek()?;
         let (leaf, _) = self.rows.get(row)?;
-        Some(Place::new(self.hashes, self.key(key), draw.device(*leaf, at)?.id.as_str()))
+        Some(Place::new(self.hashes, self.key(key), draw.name(*leaf, at)?))
     }
 
-    fn next<'a>(&mut self, draw: &'a Draw<'_>) -> Option<&'a Arc<Device>> {
+    /// Leaf, and place in it.
+    fn next(&mut self, draw: &Draw<'_>) -> Option<(usize, usize)> {
         let Reverse((_, row, at)) = self.open.pop()?;
         let (leaf, mask) = self.rows.get_mut(row)?;
         *mask &= !(1 << at);
         let leaf = *leaf;
         self.open_next(draw, row);
-        draw.device(leaf, at)
+        Some((leaf, at))
     }
 }
 

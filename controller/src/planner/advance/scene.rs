@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{Cohort, DeviceId};
+use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
@@ -56,8 +56,8 @@ pub struct Scene {
 
 /// A device and its place.
 pub struct Member<'d> {
-    /// The device.
-    pub device: &'d Arc<Device>,
+    /// The device, as far as planning looks at it.
+    pub device: &'d Device,
     /// Where it stands.
     pub standing: Standing,
     /// Whether it is in the current stage's scope.
@@ -354,20 +354,17 @@ impl Scene {
     }
 
     /// Devices of which `wanted` says that some are counted in a cohort and `fits` that it is one of them; cohort by cohort.
-    fn members(
-        &self,
-        wanted: impl Fn(&Seen) -> bool + Copy,
-        fits: impl Fn(&Member<'_>) -> bool,
-        most: usize,
-    ) -> Vec<(Arc<Device>, Standing)> {
+    fn members(&self, wanted: impl Fn(&Seen) -> bool + Copy, fits: impl Fn(&Member<'_>) -> bool, most: usize) -> Vec<Arc<Device>> {
         let census = self.census();
         let mut found = Vec::new();
         for home in self.ours.iter().copied().chain([Homes::NOWHERE]) {
             let wanted = |survey: &Survey| survey.cohorts.of(home).is_some_and(wanted);
-            let here = census.devices(wanted).filter(|device| self.home(device) == Some(home));
-            let placed =
-                here.filter_map(|device| self.place(device, home).map(|(standing, in_scope)| Member { device, standing, in_scope }));
-            found.extend(placed.filter(|member| fits(member)).take(most - found.len()).map(|m| (m.device.clone(), m.standing)));
+            let fits = |device: &Device| {
+                let place = self.place(device, home).filter(|_| self.home(device) == Some(home));
+                place.is_some_and(|(standing, in_scope)| fits(&Member { device, standing, in_scope }))
+            };
+            let here = census.devices(wanted, fits);
+            found.extend(here.take(most - found.len()));
             if found.len() == most {
                 break;
             }
@@ -383,8 +380,7 @@ impl Scene {
         let due =
             |m: &Member<'_>| retry_at(m.device, &self.rollout, m.standing).is_some_and(|at| at <= self.now) && m.device.presence.online;
         let again = |m: &Member<'_>| failed(m.standing) && (m.device.retry || due(m));
-        let asked = self.members(|seen| seen.retry > 0 || seen.retries_due > 0, again, most);
-        asked.into_iter().map(|(device, _)| device).collect()
+        self.members(|seen| seen.retry > 0 || seen.retries_due > 0, again, most)
     }
 
     /// Devices that the model failed on, and those on which it proves to run, at most so many of each in the fleet's order (which
@@ -392,8 +388,7 @@ impl Scene {
     pub fn failing_and_sound(&self, most: usize) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
         let in_places = |places: &[Standing]| {
             let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
-            let found = self.members(some, |m| places.contains(&m.standing), most);
-            found.into_iter().map(|(device, _)| device).collect()
+            self.members(some, |m| places.contains(&m.standing), most)
         };
         (in_places(&[Standing::FailedByModel, Standing::Lost]), in_places(&[Standing::Running]))
     }
@@ -424,7 +419,7 @@ impl Scene {
             let home = self.homes.of(m.device).and_then(|home| self.homes.name(home));
             m.in_scope && slice.holds(&m.device.labels, home) && self.is_free(m.device, m.standing)
         };
-        self.members(|seen| seen.free > 0, fits, most).into_iter().map(|(device, _)| device).collect()
+        self.members(|seen| seen.free > 0, fits, most)
     }
 
     /// A device's cohort.
@@ -435,7 +430,7 @@ impl Scene {
     /// The first device, in the fleet's order, that has a failure on record.
     pub fn first_failed(&self) -> Option<Arc<Device>> {
         let failed = |m: &Member<'_>| m.device.part_in(&self.rollout.id).is_some_and(|part| part.failure.is_some());
-        self.members(|seen| seen.failed > 0, failed, 1).pop().map(|(device, _)| device)
+        self.members(|seen| seen.failed > 0, failed, 1).pop()
     }
 
     /// Whether devices are held back in this stage.
@@ -542,13 +537,13 @@ impl Scene {
         };
         let census = Census::new(&self.fleet, self.pool, self.now, look);
         let draw = Draw::new(&self.fleet, &census, &self.rollout.id, self.now);
-        let taken: BTreeSet<&DeviceId> = taken.iter().map(|device| &device.id).collect();
-        let mut held = draw.take(End::Back, Among::Fit, hold, |id| taken.contains(id));
-        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |id| taken.contains(id)));
+        let taken: BTreeSet<&str> = taken.iter().map(|device| device.id.as_str()).collect();
+        let mut held = draw.take(End::Back, Among::Fit, hold, |name| taken.contains(name));
+        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |name| taken.contains(name)));
         held.sort_unstable_by_key(|(place, _)| *place);
-        let names: BTreeSet<&DeviceId> = held.iter().map(|(_, device)| &device.id).collect();
-        let told = draw.take(End::Front, Among::All, tell, |id| names.contains(id) || taken.contains(id));
-        let devices = |drawn: &[(Place<'_>, &Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
+        let names: BTreeSet<&str> = held.iter().map(|(_, device)| device.id.as_str()).collect();
+        let told = draw.take(End::Front, Among::All, tell, |name| names.contains(name) || taken.contains(name));
+        let devices = |drawn: &[(Place<'_>, Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
         (devices(&held), devices(&told))
     }
 
@@ -586,7 +581,7 @@ impl Scene {
         // In the order of devices, so the counts of a place say where to look, and the place itself who is meant.
         let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
         let found = self.members(some, |m| places.contains(&m.standing), 6);
-        let names: Vec<&str> = found.iter().map(|(device, _)| device.id.as_str()).collect();
+        let names: Vec<&str> = found.iter().map(|device| device.id.as_str()).collect();
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         if names.len() > 5 { format!("{shown} and others") } else { shown }
     }

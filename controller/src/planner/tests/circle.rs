@@ -100,7 +100,7 @@ fn what_failed_for_no_fault_of_the_model_is_tried_again_after_a_while() {
         let before = world.device("coast-03").desired.as_ref().unwrap().generation;
         assert_eq!(world.pass(800_000).steps, [], "{code:?}: not at once");
         world.pass(100_000);
-        let after = world.device("coast-03").desired.as_ref().unwrap();
+        let after = world.device("coast-03").desired.clone().unwrap();
         assert_eq!(after.generation > before, told_again, "{code:?}");
         assert!(!told_again || after.reason.contains("a reason of its own"), "{}", after.reason);
     }

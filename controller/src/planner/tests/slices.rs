@@ -10,7 +10,7 @@ use crate::rollout::RolloutPolicy;
 fn fleet() -> World {
     let mut world = World::with(&["coast"], 60);
     for i in 0..60 {
-        let device = world.state.fleet.device_mut(&name(&format!("coast-{i:02}"))).unwrap();
+        let mut device = world.state.fleet.device_mut(&name(&format!("coast-{i:02}"))).unwrap();
         device.labels.insert("hw".to_owned(), if i % 5 == 0 { "b" } else { "a" }.to_owned());
         device.labels.insert("site".to_owned(), format!("{}", i % 3));
     }

@@ -46,7 +46,7 @@ fn live(seed: u64) {
     if dice.one_in(2) {
         world.broken.insert("2".to_owned());
     }
-    for device in world.state.fleet.sorted().into_iter().map(|d| d.id.to_string()).collect::<Vec<_>>() {
+    for device in world.state.fleet.sorted().iter().map(|d| d.id.to_string()).collect::<Vec<_>>() {
         let takes = match dice.roll(12) {
             0 => Takes::Refuses("disk-full"),
             1 => Takes::Refuses("golden-mismatch"),
@@ -117,7 +117,7 @@ fn check(world: &World, plan: &Plan, policy: &RolloutPolicy, generations: &mut B
         }
     }
     if let (Some(stage), true) = (rollout.state.stage(), rollout.state.is_judged()) {
-        let has = |d: &&std::sync::Arc<crate::fleet::Device>| d.part.as_ref().is_some_and(|p| p.arm == Arm::Canary) || d.runs(bad);
+        let has = |d: &std::sync::Arc<Device>| d.part.as_ref().is_some_and(|p| p.arm == Arm::Canary) || d.runs(bad);
         let (exposed, members) = (world.state.fleet.iter().filter(has).count(), world.state.fleet.len());
         let share = policy.stages[stage].share;
         assert!(
@@ -128,7 +128,7 @@ fn check(world: &World, plan: &Plan, policy: &RolloutPolicy, generations: &mut B
             .state
             .fleet
             .iter()
-            .filter_map(|d| d.part.as_ref())
+            .filter_map(|d| d.part.clone())
             .filter(|p| p.arm == Arm::Canary && world.now.millis_since(p.at) < 60_000)
             .count();
         assert!(recent <= policy.max_per_minute as usize, "seed {seed}: {recent} told within a minute");
@@ -146,7 +146,7 @@ fn recount(world: &World, seed: u64) {
     if let (Some(report), true) = (world.report.rollouts.get(&rollout.id), rollout.state.is_judged()) {
         let mut counts = Counts::default();
         for device in state.fleet.iter().filter(|d| state.cohort_of(d).is_some()) {
-            let place = standing(device, rollout, manifest_of("2"), now);
+            let place = standing(&device, rollout, manifest_of("2"), now);
             let canary = device.part_in(&rollout.id).filter(|p| p.arm == Arm::Canary);
             counts.add(place, canary.is_some_and(|p| p.exposed_at.is_some()));
             counts.members += 1;

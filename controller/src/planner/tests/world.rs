@@ -140,7 +140,7 @@ impl World {
         Arc::make_mut(&mut self.state.health).insert(name(cohort), Arc::new(health));
     }
 
-    pub(crate) fn device(&self, id: &str) -> &Device {
+    pub(crate) fn device(&self, id: &str) -> Arc<Device> {
         self.state.fleet.device(&name(id)).expect("the device")
     }
 
@@ -154,7 +154,7 @@ impl World {
 
     pub(crate) fn online(&mut self, id: &str, online: bool) {
         let now = self.now;
-        let device = self.state.fleet.device_mut(&name(id)).expect("the device");
+        let mut device = self.state.fleet.device_mut(&name(id)).expect("the device");
         device.presence.online = online;
         device.presence.last_seen = Some(now);
     }
@@ -229,7 +229,7 @@ impl World {
     /// One device takes one step towards what it was told.
     pub(crate) fn follow(&mut self, id: &str) {
         let now = self.now;
-        let device = self.device(id).clone();
+        let device = self.device(id);
         let mut next = self.state.fleet.device(&name(id)).expect("the device").as_ref().clone();
         next.presence.last_seen = Some(now);
         if let Some(reported) = self.next_report(&device) {
@@ -307,7 +307,7 @@ impl World {
             let mut evidence = self.state.evidence.get(&rollout.id).map(|e| e.as_ref().clone()).unwrap_or_default();
             evidence.manifest = Some(candidate);
             let broken = self.broken.contains(rollout.spec.version.as_str());
-            let devices: Vec<Arc<Device>> = self.state.fleet.iter().filter(|d| d.presence.online).cloned().collect();
+            let devices: Vec<Arc<Device>> = self.state.fleet.iter().filter(|d| d.presence.online).collect();
             for device in devices {
                 let Some(active) = device.active().map(|r| r.manifest) else { continue };
                 if active == candidate && device.part_in(&rollout.id).is_some() {

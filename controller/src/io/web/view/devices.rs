@@ -54,6 +54,7 @@ impl Facts<'_> {
     /// One device, whole.
     pub(in crate::io::web) fn device_detail(&self, id: &DeviceId, events: Vec<Event>, drift: Vec<DeviceDrift>) -> Option<Device> {
         let device = self.device(id)?;
+        let device = device.as_ref();
         let reported = device.reported.as_ref();
         Some(Device {
             summary: self.device_summary(device),

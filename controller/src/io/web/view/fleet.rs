@@ -130,8 +130,7 @@ impl Facts<'_> {
     }
 
     fn about_devices(&self, out: &mut Vec<Attention>) {
-        let offline: Vec<&Device> =
-            self.snapshot.fleet.iter().map(AsRef::as_ref).filter(|d| d.reported.is_some() && !d.presence.online).collect();
+        let offline: Vec<_> = self.snapshot.fleet.iter().filter(|d| d.reported.is_some() && !d.presence.online).collect();
         let phase_in = |d: &Device, phases: [Phase; 2]| d.reported.as_ref().is_some_and(|r| phases.contains(&r.phase));
         let failing = self.snapshot.fleet.iter().filter(|d| phase_in(d, [Phase::Reverted, Phase::Refused])).count() as u64;
         if !offline.is_empty() {
@@ -193,7 +192,7 @@ impl Facts<'_> {
             rows.entry(cohort.to_string()).or_default();
         }
         for device in self.snapshot.fleet.iter() {
-            let row = rows.entry(self.cohort_name(device)).or_default();
+            let row = rows.entry(self.cohort_name(&device)).or_default();
             row.devices += 1;
             row.online += u64::from(device.presence.online);
             let running = device.active().map(|r| {

@@ -133,7 +133,8 @@ impl Facts<'_> {
     /// How many devices run each version.
     pub(in crate::io::web) fn serving(&self) -> Serving {
         let mut counts = Serving::new();
-        for running in self.snapshot.fleet.iter().filter_map(|d| d.active()) {
+        for device in self.snapshot.fleet.iter() {
+            let Some(running) = device.active() else { continue };
             *counts.entry((running.line.clone(), running.version.clone())).or_default() += 1;
         }
         counts

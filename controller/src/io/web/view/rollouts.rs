@@ -1,4 +1,6 @@
 //! Rollouts as the API shows them.
+use std::sync::Arc;
+
 use leeway_protocol::assignment::Intent;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::RolloutId;
@@ -124,7 +126,7 @@ struct Look<'a> {
     report: Option<&'a RolloutReport>,
     candidate: Option<Digest>,
     /// Devices that this rollout has told to install, with their part.
-    members: Vec<(&'a Device, &'a Part)>,
+    members: Vec<(Arc<Device>, Part)>,
     /// The stage it is in, or ended in.
     stage: Option<usize>,
 }
@@ -132,7 +134,7 @@ struct Look<'a> {
 impl<'a> Look<'a> {
     fn new(facts: &'a Facts<'a>, rollout: &'a crate::rollout::Rollout) -> Self {
         let candidate = facts.snapshot.version(&rollout.spec.line, &rollout.spec.version).map(|v| v.manifest.digest);
-        let parts = facts.snapshot.fleet.iter().filter_map(|d| Some((d.as_ref(), d.part_in(&rollout.id)?)));
+        let parts = facts.snapshot.fleet.iter().filter_map(|d| d.part_in(&rollout.id).cloned().map(|part| (d, part)));
         let members = parts.filter(|(_, part)| part.arm == Arm::Canary).collect();
         let report = facts.report.rollouts.get(&rollout.id);
         Self { facts, rollout, report, candidate, members, stage: ended_in(rollout) }
@@ -275,7 +277,7 @@ impl<'a> Look<'a> {
     }
 
     fn failing(&self) -> (Vec<FailingDevice>, u64) {
-        let mut failed: Vec<_> = self.members.iter().filter_map(|(d, p)| Some((*d, *p, p.failure.as_ref()?))).collect();
+        let mut failed: Vec<_> = self.members.iter().filter_map(|(d, p)| Some((d, p, p.failure.as_ref()?))).collect();
         failed.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         let total = failed.len() as u64;
         let shown = failed.into_iter().take(MAX_FAILING).map(|(device, part, reason)| FailingDevice {
