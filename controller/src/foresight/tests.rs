@@ -64,6 +64,7 @@ fn flawless(devices: usize) -> World {
         exposed_at: Some(at),
         proven_at: Some(at),
         failure: None,
+        recalled: false,
     };
     let now = world.now;
     for id in world.state.fleet.iter().map(|d| d.id.clone()).collect::<Vec<_>>() {
