@@ -163,7 +163,7 @@ pub struct Forecast {
     pub seed: u64,
     /// How far and how fast a good version gets.
     pub reach: Reach,
-    /// How often a good version is taken back by mistake.
+    /// How often a good version is taken back by mistake, from everywhere or from a part of the fleet.
     pub false_abort: Likelihood,
     /// How often a good version stands still and waits for a person.
     pub held_up: Likelihood,
@@ -185,13 +185,13 @@ pub struct Forecast {
 pub fn foresee(question: &Question<'_>) -> Option<Forecast> {
     let study = Study::new(question)?;
     let good = case(&study, Effect::none(&study.base), "good", true);
-    let stops = |o: &&Outcome| matches!(o.end, End::RolledBack(_) | End::Held(_));
+    let stops = |o: &&Outcome| o.in_part || matches!(o.end, End::RolledBack(_) | End::Held(_));
     let usual = Likelihood::of(good.iter().filter(stops).count(), good.len());
     let harms = Harm::ALL.map(|harm| harm_of(&study, harm, usual)).to_vec();
     let risk = question.rollout.spec.policy.risk.as_ref();
     let in_time = risk.and_then(|r| r.max_days).map_or(HORIZON_MS, |days| (days * budget::DAY_MS) as i64).min(HORIZON_MS);
     let runs = good.len();
-    let with = |what: fn(&End) -> bool| Likelihood::of(good.iter().filter(|o| what(&o.end)).count(), runs);
+    let with = |what: fn(&Outcome) -> bool| Likelihood::of(good.iter().filter(|o| what(o)).count(), runs);
     let peak = good.iter().map(|o| o.peak).max().unwrap_or(0);
     let devices_per_minute = study.scaled(peak);
     let held_up_why = good.iter().find_map(|o| if let End::Held(why) = &o.end { Some(why.clone()) } else { None });
@@ -201,8 +201,8 @@ pub fn foresee(question: &Question<'_>) -> Option<Forecast> {
         simulated: study.profiles.len() as u64,
         seed: question.seed,
         reach: reach(&study, &good, in_time),
-        false_abort: with(|end| matches!(end, End::RolledBack(_))),
-        held_up: with(|end| matches!(end, End::Held(_) | End::Unfinished)),
+        false_abort: with(|o| o.in_part || matches!(o.end, End::RolledBack(_))),
+        held_up: with(|o| matches!(o.end, End::Held(_) | End::Unfinished)),
         held_up_why,
         harms,
         peak: Peak { devices_per_minute, bytes_per_second: devices_per_minute * study.length / 60 },

@@ -49,6 +49,8 @@ pub enum End {
 pub struct Outcome {
     /// How it ended.
     pub end: End,
+    /// Whether it was taken back from a part of the fleet, and went on elsewhere.
+    pub in_part: bool,
     /// When that was decided.
     pub ended_ms: i64,
     /// Devices on which the version ever ran.
@@ -389,7 +391,9 @@ impl<'a> Run<'a> {
         let mut fetches: Vec<i64> = self.fetches.iter().map(|at| since(*at)).collect();
         fetches.sort_unstable();
         let within = |at: &i64| fetches.partition_point(|other| *other < at + RATE_WINDOW_MS) - fetches.partition_point(|other| other < at);
+        let version = self.state.by_manifest(self.study.candidate);
         Outcome {
+            in_part: end == End::Completed && version.is_some_and(|version| !version.poisoned_for.is_empty()),
             end,
             ended_ms: since(self.decided.unwrap_or(self.now)),
             exposed: self.devices.iter().filter(|d| d.ran).count(),

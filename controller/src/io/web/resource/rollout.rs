@@ -5,8 +5,8 @@ use utoipa::ToSchema;
 
 use super::event::Event;
 use super::{Condition, Level};
-use crate::rollout::shared::Trait;
 use crate::foresight::Forecast;
+use crate::rollout::shared::Trait;
 
 /// A rollout in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
