@@ -86,7 +86,7 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
         evidence,
         failures: scene.failures(),
         counts: &scene.counts,
-        reach: scene.devices.len(),
+        reach: draft.state.fleet.len(),
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
         compare: draft.policy().compare,
