@@ -46,11 +46,15 @@ pub enum Metric {
     EstimatedAccuracy,
     /// Devices lost, reverted or refused for a reason that speaks against the model, of devices asked; lower is better.
     DeviceFailures,
+    /// Decisions that would have to be others for a window to look like the control group's usual ones, of decisions; lower is
+    /// better only where a new version is not meant to decide differently.
+    OutputShift,
 }
 
 impl Metric {
     /// Every metric, in the order they are shown.
-    pub const ALL: [Self; 5] = [Self::ErrorRatio, Self::SlowRatio, Self::LabelledAccuracy, Self::EstimatedAccuracy, Self::DeviceFailures];
+    pub const ALL: [Self; 6] =
+        [Self::ErrorRatio, Self::SlowRatio, Self::LabelledAccuracy, Self::EstimatedAccuracy, Self::DeviceFailures, Self::OutputShift];
 
     /// Whether more is better.
     pub fn higher_is_better(self) -> bool {
@@ -65,6 +69,7 @@ impl Metric {
             Self::LabelledAccuracy => "labelled_accuracy",
             Self::EstimatedAccuracy => "estimated_accuracy",
             Self::DeviceFailures => "device_failures",
+            Self::OutputShift => "output_shift",
         }
     }
 
@@ -76,6 +81,7 @@ impl Metric {
             Self::LabelledAccuracy => "measured accuracy",
             Self::EstimatedAccuracy => "estimated accuracy",
             Self::DeviceFailures => "share of failed devices",
+            Self::OutputShift => "shift of the decisions",
         }
     }
 }
@@ -143,9 +149,12 @@ pub struct Evidence {
     /// Devices that settled, each with its own share: what [`devices`] compares.
     #[serde(default)]
     pub settled: BTreeMap<Metric, Settled>,
-    /// The same arms for each value of the label that the policy balances by, such as `hw=rev-b`; at most [`MAX_SLICES`].
+    /// The same arms for each part of the fleet that the policy may judge apart, such as `hw=rev-b`; at most [`MAX_SLICES`].
     #[serde(default)]
     pub slices: BTreeMap<String, BTreeMap<Metric, Arms>>,
+    /// Decisions of the control group by class: what [`Metric::OutputShift`] is measured from.
+    #[serde(default)]
+    pub usual: Vec<f64>,
     /// Inferences the new version served, in all stages.
     pub inferences: u64,
     /// Of these, failed against the model.

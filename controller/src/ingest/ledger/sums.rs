@@ -3,6 +3,7 @@
 //! What stays true: a window's sums depend on the window and its manifest alone; a device settles once.
 use super::*;
 use crate::rollout::evidence::{Arms, MAX_SLICES, devices};
+use crate::rollout::shared::slices_of;
 
 impl Ledger {
     /// Add a window to the evidence of one rollout, if it speaks about it.
@@ -15,6 +16,7 @@ impl Ledger {
         if !is_candidate && arm.is_none() {
             return;
         }
+        let cohort = self.cohort_of(&device.id);
         let all = Arc::make_mut(&mut self.snapshot.evidence);
         let evidence = Arc::make_mut(all.entry(rollout.id.clone()).or_default());
         if evidence.manifest != Some(candidate) {
@@ -24,6 +26,7 @@ impl Ledger {
         if arm == Some(Arm::Control) && evidence.inferences == 0 {
             return;
         }
+        let slices = arm.map(|_| slices(rollout, device, cohort.as_ref())).unwrap_or_default();
         let devices = self.sums.entry(rollout.id.clone()).or_default();
         let known = devices.contains_key(&device.id);
         let sums = devices.entry(device.id.clone()).or_default();
@@ -34,26 +37,46 @@ impl Ledger {
             evidence.last_at = Some(at);
         }
         if let Some(arm) = arm {
-            let slice = slice(rollout, device);
-            for (metric, more) in contributions(window, manifest) {
+            // Both arms are measured from what the control group did before, so that a control differs from it by chance only.
+            let shift = shift(&evidence.usual, &window.classes).map(|shift| (Metric::OutputShift, shift));
+            for (metric, more) in contributions(window, manifest).into_iter().chain(shift) {
                 let old = sums.get(&metric).copied().unwrap_or_default();
                 let new = Totals { n: old.n + more.n, x: old.x + more.x };
                 sums.insert(metric, new);
-                count(evidence, slice.as_deref(), metric, arm, old, new);
+                count(evidence, &slices, metric, arm, old, new);
+            }
+            if arm == Arm::Control {
+                evidence.usual.resize(evidence.usual.len().max(window.classes.len()), 0.0);
+                evidence.usual.iter_mut().zip(&window.classes).for_each(|(usual, &n)| *usual += f64::from(n));
             }
         }
         self.dirty.evidence.insert(rollout.id.clone());
     }
 }
 
-/// The slice of a device, if the rollout balances by a label: `hw=rev-b`.
-fn slice(rollout: &Rollout, device: &Device) -> Option<String> {
-    let key = rollout.spec.policy.balance_by.as_ref()?;
-    Some(format!("{key}={}", device.labels.get(key).map_or("", String::as_str)))
+/// Decisions of the control group needed before anything is measured from them: with fewer, their own chance would be seen.
+const USUAL_FROM: f64 = 200.0;
+
+/// How many of a window's decisions would have to be others for it to look like the usual ones (total variation).
+fn shift(usual: &[f64], classes: &[u32]) -> Option<Totals> {
+    let (all, n) = (usual.iter().sum::<f64>(), classes.iter().map(|&n| f64::from(n)).sum::<f64>());
+    if all < USUAL_FROM || n <= 0.0 {
+        return None;
+    }
+    let of = |class: usize| (usual.get(class).copied().unwrap_or(0.0) / all, classes.get(class).map_or(0.0, |&n| f64::from(n)) / n);
+    let distance: f64 = (0..usual.len().max(classes.len())).map(of).map(|(usual, now)| (usual - now).abs()).sum();
+    Some(Totals { n, x: 0.5 * distance * n })
+}
+
+/// The parts of the fleet that a device belongs to and that the rollout may be judged apart by: `hw=rev-b`.
+fn slices(rollout: &Rollout, device: &Device, cohort: Option<&Cohort>) -> Vec<String> {
+    let keys = &rollout.spec.policy.slice_by;
+    let all = slices_of(device, cohort.map(Cohort::as_str));
+    all.filter(|slice| keys.iter().any(|key| key == slice.key())).map(|slice| slice.to_string()).collect()
 }
 
 /// Put a device's new totals in the place of its old ones.
-fn count(evidence: &mut Evidence, slice: Option<&str>, metric: Metric, arm: Arm, old: Totals, new: Totals) {
+fn count(evidence: &mut Evidence, slices: &[String], metric: Metric, arm: Arm, old: Totals, new: Totals) {
     let replace = |arms: &mut Arms| match arm {
         Arm::Canary => arms.canary.replace(old, new),
         Arm::Control => arms.control.replace(old, new),
@@ -67,9 +90,10 @@ fn count(evidence: &mut Evidence, slice: Option<&str>, metric: Metric, arm: Arm,
         }
     }
     // A device whose label changes goes on in its new slice; what it showed before stays where it was.
-    let slices = &mut evidence.slices;
-    if let Some(slice) = slice.filter(|name| slices.len() < MAX_SLICES || slices.contains_key(*name)) {
-        replace(slices.entry(slice.to_owned()).or_default().entry(metric).or_default());
+    for slice in slices {
+        if evidence.slices.len() < MAX_SLICES || evidence.slices.contains_key(slice) {
+            replace(evidence.slices.entry(slice.clone()).or_default().entry(metric).or_default());
+        }
     }
 }
 
@@ -93,4 +117,37 @@ pub fn contributions(window: &WindowReport, manifest: &Manifest) -> Vec<(Metric,
         out.push((Metric::EstimatedAccuracy, Totals { n: decided, x: expected }));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_settles_once_and_slices_are_bounded() {
+        let mut evidence = Evidence::default();
+        let totals = |n: f64| Totals { n, x: n / 2.0 };
+        for (old, new) in [(0.0, 30.0), (30.0, 60.0), (60.0, 600.0)] {
+            count(&mut evidence, &["hw=rev-b".to_owned()], Metric::ErrorRatio, Arm::Canary, totals(old), totals(new));
+        }
+        let settled = &evidence.settled[&Metric::ErrorRatio];
+        assert_eq!((settled.canary.devices, settled.control.devices), (1, 0));
+        assert_eq!(evidence.arms[&Metric::ErrorRatio].canary, evidence.slices["hw=rev-b"][&Metric::ErrorRatio].canary);
+        assert_eq!(evidence.arms[&Metric::ErrorRatio].canary.n, 600.0);
+        for i in 0..200 {
+            count(&mut evidence, &[format!("serial={i}")], Metric::ErrorRatio, Arm::Control, Totals::default(), totals(1.0));
+        }
+        assert_eq!(evidence.slices.len(), MAX_SLICES);
+        assert_eq!(evidence.arms[&Metric::ErrorRatio].control.devices, 200, "whoever has no slice still counts");
+    }
+
+    #[test]
+    fn a_shift_is_the_share_of_decisions_that_would_have_to_be_others() {
+        let x = |usual: &[f64], classes: &[u32]| shift(usual, classes).map(|t| (t.n, (t.x * 1e9).round() / 1e9));
+        assert_eq!(x(&[150.0, 50.0], &[30, 10]), Some((40.0, 0.0)));
+        assert_eq!(x(&[150.0, 50.0], &[10, 30]), Some((40.0, 20.0)));
+        assert_eq!(x(&[200.0], &[0, 10]), Some((10.0, 10.0)));
+        assert_eq!(x(&[100.0, 50.0], &[10, 30]), None, "too few to know what is usual");
+        assert_eq!(x(&[150.0, 50.0], &[]), None);
+    }
 }
