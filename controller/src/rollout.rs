@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod evidence;
 pub mod gate;
+pub mod shared;
 pub mod stage;
 pub mod standing;
 pub mod state;
@@ -46,6 +47,9 @@ pub struct RolloutPolicy {
     pub require_approval: bool,
     /// Device label to balance the draw over, besides the cohort; such as `hw`.
     pub balance_by: Option<String>,
+    /// Labels (or `cohort`) by which a version may be judged apart: where it fails only on devices with one value of one of them,
+    /// these go back and the others go on. Empty: whoever fails, everyone goes back.
+    pub slice_by: Vec<String>,
     /// How a device goes about it.
     #[schema(value_type = Object)]
     pub settings: DeviceSettings,
@@ -62,6 +66,7 @@ impl Default for RolloutPolicy {
             device_deadline_ms: 30 * 60_000,
             require_approval: false,
             balance_by: None,
+            slice_by: vec!["hw".to_owned()],
             settings: DeviceSettings { spread_ms: 30_000, ..DeviceSettings::default() },
         }
     }

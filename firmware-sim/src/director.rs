@@ -122,6 +122,7 @@ impl Wish {
             probation,
             windows,
             capture,
+            avoid: Vec::new(),
         };
         if let Ok(document) = press.signer().sign_assignment(&assignment, Some(&release.directed()), now) {
             (self.document, self.signed_at, self.sent_at) = (document, now, None);
@@ -181,6 +182,10 @@ impl Authority for Director {
 
     fn goal(&self, device: &DeviceId) -> Option<Digest> {
         self.goals.get(device).copied()
+    }
+
+    fn generation(&self, device: &DeviceId) -> Generation {
+        Generation(self.generation_of(device))
     }
 
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool {

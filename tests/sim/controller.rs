@@ -21,7 +21,7 @@ use leeway_firmware_sim::uplink::{Said, Uplink};
 use leeway_firmware_sim::watch::Invariant;
 use leeway_protocol::assignment::{Assignment, Intent};
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{BootId, DeviceId, RolloutId};
+use leeway_protocol::ids::{BootId, DeviceId, Generation, RolloutId};
 use leeway_protocol::manifest::{Lineage, Manifest};
 use leeway_protocol::reported::{Phase, Receipt};
 use leeway_protocol::time::Timestamp;
@@ -125,6 +125,7 @@ impl Controller {
             bundle: None,
             published_at: now,
             status: VersionStatus::Published,
+            poisoned_for: Vec::new(),
         };
         self.ledger.know(digest, Arc::new(manifest));
         let state = &mut self.ledger.snapshot;
@@ -268,7 +269,7 @@ impl Controller {
             Some(sent) => !device.has_seen_desired() && now.millis_since(*sent) > REPEAT_MS,
             None => true,
         };
-        let devices: Vec<Arc<Device>> = self.ledger.snapshot.fleet.iter().filter(|d| d.desired.is_some() && due(d)).cloned().collect();
+        let devices: Vec<Arc<Device>> = self.ledger.snapshot.fleet.iter().filter(|d| d.desired.is_some() && due(d)).collect();
         devices
             .iter()
             .map(|device| {
@@ -296,6 +297,7 @@ impl Controller {
             probation: settings.probation,
             windows: settings.windows,
             capture: settings.capture,
+            avoid: Vec::new(),
         };
         let target = release.map(|release| release.directed());
         press.signer().sign_assignment(&assignment, target.as_ref(), now).expect("a short document")
@@ -350,6 +352,10 @@ impl Authority for Controller {
         self.ledger.snapshot.fleet.device(device)?.desired.as_ref()?.manifest
     }
 
+    fn generation(&self, device: &DeviceId) -> Generation {
+        self.ledger.snapshot.fleet.device(device).and_then(|d| d.desired.clone()).map_or(Generation(0), |desired| desired.generation)
+    }
+
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool {
         self.stored.contains(&(device.clone(), boot, counter))
     }
@@ -378,7 +384,7 @@ impl Authority for Controller {
             .map(|d| d.id.clone())
             .collect();
         for id in again {
-            if let Some(device) = state.fleet.device_mut(&id) {
+            if let Some(mut device) = state.fleet.device_mut(&id) {
                 device.retry = true;
                 state.revision += 1;
             }

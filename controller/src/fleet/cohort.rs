@@ -68,6 +68,11 @@ impl Homes {
         self.cohorts.binary_search_by(|known| known.name.cmp(cohort)).ok().and_then(|n| u32::try_from(n).ok())
     }
 
+    /// The name of the cohort with this number.
+    pub fn name(&self, number: u32) -> Option<&Cohort> {
+        self.cohorts.get(number as usize).map(|cohort| &cohort.name)
+    }
+
     /// The numbers of the cohorts of a line.
     pub fn of_line<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = u32> + 'a {
         self.cohorts.iter().zip(0..).filter(|(cohort, _)| cohort.line == *line).map(|(_, n)| n)

@@ -150,6 +150,9 @@ pub struct Part {
     /// Why it refused or went back; stays until a retry is asked for.
     #[serde(default)]
     pub failure: Option<Reason>,
+    /// Called back, because the version failed on the part of the fleet it belongs to.
+    #[serde(default)]
+    pub recalled: bool,
 }
 
 /// What ran from when to when, and why.
@@ -386,8 +389,17 @@ mod tests {
             settings: DeviceSettings::default(),
         });
         let (exposed_at, proven_at, failure) = Default::default();
-        device.part =
-            Some(Part { rollout, arm: Arm::Canary, stage: 0, at: Timestamp::default(), attempts: 1, exposed_at, proven_at, failure });
+        device.part = Some(Part {
+            rollout,
+            arm: Arm::Canary,
+            stage: 0,
+            at: Timestamp::default(),
+            attempts: 1,
+            exposed_at,
+            proven_at,
+            failure,
+            recalled: false,
+        });
         device
     }
 

@@ -21,6 +21,7 @@ use crate::rollout::{Move, OnSuccess, Rollout, RolloutState};
 
 mod draw;
 mod scene;
+mod slices;
 mod verdict;
 
 use scene::Scene;
@@ -105,11 +106,13 @@ fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
     // With nobody told yet, one place is kept for a canary: a control group alone compares with nothing.
     let spare = usize::from(scene.counts.told() == 0);
     let hold = if scene.needs_control() { scene.missing_control().min(scene.eligible().saturating_sub(spare)) } else { 0 };
-    let (held, next) = scene.draw(hold, room);
+    let first = slices::tried_first(draft, scene, room);
+    let (held, next) = scene.draw(hold, room - first.len(), &first);
     for device in held {
         let part = part(scene, Arm::Control, 0, draft, None);
         draft.push(Step::HoldBack { device: device.id.clone(), part });
     }
+    let next: Vec<Arc<Device>> = first.into_iter().chain(next).collect();
     for device in &next {
         let part = part(scene, Arm::Canary, 1, draft, None);
         assign(draft, scene, device, part, "");
@@ -130,7 +133,7 @@ fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
 
 fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<leeway_protocol::time::Timestamp>) -> Part {
     let (rollout, stage, at) = (scene.rollout.id.clone(), scene.index, draft.now());
-    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None }
+    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at: None, failure: None, recalled: false }
 }
 
 fn assign(draft: &mut Draft<'_>, scene: &Scene, device: &Device, part: Part, attempt: &str) {

@@ -8,24 +8,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, RolloutId};
 use leeway_protocol::time::Timestamp;
+use serde::Serialize;
 
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
+use super::rollback::Left;
 use crate::fleet::census::sooner;
-use crate::fleet::{Arm, ByCohort, Census, CohortDoc, Device, Finding};
+use crate::fleet::{Arm, ByCohort, Census, CohortDoc, Device, Finding, Homes};
 use crate::registry::ModelVersion;
 use crate::rollout::gate::blames_model;
+use crate::snapshot::Targets;
 
 /// Bring every cohort to its target.
 pub fn decide(draft: &mut Draft<'_>) {
     let lines: Vec<_> = draft.state.lines.keys().cloned().collect();
     for line in lines {
         let aim = Aim::of(draft, &line);
-        let about = draft.about("converge", line.as_str(), &(&aim.active, &aim.targets, aim.retry_after_ms));
+        let about = draft.about("converge", line.as_str(), &aim.terms());
         let (homes, now) = (draft.homes().clone(), draft.now());
         let look = |device: &Device, found: &mut Toward| homes.of(device).and_then(|home| aim.look(device, home, found, now));
         let census = Census::new(&draft.state.fleet, about, now, look);
@@ -53,8 +55,11 @@ pub fn decide(draft: &mut Draft<'_>) {
 struct Aim {
     /// Rollouts whose canaries are their own business.
     active: Vec<RolloutId>,
-    /// The target of each cohort of the line that has one.
-    targets: BTreeMap<u32, Option<Digest>>,
+    /// The targets of each cohort of the line.
+    targets: BTreeMap<u32, Targets>,
+    /// What must be left is called back by a rule of its own.
+    left: Left,
+    homes: Arc<Homes>,
     retry_after_ms: i64,
 }
 
@@ -79,6 +84,8 @@ struct Tally {
     failed: usize,
     refused: usize,
     on_the_way: usize,
+    recalled: usize,
+    unserved: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +98,10 @@ enum Place {
     Failed(Timestamp),
     Refused,
     OnTheWay,
+    /// Waits to be called back from what it has.
+    Recalled,
+    /// Of a part of the fleet on which every version has failed.
+    Unserved,
 }
 
 impl Finding for Toward {
@@ -104,7 +115,7 @@ impl Finding for Toward {
 
 impl Finding for Tally {
     fn add(&mut self, other: &Self) {
-        let Self { members, canaries, wanting, converged, failed, refused, on_the_way } = other;
+        let Self { members, canaries, wanting, converged, failed, refused, on_the_way, recalled, unserved } = other;
         self.members += members;
         self.canaries += canaries;
         self.wanting += wanting;
@@ -112,21 +123,29 @@ impl Finding for Tally {
         self.failed += failed;
         self.refused += refused;
         self.on_the_way += on_the_way;
+        self.recalled += recalled;
+        self.unserved += unserved;
     }
 }
 
 impl Aim {
     fn of(draft: &Draft<'_>, line: &Line) -> Self {
         let active = draft.state.rollouts.values().filter(|r| r.spec.line == *line && r.state.is_active()).map(|r| r.id.clone()).collect();
-        let target = |cohort: &Arc<CohortDoc>| draft.state.target_of(cohort).map(|version| version.manifest.digest);
         let cohorts = draft.cohorts(line);
-        let targets = cohorts.iter().filter_map(|cohort| Some((draft.homes().number(&cohort.name)?, target(cohort)))).collect();
-        Self { active, targets, retry_after_ms: draft.policy().retry_after_ms }
+        let of = |cohort: &Arc<CohortDoc>| Some((draft.homes().number(&cohort.name)?, draft.state.targets_of(cohort)));
+        let targets = cohorts.iter().filter_map(of).collect();
+        Self { active, targets, left: Left::of(draft), homes: draft.homes().clone(), retry_after_ms: draft.policy().retry_after_ms }
+    }
+
+    /// What is found depends on besides the devices.
+    fn terms(&self) -> impl Serialize + use<'_> {
+        let targets: Vec<_> = self.targets.iter().map(|(home, targets)| (*home, targets.terms())).collect();
+        (&self.active, targets, self.left.terms(), self.retry_after_ms)
     }
 
     fn look(&self, device: &Device, home: u32, found: &mut Toward, now: Timestamp) -> Option<Timestamp> {
-        let target = self.targets.get(&home)?;
-        let place = target.map(|manifest| self.place(device, manifest, now));
+        let targets = self.targets.get(&home)?;
+        let place = targets.first().map(|_| self.place(device, home, targets, now));
         let told = device.desired.as_ref().filter(|d| d.rollout.is_none() && now.millis_since(d.issued_at) < RATE_WINDOW_MS);
         let told = told.map(|d| d.issued_at);
         found.told += usize::from(told.is_some());
@@ -146,17 +165,24 @@ impl Aim {
             }
             Some(Place::Refused) => tally.refused += 1,
             Some(Place::OnTheWay) => tally.on_the_way += 1,
+            Some(Place::Recalled) => tally.recalled += 1,
+            Some(Place::Unserved) => tally.unserved += 1,
         }
         // One that proves to run the target is told again too, once it is time, if its last word was a refusal.
         let again = retry_at(device, self.retry_after_ms).filter(|at| *at > now);
         sooner(until, again)
     }
 
-    /// Where a device is on its way to the version with `manifest`.
-    fn place(&self, device: &Device, manifest: Digest, now: Timestamp) -> Place {
-        if self.active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary)) {
+    /// Where a device is on its way to its target.
+    fn place(&self, device: &Device, home: u32, targets: &Targets, now: Timestamp) -> Place {
+        if self.active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary && !p.recalled)) {
             return Place::Canary;
         }
+        if self.left.concerns(device, self.homes.name(home)) {
+            return Place::Recalled;
+        }
+        let Some(target) = targets.of(device) else { return Place::Unserved };
+        let manifest = target.manifest.digest;
         let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
         let again = retry_at(device, self.retry_after_ms);
         if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= now) {
@@ -173,27 +199,33 @@ impl Aim {
     }
 
     fn wants(&self, device: &Device, home: u32, now: Timestamp) -> bool {
-        self.targets.get(&home).copied().flatten().is_some_and(|manifest| self.place(device, manifest, now) == Place::Wanting)
+        let targets = self.targets.get(&home).filter(|targets| targets.first().is_some());
+        targets.is_some_and(|targets| self.place(device, home, targets, now) == Place::Wanting)
     }
 }
 
 /// Tell the next devices of one cohort, and report on it.
 fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, tally: Tally, next: &[Arc<Device>]) {
-    let Some(target) = draft.state.target_of(cohort).cloned() else {
+    let targets = draft.state.targets_of(cohort);
+    if targets.first().is_none() {
         let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
         report.devices = tally.members;
         if tally.members > 0 {
             say(&mut report.why, format!("Line {} has no champion yet: a first rollout brings one.", cohort.line));
         }
         return;
-    };
-    next.iter().for_each(|device| bring(draft, device, cohort, &target));
+    }
+    for (device, target) in next.iter().filter_map(|device| Some((device, targets.of(device)?))) {
+        bring(draft, device, cohort, target);
+    }
     let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
     (report.devices, report.converged) = (tally.members, tally.converged);
     for (count, what) in [
         (tally.canaries, "in a rollout"),
         (tally.on_the_way + next.len(), "on the way to the target"),
         (tally.wanting - next.len(), "not told yet: the rate for devices outside a rollout is used up"),
+        (tally.recalled, "not called back yet from a version that must be left"),
+        (tally.unserved, "of a part of the fleet on which every version has failed: they stay with what they have"),
         (tally.refused, "refused the target or went back because of the model; nothing is tried again until a person asks for a retry"),
         (tally.failed, "failed for a reason of their own, and are told again after a while"),
     ] {

@@ -129,6 +129,9 @@ pub struct Counts {
     pub failed_otherwise: usize,
     /// Not done within the deadline.
     pub overdue: usize,
+    /// Called back with the part of the fleet that the version failed on; neither for nor against it elsewhere.
+    #[serde(default)]
+    pub recalled: usize,
     /// Ever ran it; never falls.
     pub exposed: usize,
 }

@@ -34,6 +34,8 @@ pub enum Standing {
     FailedOtherwise,
     /// Not done within its deadline.
     Overdue,
+    /// Called back, because the version failed on the part of the fleet it belongs to.
+    Recalled,
 }
 
 impl Standing {
@@ -50,6 +52,7 @@ impl Standing {
             Self::FailedByModel => "refused the version or went back, because of the model",
             Self::FailedOtherwise => "refused the version, for a reason that does not speak against the model",
             Self::Overdue => "did not finish within its deadline",
+            Self::Recalled => "was called back: the version failed on the part of the fleet it belongs to",
         }
     }
 
@@ -64,6 +67,9 @@ pub fn standing(device: &Device, rollout: &Rollout, manifest: Digest, now: Times
     let Some(part) = device.part_in(&rollout.id) else { return Standing::Untold };
     if part.arm == Arm::Control {
         return Standing::Control;
+    }
+    if part.recalled {
+        return Standing::Recalled;
     }
     if let Some(reason) = &part.failure {
         return if blames_model(&reason.code) { Standing::FailedByModel } else { Standing::FailedOtherwise };
@@ -111,6 +117,7 @@ impl Counts {
             Standing::FailedByModel => self.failed_by_model += 1,
             Standing::FailedOtherwise => self.failed_otherwise += 1,
             Standing::Overdue => self.overdue += 1,
+            Standing::Recalled => self.recalled += 1,
         }
     }
 }

@@ -75,7 +75,7 @@ fn reported(n: i64) -> Reported {
 fn part() -> Part {
     let (exposed_at, proven_at) = (Some(at(6)), None);
     let failure = Some(Reason::new(Code::Other("from-the-future".to_owned()), "no room"));
-    Part { rollout: name("r2"), arm: Arm::Canary, stage: 1, at: at(4), attempts: 2, exposed_at, proven_at, failure }
+    Part { rollout: name("r2"), arm: Arm::Canary, stage: 1, at: at(4), attempts: 2, exposed_at, proven_at, failure, recalled: false }
 }
 
 fn odd() -> Vec<Device> {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
@@ -14,7 +15,7 @@ use crate::fleet::bucket::{Place, quota};
 use crate::fleet::census::sooner;
 use crate::fleet::{About, Arm, ByCohort, Census, Device, Finding, Fleet, Homes};
 use crate::planner::draft::Draft;
-use crate::registry::ModelVersion;
+use crate::registry::{ModelVersion, Slice};
 use crate::rollout::evidence::{self, Arms};
 use crate::rollout::gate::Counts;
 use crate::rollout::standing::{changes_at, millis};
@@ -45,6 +46,8 @@ pub struct Scene {
     now: Timestamp,
     survey: Option<About>,
     pool: Option<About>,
+    /// As if the devices of this slice were not there.
+    apart: Option<Slice>,
 }
 
 /// A device and its place.
@@ -53,6 +56,8 @@ pub struct Member<'d> {
     pub device: &'d Device,
     /// Where it stands.
     pub standing: Standing,
+    /// Whether it is in the current stage's scope.
+    pub in_scope: bool,
 }
 
 /// What is counted about a stage.
@@ -87,6 +92,22 @@ struct Seen {
     last_told: Option<Timestamp>,
 }
 
+/// Devices of one slice.
+#[derive(Debug, Clone, Copy, Default)]
+struct OfSlice {
+    members: usize,
+    told: usize,
+    running: usize,
+}
+
+impl Finding for OfSlice {
+    fn add(&mut self, other: &Self) {
+        self.members += other.members;
+        self.told += other.told;
+        self.running += other.running;
+    }
+}
+
 impl Finding for Survey {
     fn add(&mut self, other: &Self) {
         self.cohorts.add(&other.cohorts);
@@ -115,7 +136,7 @@ impl Finding for Seen {
 /// Everything but `allowed`, which follows from the whole.
 fn add_counts(to: &mut Counts, from: &Counts) {
     let Counts { members, allowed: _, control, waiting, away, unseen, installing, on_trial, running, .. } = from;
-    let Counts { lost, failed_by_model, failed_otherwise, overdue, exposed, .. } = from;
+    let Counts { lost, failed_by_model, failed_otherwise, overdue, recalled, exposed, .. } = from;
     to.members += members;
     to.control += control;
     to.waiting += waiting;
@@ -128,12 +149,22 @@ fn add_counts(to: &mut Counts, from: &Counts) {
     to.failed_by_model += failed_by_model;
     to.failed_otherwise += failed_otherwise;
     to.overdue += overdue;
+    to.recalled += recalled;
     to.exposed += exposed;
 }
 
 impl Scene {
     /// The stage as it is now, or `None` if the version or the stage is not known.
     pub fn of(draft: &mut Draft<'_>, rollout: &Arc<Rollout>) -> Option<Self> {
+        Self::apart_from(draft, rollout, None)
+    }
+
+    /// The same without the devices of one slice, as if they were not there.
+    pub fn without(&self, draft: &mut Draft<'_>, slice: &Slice) -> Option<Self> {
+        Self::apart_from(draft, &self.rollout, Some(slice.clone()))
+    }
+
+    fn apart_from(draft: &mut Draft<'_>, rollout: &Arc<Rollout>, apart: Option<Slice>) -> Option<Self> {
         let version = draft.state.version(&rollout.spec.line, &rollout.spec.version)?.clone();
         let (index, stage) = rollout.stage().map(|(i, s)| (i, s.clone()))?;
         let (since, soaking_since) = match &rollout.state {
@@ -144,13 +175,14 @@ impl Scene {
         let baseline = rollout.spec.baseline.as_ref().and_then(|to| draft.state.version(&rollout.spec.line, to));
         let baseline = baseline.map(|version| version.manifest.digest);
         // Everything that looking at a device depends on, and rather too much than too little.
-        let terms = (&rollout.id, &rollout.spec, &rollout.state, rollout.created_at, version.manifest.digest, baseline);
+        let bad_for: Vec<&Slice> = version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
+        let terms = (&rollout.id, &rollout.spec, &rollout.state, rollout.created_at, version.manifest.digest, baseline, bad_for, &apart);
         let survey = draft.about("survey", rollout.id.as_str(), &terms);
         let pool = draft.about("pool", rollout.id.as_str(), &terms);
         let (fleet, homes, now) = (draft.state.fleet.clone(), draft.homes().clone(), draft.now());
         let (rollout, (counts, seen)) = (rollout.clone(), Default::default());
         let mut scene =
-            Self { rollout, version, baseline, index, stage, since, soaking_since, counts, seen, fleet, homes, now, survey, pool };
+            Self { rollout, version, baseline, index, stage, since, soaking_since, counts, seen, fleet, homes, now, survey, pool, apart };
         let found = scene.census().total();
         if let Some(at) = found.wake {
             draft.wake(at);
@@ -173,7 +205,16 @@ impl Scene {
 
     /// Where a device stands and whether it is in scope; `None` if it has nothing to do with the rollout.
     fn place(&self, device: &Device, home: u32) -> Option<(Standing, bool)> {
-        let place = standing(device, &self.rollout, self.version.manifest.digest, self.now);
+        let mut place = standing(device, &self.rollout, self.version.manifest.digest, self.now);
+        let cohort = self.homes.name(home);
+        if self.apart.as_ref().is_some_and(|slice| slice.holds(&device.labels, cohort)) {
+            return None;
+        }
+        // Whoever belongs to a part of the fleet that the version failed on is out of this, told or not.
+        if self.version.unfit_for(device, cohort).is_some() {
+            device.part_in(&self.rollout.id)?;
+            place = Standing::Recalled;
+        }
         let named = self.stage.cohorts.is_empty() || self.stage.cohorts.iter().any(|name| self.homes.number(name) == Some(home));
         let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
         let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place == Standing::Untold);
@@ -209,10 +250,14 @@ impl Scene {
             until = sooner(until, (!lost && !device.presence.online).then(|| heard.plus_millis(lost_after)));
         }
         if in_scope {
-            seen.counts.members += 1;
-            // A device that got the version some other way uses up the share too.
+            // A device that got the version some other way uses up the share too, and one that is called back until it is gone.
             let has_it = device.runs(manifest) || device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
-            seen.told_in_scope += usize::from(canary.is_some() || has_it);
+            let recalled = place == Standing::Recalled;
+            seen.told_in_scope += usize::from(canary.is_some() && !recalled || has_it);
+            if recalled {
+                return until;
+            }
+            seen.counts.members += 1;
             seen.held_in_scope += usize::from(place == Standing::Control);
             let untold = canary.is_none() && (place == Standing::Untold || !self.holds_control());
             seen.counts.away += usize::from(untold && !device.presence.online);
@@ -240,7 +285,7 @@ impl Scene {
             let wanted = |survey: &Survey| survey.cohorts.of(home).is_some_and(wanted);
             let fits = |device: &Device| {
                 let place = self.place(device, home).filter(|_| self.homes.of(device) == Some(home));
-                place.is_some_and(|(standing, _)| fits(&Member { device, standing }))
+                place.is_some_and(|(standing, in_scope)| fits(&Member { device, standing, in_scope }))
             };
             let here = census.devices(wanted, fits);
             found.extend(here.take(most - found.len()));
@@ -255,6 +300,50 @@ impl Scene {
     pub fn asked_again(&self, most: usize) -> Vec<Arc<Device>> {
         let failed = |place| matches!(place, Standing::FailedByModel | Standing::FailedOtherwise | Standing::Overdue);
         self.members(|seen| seen.retry > 0, |m| m.device.retry && failed(m.standing), most)
+    }
+
+    /// Devices that the model failed on, and those on which it proves to run, at most so many of each in the fleet's order (which
+    /// has nothing to do with what they are).
+    pub fn failing_and_sound(&self, most: usize) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
+        let in_places = |places: &[Standing]| {
+            let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
+            self.members(some, |m| places.contains(&m.standing), most)
+        };
+        (in_places(&[Standing::FailedByModel, Standing::Lost]), in_places(&[Standing::Running]))
+    }
+
+    /// How many devices of a slice are in scope, were told, and run the version.
+    pub fn of_slice(&self, draft: &Draft<'_>, slice: &Slice) -> (usize, usize, usize) {
+        let bad_for: Vec<&Slice> = self.version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
+        let terms = (&self.rollout.id, &self.rollout.spec, &self.rollout.state, self.version.manifest.digest, bad_for, &self.apart, slice);
+        let about = draft.about("slice", &format!("{} {slice}", self.rollout.id), &terms);
+        let ours: BTreeSet<u32> = self.homes.of_line(&self.rollout.spec.line).collect();
+        let look = |device: &Device, found: &mut OfSlice| {
+            let home = self.homes.of(device).filter(|home| ours.contains(home))?;
+            let (place, in_scope) = self.place(device, home)?;
+            if in_scope && slice.holds(&device.labels, self.homes.name(home)) {
+                found.members += 1;
+                found.told += usize::from(!matches!(place, Standing::Untold | Standing::Control));
+                found.running += usize::from(place == Standing::Running);
+            }
+            changes_at(device, &self.rollout, place).filter(|at| *at > self.now)
+        };
+        let found = Census::new(&self.fleet, about, self.now, look).total();
+        (found.members, found.told, found.running)
+    }
+
+    /// Devices of a slice that could be told now, at most so many.
+    pub fn free_of(&self, slice: &Slice, most: usize) -> Vec<Arc<Device>> {
+        let fits = |m: &Member<'_>| {
+            let home = self.homes.of(m.device).and_then(|home| self.homes.name(home));
+            m.in_scope && slice.holds(&m.device.labels, home) && self.is_free(m.device, m.standing)
+        };
+        self.members(|seen| seen.free > 0, fits, most)
+    }
+
+    /// A device's cohort.
+    pub fn cohort_of(&self, device: &Device) -> Option<&Cohort> {
+        self.homes.of(device).and_then(|home| self.homes.name(home))
     }
 
     /// The first device, in the fleet's order, that has a failure on record.
@@ -325,7 +414,8 @@ impl Scene {
     /// Draw among these: from the end of the order those to hold back, from its front those to tell. Devices that answer with something
     /// else than the baseline are held back last: what another version does says nothing about it, so a device that once failed the
     /// baseline and went back is a control in vain.
-    pub fn draw(&self, hold: usize, tell: usize) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
+    /// Nobody of `taken` is drawn.
+    pub fn draw(&self, hold: usize, tell: usize, taken: &[Arc<Device>]) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
         if self.eligible() == 0 || hold + tell == 0 {
             return Default::default();
         }
@@ -346,11 +436,12 @@ impl Scene {
         };
         let census = Census::new(&self.fleet, self.pool, self.now, look);
         let draw = Draw::new(&self.fleet, &census, &self.rollout.id, self.now);
-        let mut held = draw.take(End::Back, Among::Fit, hold, |_| false);
-        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |_| false));
+        let taken: BTreeSet<&str> = taken.iter().map(|device| device.id.as_str()).collect();
+        let mut held = draw.take(End::Back, Among::Fit, hold, |name| taken.contains(name));
+        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |name| taken.contains(name)));
         held.sort_unstable_by_key(|(place, _)| *place);
         let names: BTreeSet<&str> = held.iter().map(|(_, device)| device.id.as_str()).collect();
-        let told = draw.take(End::Front, Among::All, tell, |name| names.contains(name));
+        let told = draw.take(End::Front, Among::All, tell, |name| names.contains(name) || taken.contains(name));
         let devices = |drawn: &[(Place<'_>, Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
         (devices(&held), devices(&told))
     }
@@ -408,6 +499,7 @@ fn counted(counts: &Counts, place: Standing) -> usize {
         Standing::FailedByModel => counts.failed_by_model,
         Standing::FailedOtherwise => counts.failed_otherwise,
         Standing::Overdue => counts.overdue,
+        Standing::Recalled => counts.recalled,
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn version(name_: &str, seq: u64, parent: Option<&str>) -> ModelVersi
         bundle: None,
         published_at: Timestamp::from_secs(0),
         status: VersionStatus::Published,
+        poisoned_for: Vec::new(),
     }
 }
 
