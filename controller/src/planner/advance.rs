@@ -19,6 +19,7 @@ use crate::fleet::{Arm, Device, Part};
 use crate::registry::{Alias, VersionStatus};
 use crate::rollout::{Move, OnSuccess, Rollout, RolloutState};
 
+mod counting;
 mod draw;
 mod scene;
 mod slices;
