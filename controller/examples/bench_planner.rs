@@ -301,6 +301,7 @@ impl Bench {
             probation: settings.probation,
             windows: settings.windows,
             capture: settings.capture,
+            avoid: state.avoided_by(&device),
         };
         let target = version.map(|v| DirectedTarget { path: v.target_path(), sha256: v.model.digest, length: v.model.length });
         let expires = self.now.plus_millis(86_400_000);
@@ -336,6 +337,7 @@ fn version(text: &str, seq: u64) -> ModelVersion {
         bundle: None,
         published_at: Timestamp::from_secs(START),
         status: VersionStatus::Published,
+        poisoned_for: Vec::new(),
     }
 }
 

@@ -269,7 +269,7 @@ impl Controller {
             Some(sent) => !device.has_seen_desired() && now.millis_since(*sent) > REPEAT_MS,
             None => true,
         };
-        let devices: Vec<Arc<Device>> = self.ledger.snapshot.fleet.iter().filter(|d| d.desired.is_some() && due(d)).cloned().collect();
+        let devices: Vec<Arc<Device>> = self.ledger.snapshot.fleet.iter().filter(|d| d.desired.is_some() && due(d)).collect();
         devices
             .iter()
             .map(|device| {
@@ -354,7 +354,7 @@ impl Authority for Controller {
     }
 
     fn generation(&self, device: &DeviceId) -> Generation {
-        self.ledger.snapshot.fleet.device(device).and_then(|d| d.desired.as_ref()).map_or(Generation(0), |desired| desired.generation)
+        self.ledger.snapshot.fleet.device(device).and_then(|d| d.desired.clone()).map_or(Generation(0), |desired| desired.generation)
     }
 
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool {
@@ -385,7 +385,7 @@ impl Authority for Controller {
             .map(|d| d.id.clone())
             .collect();
         for id in again {
-            if let Some(device) = state.fleet.device_mut(&id) {
+            if let Some(mut device) = state.fleet.device_mut(&id) {
                 device.retry = true;
                 state.revision += 1;
             }

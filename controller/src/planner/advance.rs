@@ -22,6 +22,7 @@ use crate::rollout::gate::GateReport;
 use crate::rollout::{Move, OnSuccess, Rollout, RolloutState};
 use crate::snapshot::Snapshot;
 
+mod counting;
 mod draw;
 mod scene;
 mod slices;

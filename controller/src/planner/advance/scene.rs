@@ -10,6 +10,7 @@ use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
+use super::counting::{add_counts, counted};
 use super::draw::{Among, Draw, End, Pool, Ticket};
 use crate::fleet::bucket::{Place, is_held_back, quota};
 use crate::fleet::census::sooner;
@@ -150,31 +151,6 @@ impl Finding for Seen {
         self.oldest_recent = sooner(self.oldest_recent, *oldest_recent);
         self.last_told = self.last_told.max(*last_told);
     }
-}
-
-/// Everything but `allowed`, which follows from the whole.
-fn add_counts(to: &mut Counts, from: &Counts) {
-    let Counts { members, allowed: _, control, waiting, away, unseen, installing, on_trial, running, .. } = from;
-    let Counts { lost, failed_by_model, failed_otherwise, overdue, recalled, exposed, .. } = from;
-    let Counts { unreachable, unanswered, deferred, held_back, .. } = from;
-    to.unreachable += unreachable;
-    to.unanswered += unanswered;
-    to.deferred += deferred;
-    to.held_back += held_back;
-    to.members += members;
-    to.control += control;
-    to.waiting += waiting;
-    to.away += away;
-    to.unseen += unseen;
-    to.installing += installing;
-    to.on_trial += on_trial;
-    to.running += running;
-    to.lost += lost;
-    to.failed_by_model += failed_by_model;
-    to.failed_otherwise += failed_otherwise;
-    to.overdue += overdue;
-    to.recalled += recalled;
-    to.exposed += exposed;
 }
 
 impl Scene {
@@ -584,26 +560,6 @@ impl Scene {
         let names: Vec<&str> = found.iter().map(|device| device.id.as_str()).collect();
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         if names.len() > 5 { format!("{shown} and others") } else { shown }
-    }
-}
-
-/// Devices counted in a place.
-fn counted(counts: &Counts, place: Standing) -> usize {
-    match place {
-        Standing::Untold => counts.waiting + counts.away,
-        Standing::Control => counts.control,
-        Standing::Unseen => counts.unseen,
-        Standing::Installing => counts.installing,
-        Standing::OnTrial => counts.on_trial,
-        Standing::Running => counts.running,
-        Standing::Lost => counts.lost,
-        Standing::FailedByModel => counts.failed_by_model,
-        Standing::FailedOtherwise => counts.failed_otherwise,
-        Standing::Overdue => counts.overdue,
-        Standing::Recalled => counts.recalled,
-        Standing::Unreachable => counts.unreachable,
-        Standing::Unanswered => counts.unanswered,
-        Standing::Deferred => counts.deferred,
     }
 }
 

@@ -184,7 +184,7 @@ impl World {
         let again = self.plan();
         assert_eq!((&first, &report), (&again.0, &again.1), "one snapshot, one plan");
         // Now and then, to keep the storms quick.
-        if self.now.as_millis() / 1000 % 4 == 0 {
+        if self.now.as_millis() / 1000 % 16 == 0 {
             let anew = plan(&self.forgetful(), &self.policy, self.now);
             assert_eq!((&first, &report), (&anew.0, &anew.1), "what the fleet remembers is what is found anew");
         }
@@ -230,12 +230,13 @@ impl World {
     pub(crate) fn follow(&mut self, id: &str) {
         let now = self.now;
         let device = self.device(id);
-        let mut next = self.state.fleet.device(&name(id)).expect("the device").as_ref().clone();
-        next.presence.last_seen = Some(now);
         if let Some(reported) = self.next_report(&device) {
+            let mut next = self.state.fleet.device_mut(&device.id).expect("the device");
+            next.presence.last_seen = Some(now);
             next.observe(reported, now);
+        } else {
+            self.state.fleet.touch(&device.id, now);
         }
-        self.state.fleet.insert(next);
     }
 
     fn next_report(&self, device: &Device) -> Option<Reported> {
