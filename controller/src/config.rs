@@ -182,6 +182,8 @@ pub struct PlannerConfig {
     pub interval_ms: u64,
     /// Devices outside any rollout that are told per minute and line.
     pub converge_per_minute: u32,
+    /// Devices called back from a bad version per minute, at most, those that run it first.
+    pub rollback_per_minute: u32,
     /// A device outside any rollout that failed for a reason of its own is told again after so long, milliseconds.
     pub retry_after_ms: u32,
     /// How devices outside any rollout go about it.
@@ -190,7 +192,13 @@ pub struct PlannerConfig {
 
 impl Default for PlannerConfig {
     fn default() -> Self {
-        Self { interval_ms: 500, converge_per_minute: 1000, retry_after_ms: 900_000, settings: DeviceSettings::default() }
+        Self {
+            interval_ms: 500,
+            converge_per_minute: 1000,
+            rollback_per_minute: 60_000,
+            retry_after_ms: 900_000,
+            settings: DeviceSettings::default(),
+        }
     }
 }
 
@@ -309,6 +317,9 @@ impl Config {
         }
         if self.planner.converge_per_minute == 0 {
             return fail("planner.converge_per_minute", "with 0 no new device would ever be told anything");
+        }
+        if self.planner.rollback_per_minute == 0 {
+            return fail("planner.rollback_per_minute", "with 0 no device would ever leave a bad version");
         }
         Ok(())
     }

@@ -6,9 +6,11 @@
 pub mod alias;
 pub mod lineage;
 pub mod model;
+pub mod slice;
 pub mod version;
 
 pub use alias::{Alias, AliasChange, AliasError, Aliases};
 pub use lineage::{LineageEdge, LineageGraph, LineageNode};
 pub use model::{ModelLine, RetrainPolicy};
+pub use slice::{Poisoned, Slice, SliceError};
 pub use version::{ModelVersion, RegisterError, Role, VersionStatus};

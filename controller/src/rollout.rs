@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod file;
 pub mod gate;
 pub mod pace;
+pub mod shared;
 pub mod stage;
 pub mod standing;
 pub mod state;
@@ -70,6 +71,9 @@ pub struct RolloutPolicy {
     pub require_approval: bool,
     /// Device label to balance the draw over, besides the cohort; such as `hw`.
     pub balance_by: Option<String>,
+    /// Labels (or `cohort`) by which a version may be judged apart: where it fails only on devices with one value of one of them,
+    /// these go back and the others go on. Empty: whoever fails, everyone goes back.
+    pub slice_by: Vec<String>,
     /// How a device goes about it.
     #[schema(value_type = Object)]
     pub settings: DeviceSettings,
@@ -93,6 +97,7 @@ impl Default for RolloutPolicy {
             hold_back_share: 0.0,
             require_approval: false,
             balance_by: None,
+            slice_by: vec!["hw".to_owned()],
             settings: DeviceSettings { spread_ms: 30_000, ..DeviceSettings::default() },
         }
     }

@@ -1,11 +1,11 @@
 //! Everything the planner may know at one instant: immutable, and cheap to take.
 //!
-//! The controller keeps one of these as its live state and hands out clones: a clone copies pointers (a few hundred, for the
-//! fleet's shards), never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
+//! The controller keeps one of these as its live state and hands out clones: a clone copies a few pointers, never devices. [`Snapshot::apply`] is the only place where a step becomes state, so the executor, the
 //! simulator and the planner's own look-ahead cannot differ in what a step means.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use leeway_protocol::assignment::MAX_AVOID;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, DeviceId, Line, RolloutId, Version};
 use leeway_protocol::time::Timestamp;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::{CohortDoc, Device, Fleet, cohort_of};
 use crate::planner::Step;
-use crate::registry::{ModelLine, ModelVersion};
+use crate::registry::{ModelLine, ModelVersion, Slice};
 use crate::retraining::job::{JobState, TrainingJob};
 use crate::rollout::evidence::Evidence;
 use crate::rollout::{Actor, IllegalMove, Rollout};
@@ -110,6 +110,34 @@ impl Snapshot {
         own.and_then(|v| self.assignable(&cohort.line, v)).or_else(|| champion().and_then(|v| self.assignable(&cohort.line, v)))
     }
 
+    /// The same for each of its devices: one that belongs to a part of the fleet on which the target failed has the one before it.
+    pub fn targets_of(&self, cohort: &CohortDoc) -> Targets {
+        let Some(target) = self.target_of(cohort) else { return Targets::default() };
+        let mut candidates = vec![target.clone()];
+        if !target.poisoned_for.is_empty()
+            && let Some(line) = self.lines.get(&cohort.line)
+        {
+            let before = line.champion().into_iter().chain(line.aliases.former_champions());
+            for version in before.filter_map(|version| self.assignable(&cohort.line, version)) {
+                if candidates.iter().all(|known| known.version != version.version) {
+                    candidates.push(version.clone());
+                }
+            }
+        }
+        Targets { cohort: Some(cohort.name.clone()), candidates }
+    }
+
+    /// Manifests that this device must not fall back to on its own: versions of the line it was told to run that failed, for
+    /// everybody or for the part of the fleet it belongs to, the newest first.
+    pub fn avoided_by(&self, device: &Device) -> Vec<Digest> {
+        let Some(line) = device.desired.as_ref().and_then(|desired| desired.line.as_ref()) else { return Vec::new() };
+        let cohort = self.cohort_of(device).map(|cohort| &cohort.name);
+        let failed = |v: &&Arc<ModelVersion>| v.line == *line && (v.must_leave() || v.unfit_for(device, cohort).is_some());
+        let mut failed: Vec<&Arc<ModelVersion>> = self.versions.values().filter(failed).collect();
+        failed.sort_by_key(|version| std::cmp::Reverse(version.seq));
+        failed.into_iter().take(MAX_AVOID).map(|version| version.manifest.digest).collect()
+    }
+
     /// The version with this manifest.
     pub fn by_manifest(&self, manifest: Digest) -> Option<&Arc<ModelVersion>> {
         self.versions.values().find(|v| v.manifest.digest == manifest)
@@ -157,7 +185,9 @@ impl Snapshot {
                 let job = TrainingJob { request: request.clone(), state: JobState::Queued, updated_at: now };
                 Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(job));
             }
-            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } => self.apply_to_registry(step, now)?,
+            Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } | Step::PoisonSlice { .. } => {
+                self.apply_to_registry(step, now)?
+            }
         }
         self.revision += 1;
         Ok(())
@@ -180,8 +210,40 @@ impl Snapshot {
                 let found = Arc::make_mut(&mut self.versions).get_mut(&(line.clone(), version.clone())).ok_or_else(gone)?;
                 Arc::make_mut(found).status = status.clone();
             }
+            Step::PoisonSlice { line, version, poisoned } => {
+                let gone = || ApplyError::Changed(format!("version {version} of {line}"));
+                let found = Arc::make_mut(&mut self.versions).get_mut(&(line.clone(), version.clone())).ok_or_else(gone)?;
+                if !Arc::make_mut(found).poison_for(poisoned.clone()) {
+                    return Err(gone());
+                }
+            }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// What the devices of one cohort run outside any rollout, the best first.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    cohort: Option<Cohort>,
+    candidates: Vec<Arc<ModelVersion>>,
+}
+
+impl Targets {
+    /// For most devices: what the cohort runs.
+    pub fn first(&self) -> Option<&Arc<ModelVersion>> {
+        self.candidates.first()
+    }
+
+    /// What the answers of [`Self::of`] depend on besides the device.
+    pub fn terms(&self) -> Vec<(Digest, Vec<Slice>)> {
+        let slices = |version: &ModelVersion| version.poisoned_for.iter().map(|poisoned| poisoned.slice.clone()).collect();
+        self.candidates.iter().map(|version| (version.manifest.digest, slices(version))).collect()
+    }
+
+    /// For this device: the first that is not poisoned for the part of the fleet it belongs to.
+    pub fn of(&self, device: &Device) -> Option<&Arc<ModelVersion>> {
+        self.candidates.iter().find(|version| version.unfit_for(device, self.cohort.as_ref()).is_none())
     }
 }

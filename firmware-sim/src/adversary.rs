@@ -82,6 +82,7 @@ impl Adversary {
             probation,
             windows,
             capture,
+            avoid: Vec::new(),
         };
         let target = DirectedTarget { path, sha256: blob.digest, length: blob.length };
         director::sign(device, generation, &assignment, Some(&target), now.plus_secs(LIFE_SECS), key).ok()

@@ -1,6 +1,6 @@
 //! Whoever tells the devices what to run. The simulator knows only this much of a controller, and never its library.
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::DeviceId;
+use leeway_protocol::ids::{DeviceId, Generation};
 use leeway_protocol::time::Timestamp;
 use leeway_protocol::topic::Channel;
 
@@ -33,6 +33,9 @@ pub trait Authority {
 
     /// Manifest of the release the device is to run in the end; none if nothing was asked of it.
     fn goal(&self, device: &DeviceId) -> Option<Digest>;
+
+    /// The generation of what it was last told.
+    fn generation(&self, device: &DeviceId) -> Generation;
 
     /// Has this message been stored?
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool;

@@ -123,6 +123,7 @@ impl Wish {
             probation,
             windows,
             capture,
+            avoid: Vec::new(),
         };
         if let Ok(document) = press.signer().sign_assignment(&assignment, Some(&release.directed()), now) {
             (self.document, self.signed_at, self.sent_at) = (document, now, None);
@@ -182,6 +183,10 @@ impl Authority for Director {
 
     fn goal(&self, device: &DeviceId) -> Option<Digest> {
         self.goals.get(device).copied()
+    }
+
+    fn generation(&self, device: &DeviceId) -> Generation {
+        Generation(self.generation_of(device))
     }
 
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool {

@@ -25,6 +25,8 @@ pub enum Invariant {
     OnlyVerifiedModelsRun,
     /// Nothing the offline keys took back runs on a device that has accepted that they did.
     RevokedModelsStop,
+    /// A device follows only what it was told itself.
+    OnlyOwnAssignments,
     /// Generations never go down at a device.
     GenerationsNeverGoDown,
     /// Accepted metadata never goes back to an older version.
@@ -53,9 +55,10 @@ pub enum Invariant {
 
 impl Invariant {
     /// Those that need no particular controller.
-    pub const OF_DEVICES: [Self; 10] = [
+    pub const OF_DEVICES: [Self; 11] = [
         Self::OnlyVerifiedModelsRun,
         Self::RevokedModelsStop,
+        Self::OnlyOwnAssignments,
         Self::GenerationsNeverGoDown,
         Self::MetadataNeverGoesBack,
         Self::AlwaysALastKnownGood,
@@ -71,6 +74,7 @@ impl Invariant {
         match self {
             Self::OnlyVerifiedModelsRun => "a device never runs a manifest whose signatures it has not verified",
             Self::RevokedModelsStop => "what the offline keys took back does not run where they were heard",
+            Self::OnlyOwnAssignments => "a device follows only assignments that were made for it",
             Self::GenerationsNeverGoDown => "generations never go down at a device",
             Self::MetadataNeverGoesBack => "accepted metadata never goes back to an older version",
             Self::AlwaysALastKnownGood => "every device always has a last known good it can run without a network",
@@ -120,6 +124,8 @@ pub struct Watched {
     pub committed: BTreeSet<Digest>,
     /// Manifests a genuine assignment named for it.
     pub assigned: BTreeSet<Digest>,
+    /// The newest generation it was told.
+    told: Generation,
     /// Messages it published that want a receipt, with the digest of the bytes.
     pub said: BTreeMap<(u64, u64), Digest>,
     windows: BTreeMap<(Digest, WindowId), Digest>,
@@ -169,9 +175,10 @@ impl Watch {
     }
 
     /// The authority signed an assignment for this device.
-    pub fn assigned(&mut self, device: usize, manifest: Digest) {
+    pub fn assigned(&mut self, device: usize, manifest: Digest, generation: Generation) {
         if let Some(watched) = self.devices.get_mut(device) {
             watched.assigned.insert(manifest);
+            watched.told = watched.told.max(generation);
         }
     }
 
@@ -199,7 +206,7 @@ impl Watch {
     /// A device was set up again by hand, as it once left the factory: it is a new device, and owes nothing to what it was.
     pub fn forget(&mut self, device: usize) {
         if let Some(watched) = self.devices.get_mut(device) {
-            *watched = Watched { factory: watched.factory, ..Watched::default() };
+            *watched = Watched { factory: watched.factory, told: watched.told, ..Watched::default() };
         }
     }
 
@@ -276,6 +283,11 @@ impl Watch {
     fn reported(&mut self, device: usize, now: Timestamp, reported: &Reported, disk_refuses: bool) {
         let Some(watched) = self.devices.get_mut(device) else { return };
         let mut broken = Vec::new();
+        // Whoever holds the director's key can tell a device anything that is approved.
+        if reported.generation > watched.told && !self.stolen_director {
+            let what = format!("follows generation {} and was told {} at most", reported.generation, watched.told);
+            broken.push((Invariant::OnlyOwnAssignments, what));
+        }
         if let Some(last) = &watched.reported {
             if reported.generation < last.generation {
                 let what = format!("reported generation {} after {}", reported.generation, last.generation);

@@ -4,6 +4,7 @@
 //! device and one generation. JSON with names, because old agents must survive new fields for years.
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::ids::{DeviceId, Generation, Line, RolloutId, Version};
 use crate::time::Timestamp;
 
@@ -63,7 +64,14 @@ pub struct Assignment {
     /// What samples may be kept and sent.
     #[serde(default)]
     pub capture: CapturePolicy,
+    /// Digests of manifests that failed in the fleet on devices like this one: never fallen back to, forgotten once another release
+    /// runs for good. At most [`MAX_AVOID`] count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub avoid: Vec<Digest>,
 }
+
+/// Releases that an assignment may tell a device to forget: a device keeps two.
+pub const MAX_AVOID: usize = 16;
 
 /// Which release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,8 @@
 //! Stories over real sockets with the release programs: one file per story.
 mod any_trainer;
 mod bad_input;
+mod friday_evening;
+mod hostile_models;
 mod identity;
 mod killed_anywhere;
 mod mosquitto;

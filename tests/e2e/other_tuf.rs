@@ -142,6 +142,7 @@ fn our_client_and_our_devices_decision_take_what_python_tuf_made() {
         probation: Probation::default(),
         windows: Windows::default(),
         capture: CapturePolicy::default(),
+        avoid: Vec::new(),
     };
     let plan = json!({
         "line": "rain",

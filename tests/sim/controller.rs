@@ -21,7 +21,7 @@ use leeway_firmware_sim::uplink::{Said, Uplink};
 use leeway_firmware_sim::watch::Invariant;
 use leeway_protocol::assignment::{Assignment, Intent};
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{BootId, DeviceId, RolloutId};
+use leeway_protocol::ids::{BootId, DeviceId, Generation, RolloutId};
 use leeway_protocol::manifest::{Lineage, Manifest};
 use leeway_protocol::reported::{Phase, Receipt};
 use leeway_protocol::time::Timestamp;
@@ -125,6 +125,7 @@ impl Controller {
             bundle: None,
             published_at: now,
             status: VersionStatus::Published,
+            poisoned_for: Vec::new(),
         };
         self.ledger.know(digest, Arc::new(manifest));
         let state = &mut self.ledger.snapshot;
@@ -297,6 +298,7 @@ impl Controller {
             probation: settings.probation,
             windows: settings.windows,
             capture: settings.capture,
+            avoid: Vec::new(),
         };
         let target = release.map(|release| release.directed());
         press.signer().sign_assignment(&assignment, target.as_ref(), now).expect("a short document")
@@ -349,6 +351,10 @@ impl Authority for Controller {
 
     fn goal(&self, device: &DeviceId) -> Option<Digest> {
         self.ledger.snapshot.fleet.device(device)?.desired.as_ref()?.manifest
+    }
+
+    fn generation(&self, device: &DeviceId) -> Generation {
+        self.ledger.snapshot.fleet.device(device).and_then(|d| d.desired.as_ref()).map_or(Generation(0), |desired| desired.generation)
     }
 
     fn has_stored(&self, device: &DeviceId, boot: u64, counter: u64) -> bool {

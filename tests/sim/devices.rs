@@ -29,6 +29,11 @@ fn what_the_offline_keys_took_back_does_not_run_where_they_were_heard() {
 }
 
 #[test]
+fn a_device_follows_only_assignments_that_were_made_for_it() {
+    kept(Invariant::OnlyOwnAssignments);
+}
+
+#[test]
 fn generations_never_go_down_at_a_device() {
     kept(Invariant::GenerationsNeverGoDown);
 }

@@ -46,9 +46,9 @@ MUTANTS = [
     ("threshold", "the check that enough keys signed", [
         ("protocol/src/trust/metadata/signed.rs", "        if have < keys.threshold {", "        if false && have < keys.threshold {")], DEVICES),
     ("device-binding", "the check that an assignment is meant for this device", [
-        (DIRECTOR, "    if custom.device != *device {", "    if false {")], DEVICES),
+        (DIRECTOR, "    if custom.device != *device {", "    if false {")], TRUST),
     ("floor", "the check that a release is not below the signed floor", [
-        (DIRECTOR, "    if release.seq < floor {", "    if false {")], DEVICES),
+        (DIRECTOR, "    if release.seq < floor {", "    if false {")], TRUST),
     ("revocation", "the check of a release against the revoked ones at installation", [
         (DIRECTOR, "    if policy.is_revoked(&listed.sha256) || policy.is_revoked(&release.manifest.digest) {", "    if false {")], DEVICES),
     ("boot-id", "raising the number of starts", [

@@ -103,10 +103,19 @@ impl Device {
 
     /// SIGKILL to every runner it has at this moment; how many there were.
     pub fn kill_runners(&self) -> usize {
+        self.signal_runners("-KILL")
+    }
+
+    /// SIGSTOP to every runner it has at this moment, so that it hangs with all its threads; how many there were.
+    pub fn stop_runners_in_their_tracks(&self) -> usize {
+        self.signal_runners("-STOP")
+    }
+
+    fn signal_runners(&self, signal: &str) -> usize {
         let Some(agent) = &self.agent else { return 0 };
         let children = children(agent.id());
         for pid in &children {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(std::process::Stdio::null()).status();
+            let _ = Command::new("kill").args([signal, &pid.to_string()]).stderr(std::process::Stdio::null()).status();
         }
         children.len()
     }

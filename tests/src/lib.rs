@@ -3,6 +3,7 @@ pub mod api;
 pub mod application;
 pub mod device;
 pub mod harness;
+pub mod hostile;
 pub mod lesson;
 pub mod mosquitto;
 pub mod python;

@@ -213,6 +213,7 @@ impl Agent {
         let answering = self.state.slots.serving().and_then(|slot| self.release_in(slot));
         if answering.is_some_and(|release| is_target(release, target)) {
             self.state.outcome = Some(Outcome::Committed);
+            self.shun();
             self.save(Saving::Note);
             self.enter(Deployment::Committed);
             self.happened(None);

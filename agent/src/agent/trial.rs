@@ -3,6 +3,7 @@
 //! What stays true: nothing answers the application before its golden vectors matched on this device; a trial is on disk, with
 //! one start less, before its release answers; a revert asks neither the network nor the disk before the last known good
 //! release is loaded again.
+use leeway_protocol::assignment::MAX_AVOID;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::reported::ShadowSummary;
@@ -250,11 +251,24 @@ impl Agent {
         self.state.slots.trial = None;
         self.state.outcome = Some(Outcome::Committed);
         self.raise_floor(&release);
+        self.shun();
         self.save(Saving::Commit(before));
         self.log(Level::Info, format!("{} {} passed its trial and runs for good", release.line, release.version));
         self.enter(Deployment::Committed);
         self.collect_garbage();
         self.happened(Some(release.manifest.digest));
+    }
+
+    /// Forget what the assignment says failed on devices like this one, now that something else answers: left in its slot it would
+    /// be the release to fall back to.
+    pub(super) fn shun(&mut self) {
+        let avoid: Vec<_> = self.followed.iter().flat_map(|f| f.assignment.avoid.iter().take(MAX_AVOID)).copied().collect();
+        for slot in [Slot::A, Slot::B] {
+            let kept = self.state.slots.kept(slot).map(|kept| kept.release.manifest.digest);
+            if self.state.slots.serving() != Some(slot) && kept.is_some_and(|manifest| avoid.contains(&manifest)) {
+                self.state.slots.put(slot, None);
+            }
+        }
     }
 
     /// The signed floor is taken over only now, when a release above it has proved itself: raised earlier, it could leave the

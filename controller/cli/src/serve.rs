@@ -160,6 +160,7 @@ fn with_flags(args: &Serve, file: Config) -> Outcome<ServeConfig> {
         tls: tls.then(|| tls_settings(args, file.tls)),
         tick_ms: file.planner.interval_ms,
         converge_per_minute: file.planner.converge_per_minute,
+        rollback_per_minute: file.planner.rollback_per_minute,
         retry_after_ms: file.planner.retry_after_ms.into(),
         settings: file.planner.settings,
         drift: file.drift,

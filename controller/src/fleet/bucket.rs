@@ -35,17 +35,45 @@ pub fn order<'a>(salt: &str, devices: impl IntoIterator<Item = (&'a str, &'a str
     for (stratum, device) in devices {
         strata.entry(stratum).or_default().push((bucket(salt, device), device));
     }
-    let mut ranked = Vec::new();
+    let mut places = Vec::new();
     for members in strata.values_mut() {
         members.sort_unstable();
-        let size = members.len() as u64;
-        // The relative rank (2i+1)/(2·size) as an exact fraction; compared by cross-multiplication below.
-        ranked.extend(members.iter().enumerate().map(|(i, &(hash, device))| (2 * i as u64 + 1, 2 * size, hash, device)));
+        let hashes: Vec<u64> = members.iter().map(|(hash, _)| *hash).collect();
+        places.extend(members.iter().map(|&(hash, device)| Place::new(&hashes, hash, device)));
     }
-    ranked.sort_unstable_by(|a, b| {
-        (u128::from(a.0) * u128::from(b.1)).cmp(&(u128::from(b.0) * u128::from(a.1))).then_with(|| (a.2, a.3).cmp(&(b.2, b.3)))
-    });
-    ranked.into_iter().map(|(.., device)| device).collect()
+    places.sort_unstable();
+    places.into_iter().map(|place| place.device).collect()
+}
+
+/// A place in an order of strata that are interleaved by relative rank, as [`order`] has it: the relative rank (2i+1)/(2·size) as an exact
+/// fraction, then the hash, then the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    rank: u64,
+    size: u64,
+    hash: u64,
+    device: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// The place of a device with this hash among the hashes of its whole stratum, which are in order.
+    pub fn new(stratum: &[u64], hash: u64, device: &'a str) -> Self {
+        let before = stratum.partition_point(|other| *other < hash) as u64;
+        Self { rank: 2 * before + 1, size: 2 * (stratum.len() as u64).max(1), hash, device }
+    }
+}
+
+impl Ord for Place<'_> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let (one, two) = (u128::from(self.rank) * u128::from(other.size), u128::from(other.rank) * u128::from(self.size));
+        one.cmp(&two).then_with(|| (self.hash, self.device).cmp(&(other.hash, other.device)))
+    }
+}
+
+impl PartialOrd for Place<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// How many of `members` a share allows: rounded down, but at least one for any share above zero, because a canary of nobody

@@ -37,6 +37,53 @@ pub fn cohort_of<'a>(device: &Device, cohorts: &'a BTreeMap<Cohort, Arc<CohortDo
     cohorts.values().filter(fits).min_by_key(|cohort| cohort.rank)
 }
 
+/// The cohorts as far as membership depends on them, each with a number: its place by name.
+#[derive(Debug, Clone, Default)]
+pub struct Homes {
+    cohorts: Vec<Arc<CohortDoc>>,
+    /// Numbers in the order in which they are asked.
+    asked: Vec<u32>,
+}
+
+impl Homes {
+    /// The number of devices that are in the fleet and match no cohort.
+    pub const NOWHERE: u32 = u32::MAX;
+
+    /// All cohorts there are.
+    pub fn new(cohorts: &BTreeMap<Cohort, Arc<CohortDoc>>) -> Self {
+        let cohorts: Vec<_> = cohorts.values().cloned().collect();
+        let mut asked: Vec<(u32, u32)> = cohorts.iter().zip(0..).map(|(cohort, n)| (cohort.rank, n)).collect();
+        asked.sort_unstable();
+        Self { cohorts, asked: asked.into_iter().map(|(_, n)| n).collect() }
+    }
+
+    /// The number of the cohort a device belongs to, as [`cohort_of`] has it; `None` if it is not in the fleet.
+    pub fn of(&self, device: &Device) -> Option<u32> {
+        let fits = |n: &&u32| self.cohorts.get(**n as usize).is_some_and(|cohort| cohort.selector.matches(&device.labels));
+        device.admission.is_in().then(|| self.asked.iter().find(fits).copied().unwrap_or(Self::NOWHERE))
+    }
+
+    /// The number of a cohort.
+    pub fn number(&self, cohort: &Cohort) -> Option<u32> {
+        self.cohorts.binary_search_by(|known| known.name.cmp(cohort)).ok().and_then(|n| u32::try_from(n).ok())
+    }
+
+    /// The name of the cohort with this number.
+    pub fn name(&self, number: u32) -> Option<&Cohort> {
+        self.cohorts.get(number as usize).map(|cohort| &cohort.name)
+    }
+
+    /// The numbers of the cohorts of a line.
+    pub fn of_line<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = u32> + 'a {
+        self.cohorts.iter().zip(0..).filter(|(cohort, _)| cohort.line == *line).map(|(_, n)| n)
+    }
+
+    /// What membership depends on.
+    pub fn terms(&self) -> Vec<(&Cohort, &Line, &Selector, u32)> {
+        self.cohorts.iter().map(|c| (&c.name, &c.line, &c.selector, c.rank)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,7 +103,10 @@ mod tests {
         let of = |labels: &[(&str, &str)]| {
             let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             let device = Device::new(name("d"), String::new(), labels, Timestamp::default());
-            cohort_of(&device, &cohorts).map(|c| c.name.to_string())
+            let found = cohort_of(&device, &cohorts).map(|c| c.name.to_string());
+            let number = Homes::new(&cohorts).of(&device).unwrap();
+            assert_eq!(found, cohorts.keys().nth(number as usize).map(ToString::to_string), "by number too");
+            found
         };
         assert_eq!(of(&[("region", "south")]).as_deref(), Some("all"));
         assert_eq!(of(&[("region", "north")]).as_deref(), Some("north"));
@@ -66,7 +116,7 @@ mod tests {
         let mut pending = Device::new(name("d"), String::new(), labels, Timestamp::default());
         assert!(cohort_of(&pending, &cohorts).is_some());
         pending.admission = crate::fleet::Admission::Pending;
-        assert!(cohort_of(&pending, &cohorts).is_none(), "who is not in belongs nowhere");
+        assert!(cohort_of(&pending, &cohorts).is_none() && Homes::new(&cohorts).of(&pending).is_none(), "who is not in belongs nowhere");
     }
 
     fn name_of(cohort: &str) -> Cohort {

@@ -162,6 +162,9 @@ pub struct Part {
     /// Inferences it must have served with the version before that counts as proof.
     #[serde(default)]
     pub proof_inferences: u32,
+    /// Called back, because the version failed on the part of the fleet it belongs to.
+    #[serde(default)]
+    pub recalled: bool,
 }
 
 /// What ran from when to when, and why.
@@ -406,7 +409,7 @@ mod tests {
         let (failed_at, deferred_at, at, attempts, stage) = (None, None, Timestamp::default(), 1, 0);
         let (arm, proof_inferences) = (Arm::Canary, 1);
         device.part =
-            Some(Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences });
+            Some(Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences, recalled: false });
         device
     }
 

@@ -59,7 +59,9 @@ fn touch(touched: &mut Touched, step: &Step) {
         Step::CreateRollout { rollout } => drop(touched.rollouts.insert(rollout.id.clone())),
         Step::SetAlias { line, .. } => drop(touched.lines.insert(line.clone())),
         Step::SetLastKnownGood { cohort, .. } => drop(touched.cohorts.insert(cohort.clone())),
-        Step::MarkVersion { line, version, .. } => drop(touched.versions.insert((line.clone(), version.clone()))),
+        Step::MarkVersion { line, version, .. } | Step::PoisonSlice { line, version, .. } => {
+            let _ = touched.versions.insert((line.clone(), version.clone()));
+        }
         Step::RequestRetraining { request } => drop(touched.jobs.insert(request.id.clone())),
     }
 }
@@ -143,6 +145,7 @@ fn sign(inner: &Inner, device: &Device) -> Option<Vec<u8>> {
         probation: settings.probation,
         windows: settings.windows,
         capture: settings.capture,
+        avoid: inner.ledger().snapshot.avoided_by(device),
     };
     let target = version.map(|v| DirectedTarget { path: v.target_path(), sha256: v.model.digest, length: v.model.length });
     match inner.repository().signer.sign_assignment(&assignment, target.as_ref(), clock::now()) {

@@ -85,6 +85,8 @@ pub struct ServeConfig {
     pub tick_ms: u64,
     /// Devices outside any rollout that are told per minute and line, at most.
     pub converge_per_minute: u32,
+    /// Devices called back from a bad version per minute, at most.
+    pub rollback_per_minute: u32,
     /// A device outside any rollout that failed for a reason of its own is told again after so long, milliseconds.
     pub retry_after_ms: i64,
     /// How devices outside any rollout go about it.
@@ -132,6 +134,7 @@ impl ServeConfig {
             runner: None,
             tick_ms: 500,
             converge_per_minute: 1_000,
+            rollback_per_minute: 60_000,
             retry_after_ms: 900_000,
             settings: DeviceSettings::default(),
             drift: DriftPolicy::default(),
@@ -267,7 +270,8 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let access = admission(&config, &store, http, reach, &admin_token)?;
     let hooks = Webhooks::new(config.webhook_reach.clone(), store.parsed::<Webhook>(Kind::Webhook)?.into_iter().collect());
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
-    let policy = Policy { converge_per_minute: config.converge_per_minute, retry_after_ms, settings, compare: evidence::compare };
+    let (converge_per_minute, rollback_per_minute) = (config.converge_per_minute, config.rollback_per_minute);
+    let policy = Policy { converge_per_minute, rollback_per_minute, retry_after_ms, settings, compare: evidence::compare };
     let inner = Arc::new(Inner {
         tenant: config.tenant.clone(),
         store,

@@ -7,11 +7,10 @@
 //! that nobody will hear of; one that is away is told when it returns, or by its cohort's target once the rollout is over.
 //!
 //! While paused, nobody is told and the gate goes on judging. One rollout per line; the next one waits and the report says for what.
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::ids::{DeviceId, Line, RolloutId};
+use leeway_protocol::ids::{Line, RolloutId};
 use leeway_protocol::time::Timestamp;
 
 use super::draft::{Draft, Telling, devices};
@@ -20,11 +19,12 @@ use super::report::{RolloutReport, say};
 use crate::fleet::{Arm, Device, Part};
 use crate::registry::{Alias, VersionStatus};
 use crate::rollout::gate::GateReport;
-use crate::rollout::standing::retry_at;
-use crate::rollout::{Move, OnSuccess, Rollout, RolloutState, Standing};
+use crate::rollout::{Move, OnSuccess, Rollout, RolloutState};
 use crate::snapshot::Snapshot;
 
+mod draw;
 mod scene;
+mod slices;
 mod verdict;
 
 use scene::Scene;
@@ -114,45 +114,27 @@ fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
     if room == 0 && !scene.needs_control() {
         return retried;
     }
-    let mut eligible = scene.eligible();
-    if scene.needs_control() {
-        // With nobody told yet, one place is kept for a canary: a control group alone compares with nothing.
-        let spare = usize::from(scene.counts.told() == 0);
-        let take = scene.missing_control().min(eligible.len().saturating_sub(spare));
-        for device in split_off_controls(scene, &mut eligible, take) {
-            let part = part(scene, Arm::Control, 0, draft, None);
-            draft.push(Step::HoldBack { device: device.id.clone(), part });
-        }
+    // With nobody told yet, one place is kept for a canary: a control group alone compares with nothing.
+    let spare = usize::from(scene.counts.told() == 0);
+    let hold = if scene.needs_control() { scene.missing_control().min(scene.eligible().saturating_sub(spare)) } else { 0 };
+    let first = slices::tried_first(draft, scene, room);
+    let (held, next) = scene.draw(hold, room - first.len(), &first);
+    for device in held {
+        let part = part(scene, Arm::Control, 0, draft, None);
+        draft.push(Step::HoldBack { device: device.id.clone(), part });
     }
-    eligible.truncate(room);
-    for device in &eligible {
+    let next: Vec<Arc<Device>> = first.into_iter().chain(next).collect();
+    for device in &next {
         let part = part(scene, Arm::Canary, 1, draft, None);
         assign(draft, scene, device, part, "");
     }
-    retried.into_iter().chain(eligible).collect()
-}
-
-/// Take devices to be held back from the end of the order. Those that answer with something else than the baseline come last: what
-/// another version does says nothing about it, so a device that once failed the baseline and went back is a control in vain.
-fn split_off_controls(scene: &Scene, eligible: &mut Vec<Arc<Device>>, take: usize) -> Vec<Arc<Device>> {
-    let baseline = scene.baseline;
-    let fits = |device: &Arc<Device>| baseline.is_none_or(|wanted| device.active().is_none_or(|running| running.manifest == wanted));
-    let (fit, other): (Vec<_>, Vec<_>) = eligible.iter().rev().partition(|device| fits(device));
-    let held: BTreeSet<DeviceId> = fit.into_iter().chain(other).take(take).map(|device| device.id.clone()).collect();
-    let (held, left) = std::mem::take(eligible).into_iter().partition(|device| held.contains(&device.id));
-    *eligible = left;
-    held
+    retried.into_iter().chain(next).collect()
 }
 
 /// Tell failed devices again: those a person asked for, and those whose failure does not speak against the model, as often and as
 /// late as the policy says.
 fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
-    use Standing::{FailedByModel, FailedOtherwise, Overdue, Unanswered};
-    let now = draft.now();
-    let failed = scene.devices.iter().filter(|m| matches!(m.standing, FailedByModel | FailedOtherwise | Overdue | Unanswered));
-    let due = |m: &&scene::Member| retry_at(&m.device, &scene.rollout, m.standing).is_some_and(|at| at <= now) && m.device.presence.online;
-    let asked = failed.filter(|m| m.device.retry || due(m));
-    let asked: Vec<Arc<Device>> = asked.take(scene.room_for_retries(draft)).map(|m| m.device.clone()).collect();
+    let asked = scene.asked_again(scene.room_for_retries(draft));
     for device in &asked {
         let before = device.part_in(&scene.rollout.id);
         let attempts = before.map_or(1, |p| p.attempts.saturating_add(1));
@@ -165,8 +147,8 @@ fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
 fn part(scene: &Scene, arm: Arm, attempts: u32, draft: &Draft<'_>, exposed_at: Option<Timestamp>) -> Part {
     let (rollout, stage, at) = (scene.rollout.id.clone(), scene.index, draft.now());
     let proof_inferences = scene.rollout.spec.policy.proof_inferences;
-    let (proven_at, failure, failed_at, deferred_at) = Default::default();
-    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences }
+    let (proven_at, failure, failed_at, deferred_at, recalled) = Default::default();
+    Part { rollout, arm, stage, at, attempts, exposed_at, proven_at, failure, failed_at, deferred_at, proof_inferences, recalled }
 }
 
 fn assign(draft: &mut Draft<'_>, scene: &Scene, device: &Device, part: Part, attempt: &str) {

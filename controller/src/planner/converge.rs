@@ -4,114 +4,258 @@
 //! canary of a running rollout is that rollout's business; everyone else, control group included, is brought to the target at
 //! a bounded rate. What a device refused because of the model is not told again: it takes a person, a new version or a new
 //! target. What failed for a reason of the device's own (bytes that rotted, a full disk) is told again after a while.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::ids::RolloutId;
+use leeway_protocol::ids::{Line, RolloutId};
 use leeway_protocol::time::Timestamp;
+use serde::Serialize;
 
 use super::advance::RATE_WINDOW_MS;
 use super::draft::{Draft, Telling, devices};
 use super::report::say;
+use super::rollback::Left;
 use crate::fleet::bucket::is_held_back;
-use crate::fleet::{Arm, CohortDoc, Device};
+use crate::fleet::census::sooner;
+use crate::fleet::{Arm, ByCohort, Census, CohortDoc, Device, Finding, Homes};
 use crate::registry::ModelVersion;
 use crate::rollout::gate::blames_model;
-
-/// The devices of one cohort, shared with the draft.
-type Members = Arc<Vec<Arc<Device>>>;
+use crate::snapshot::Targets;
 
 /// Bring every cohort to its target.
 pub fn decide(draft: &mut Draft<'_>) {
     let lines: Vec<_> = draft.state.lines.keys().cloned().collect();
     for line in lines {
-        let active: Vec<RolloutId> =
-            draft.state.rollouts.values().filter(|r| r.spec.line == line && r.state.is_active()).map(|r| r.id.clone()).collect();
-        let cohorts = draft.cohorts(&line);
-        let members: Vec<(Arc<CohortDoc>, Members)> = cohorts.into_iter().map(|c| (c.clone(), draft.members(&c.name))).collect();
-        let all = || members.iter().flat_map(|(_, devices)| devices.iter());
-        let recent = |d: &&Arc<Device>| {
-            d.desired.as_ref().is_some_and(|d| d.rollout.is_none() && draft.now().millis_since(d.issued_at) < RATE_WINDOW_MS)
-        };
-        let told = all().filter(recent).count();
-        let oldest = all().filter(recent).filter_map(|d| d.desired.as_ref()).map(|d| d.issued_at).min();
-        let mut room = (draft.policy().converge_per_minute as usize).saturating_sub(told);
-        for (cohort, devices) in &members {
-            converge(draft, cohort, devices, &active, &mut room);
+        let aim = Aim::of(draft, &line);
+        let about = draft.about("converge", line.as_str(), &aim.terms());
+        let (homes, now) = (draft.homes().clone(), draft.now());
+        let look = |device: &Device, found: &mut Toward| homes.of(device).and_then(|home| aim.look(device, home, found, now));
+        let census = Census::new(&draft.state.fleet, about, now, look);
+        let found = census.total();
+        let mut room = (draft.policy().converge_per_minute as usize).saturating_sub(found.told);
+        for cohort in draft.cohorts(&line) {
+            let Some(home) = homes.number(&cohort.name) else { continue };
+            let wanting = |found: &Toward| found.cohorts.of(home).is_some_and(|count| count.wanting > 0);
+            let wants = |device: &&Arc<Device>| homes.of(device) == Some(home) && aim.wants(device, home, now);
+            let next: Vec<Arc<Device>> = census.devices(wanting).filter(wants).take(room).cloned().collect();
+            room -= next.len();
+            converge(draft, &aim, &cohort, found.cohorts.of(home).copied().unwrap_or_default(), &next);
+        }
+        if let Some(at) = found.again {
+            draft.wake(at);
         }
         if room == 0 {
-            let from = oldest.unwrap_or(draft.now());
+            let from = found.oldest.unwrap_or(now);
             draft.wake(from.plus_millis(RATE_WINDOW_MS));
         }
     }
 }
 
-fn converge(draft: &mut Draft<'_>, cohort: &CohortDoc, members: &[Arc<Device>], active: &[RolloutId], room: &mut usize) {
-    let Some(target) = draft.state.target_of(cohort).cloned() else {
+/// Where the devices of one line are to go.
+struct Aim {
+    /// Rollouts whose canaries are their own business.
+    active: Vec<RolloutId>,
+    /// The targets of each cohort of the line.
+    targets: BTreeMap<u32, Targets>,
+    /// What must be left is called back by a rule of its own.
+    left: Left,
+    homes: Arc<Homes>,
+    retry_after_ms: i64,
+    /// The line, the share of its devices that stay one version behind, and its former champions, the latest first.
+    line: Line,
+    held_back: f64,
+    former: Vec<Arc<ModelVersion>>,
+}
+
+/// What is found about one line's devices outside rollouts.
+#[derive(Default)]
+struct Toward {
+    cohorts: ByCohort<Tally>,
+    /// Told outside a rollout within the last [`RATE_WINDOW_MS`], and when the first of them was.
+    told: usize,
+    oldest: Option<Timestamp>,
+    /// When the next one that failed for a reason of its own is told again.
+    again: Option<Timestamp>,
+}
+
+/// The devices of one cohort, each in one place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    members: usize,
+    canaries: usize,
+    wanting: usize,
+    converged: usize,
+    failed: usize,
+    refused: usize,
+    on_the_way: usize,
+    recalled: usize,
+    unserved: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Canary,
+    /// To be told, as soon as the rate allows.
+    Wanting,
+    Converged,
+    /// For a reason of its own; told again at this moment.
+    Failed(Timestamp),
+    Refused,
+    OnTheWay,
+    /// Waits to be called back from what it has.
+    Recalled,
+    /// Of a part of the fleet on which every version has failed.
+    Unserved,
+}
+
+impl Finding for Toward {
+    fn add(&mut self, other: &Self) {
+        self.cohorts.add(&other.cohorts);
+        self.told += other.told;
+        self.oldest = sooner(self.oldest, other.oldest);
+        self.again = sooner(self.again, other.again);
+    }
+}
+
+impl Finding for Tally {
+    fn add(&mut self, other: &Self) {
+        let Self { members, canaries, wanting, converged, failed, refused, on_the_way, recalled, unserved } = other;
+        self.members += members;
+        self.canaries += canaries;
+        self.wanting += wanting;
+        self.converged += converged;
+        self.failed += failed;
+        self.refused += refused;
+        self.on_the_way += on_the_way;
+        self.recalled += recalled;
+        self.unserved += unserved;
+    }
+}
+
+impl Aim {
+    fn of(draft: &Draft<'_>, line: &Line) -> Self {
+        let active = draft.state.rollouts.values().filter(|r| r.spec.line == *line && r.state.is_active()).map(|r| r.id.clone()).collect();
+        let cohorts = draft.cohorts(line);
+        let of = |cohort: &Arc<CohortDoc>| Some((draft.homes().number(&cohort.name)?, draft.state.targets_of(cohort)));
+        let targets = cohorts.iter().filter_map(of).collect();
+        let held_back = draft.hold_back_share(line);
+        let champions = draft.state.lines.get(line).into_iter().flat_map(|found| found.aliases.former_champions());
+        let former = champions.filter(|_| held_back > 0.0).filter_map(|version| draft.state.assignable(line, version).cloned()).collect();
+        let (left, homes, retry_after_ms) = (Left::of(draft), draft.homes().clone(), draft.policy().retry_after_ms);
+        Self { active, targets, left, homes, retry_after_ms, line: line.clone(), held_back, former }
+    }
+
+    /// What is found depends on besides the devices.
+    fn terms(&self) -> impl Serialize + use<'_> {
+        let targets: Vec<_> = self.targets.iter().map(|(home, targets)| (*home, targets.terms())).collect();
+        let former: Vec<_> = self.former.iter().map(|version| (version.manifest.digest, version.seq)).collect();
+        (&self.active, targets, self.left.terms(), self.retry_after_ms, (self.held_back, former))
+    }
+
+    fn look(&self, device: &Device, home: u32, found: &mut Toward, now: Timestamp) -> Option<Timestamp> {
+        let targets = self.targets.get(&home)?;
+        let place = targets.first().map(|_| self.place(device, home, targets, now));
+        let told = device.desired.as_ref().filter(|d| d.rollout.is_none() && now.millis_since(d.issued_at) < RATE_WINDOW_MS);
+        let told = told.map(|d| d.issued_at);
+        found.told += usize::from(told.is_some());
+        found.oldest = sooner(found.oldest, told);
+        let tally = found.cohorts.entry(home);
+        tally.members += 1;
+        let mut until = told.map(|at| at.plus_millis(RATE_WINDOW_MS));
+        match place {
+            None => {}
+            Some(Place::Canary) => tally.canaries += 1,
+            Some(Place::Wanting) => tally.wanting += 1,
+            Some(Place::Converged) => tally.converged += 1,
+            Some(Place::Failed(again)) => {
+                tally.failed += 1;
+                found.again = sooner(found.again, Some(again));
+                until = sooner(until, Some(again));
+            }
+            Some(Place::Refused) => tally.refused += 1,
+            Some(Place::OnTheWay) => tally.on_the_way += 1,
+            Some(Place::Recalled) => tally.recalled += 1,
+            Some(Place::Unserved) => tally.unserved += 1,
+        }
+        // One that proves to run the target is told again too, once it is time, if its last word was a refusal.
+        let again = retry_at(device, self.retry_after_ms).filter(|at| *at > now);
+        sooner(until, again)
+    }
+
+    /// Where a device is on its way to its target.
+    fn place(&self, device: &Device, home: u32, targets: &Targets, now: Timestamp) -> Place {
+        if self.active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary && !p.recalled)) {
+            return Place::Canary;
+        }
+        if self.left.concerns(device, self.homes.name(home)) {
+            return Place::Recalled;
+        }
+        let Some(target) = self.target(device, targets) else { return Place::Unserved };
+        let manifest = target.manifest.digest;
+        let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
+        let again = retry_at(device, self.retry_after_ms);
+        if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= now) {
+            Place::Wanting
+        } else if device.proves(manifest) {
+            Place::Converged
+        } else if let Some(at) = again {
+            Place::Failed(at)
+        } else if gave_up(device) {
+            Place::Refused
+        } else {
+            Place::OnTheWay
+        }
+    }
+
+    /// What a device is to run: its cohort's target or, for one that is held back, the champion before it. One that was told the
+    /// target already is not taken back by this, and nobody is held on a version that may not be assigned.
+    fn target<'t>(&'t self, device: &Device, targets: &'t Targets) -> Option<&'t Arc<ModelVersion>> {
+        let usual = targets.of(device)?;
+        let told = || device.desired.as_ref().is_some_and(|told| told.manifest == Some(usual.manifest.digest));
+        if !is_held_back(self.line.as_str(), device.id.as_str(), self.held_back) || told() {
+            return Some(usual);
+        }
+        let cohort = self.homes.of(device).and_then(|home| self.homes.name(home));
+        let before = |version: &&Arc<ModelVersion>| version.seq < usual.seq && version.unfit_for(device, cohort).is_none();
+        Some(self.former.iter().find(before).unwrap_or(usual))
+    }
+
+    fn wants(&self, device: &Device, home: u32, now: Timestamp) -> bool {
+        let targets = self.targets.get(&home).filter(|targets| targets.first().is_some());
+        targets.is_some_and(|targets| self.place(device, home, targets, now) == Place::Wanting)
+    }
+}
+
+/// Tell the next devices of one cohort, and report on it.
+fn converge(draft: &mut Draft<'_>, aim: &Aim, cohort: &CohortDoc, tally: Tally, next: &[Arc<Device>]) {
+    let targets = draft.state.targets_of(cohort);
+    if targets.first().is_none() {
         let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
-        report.devices = members.len();
-        if !members.is_empty() {
+        report.devices = tally.members;
+        if tally.members > 0 {
             say(&mut report.why, format!("Line {} has no champion yet: a first rollout brings one.", cohort.line));
         }
         return;
-    };
-    let (usual, held_share) = (target, draft.hold_back_share(&cohort.line));
-    let (mut converged, mut waiting, mut refused, mut failed, mut canaries, mut on_the_way) = (0, 0, 0, 0, 0, 0);
-    for device in members {
-        if active.iter().any(|id| device.part_in(id).is_some_and(|p| p.arm == Arm::Canary)) {
-            canaries += 1;
-            continue;
-        }
-        let target = lagging(draft, device, cohort, &usual, held_share).unwrap_or_else(|| usual.clone());
-        let manifest = target.manifest.digest;
-        let told = device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
-        let again = retry_at(device, draft.policy().retry_after_ms);
-        if !told || device.retry || device.follows_another() || again.is_some_and(|at| at <= draft.now()) {
-            if *room == 0 {
-                waiting += 1;
-                continue;
-            }
-            *room -= 1;
-            on_the_way += 1;
-            bring(draft, device, cohort, &target);
-        } else if device.proves(manifest) {
-            converged += 1;
-        } else if let Some(at) = again {
-            failed += 1;
-            draft.wake(at);
-        } else if gave_up(device) {
-            refused += 1;
-        } else {
-            on_the_way += 1;
-        }
+    }
+    for (device, target) in next.iter().filter_map(|device| Some((device, aim.target(device, &targets)?))) {
+        bring(draft, device, cohort, target);
     }
     let report = draft.report.cohorts.entry(cohort.name.clone()).or_default();
-    (report.devices, report.converged) = (members.len(), converged);
+    (report.devices, report.converged) = (tally.members, tally.converged);
     for (count, what) in [
-        (canaries, "in a rollout"),
-        (on_the_way, "on the way to the target"),
-        (waiting, "not told yet: the rate for devices outside a rollout is used up"),
-        (refused, "refused the target or went back because of the model; nothing is tried again until a person asks for a retry"),
-        (failed, "failed for a reason of their own, and are told again after a while"),
+        (tally.canaries, "in a rollout"),
+        (tally.on_the_way + next.len(), "on the way to the target"),
+        (tally.wanting - next.len(), "not told yet: the rate for devices outside a rollout is used up"),
+        (tally.recalled, "not called back yet from a version that must be left"),
+        (tally.unserved, "of a part of the fleet on which every version has failed: they stay with what they have"),
+        (tally.refused, "refused the target or went back because of the model; nothing is tried again until a person asks for a retry"),
+        (tally.failed, "failed for a reason of their own, and are told again after a while"),
     ] {
         if count > 0 {
             say(&mut report.why, format!("{} {what}.", devices(count)));
         }
     }
-}
-
-/// What a device runs that is held back: the champion before the present one. One that runs the present target already is not
-/// taken back by this, and nobody is held on a version that may not be assigned.
-fn lagging(draft: &Draft<'_>, device: &Device, cohort: &CohortDoc, usual: &ModelVersion, share: f64) -> Option<Arc<ModelVersion>> {
-    if !is_held_back(cohort.line.as_str(), device.id.as_str(), share) {
-        return None;
-    }
-    if device.desired.as_ref().is_some_and(|told| told.manifest == Some(usual.manifest.digest)) {
-        return None;
-    }
-    let former = draft.state.lines.get(&cohort.line)?.aliases.former_champions();
-    let before = |version: &&Arc<ModelVersion>| version.seq < usual.seq;
-    former.into_iter().filter_map(|version| draft.state.assignable(&cohort.line, version)).find(before).cloned()
 }
 
 fn bring(draft: &mut Draft<'_>, device: &Device, cohort: &CohortDoc, target: &ModelVersion) {

@@ -1,14 +1,18 @@
 //! The plan while it is being made: a working copy of the snapshot, the steps so far, the report of this round.
+//!
+//! Rules do not walk the fleet: they ask it ([`crate::fleet::Census`]), so a plan costs what changed since the last one. What
+//! stays true: the plan is the one that walking over every device would give.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use leeway_protocol::assignment::Intent;
-use leeway_protocol::ids::{Cohort, DeviceId, Line, RolloutId};
+use leeway_protocol::ids::{Cohort, Line, RolloutId};
 use leeway_protocol::time::Timestamp;
+use serde::Serialize;
 
 use super::plan::{Plan, Policy, Step};
 use super::report::{PlanReport, say};
-use crate::fleet::{CohortDoc, DesiredRecord, Device, DeviceSettings, Part, cohort_of};
+use crate::fleet::{About, ByCohort, Census, CohortDoc, DesiredRecord, Device, DeviceSettings, Homes, Part};
 use crate::registry::ModelVersion;
 use crate::snapshot::Snapshot;
 
@@ -20,26 +24,17 @@ pub struct Draft<'a> {
     pub report: PlanReport,
     policy: &'a Policy,
     now: Timestamp,
-    ids: BTreeMap<&'a Cohort, Vec<&'a DeviceId>>,
-    homeless: Vec<&'a DeviceId>,
-    /// Members as they are now, looked up once for each round in which devices change.
-    members: BTreeMap<&'a Cohort, Arc<Vec<Arc<Device>>>>,
+    /// Who belongs where; steps change no membership.
+    homes: Arc<Homes>,
     steps: Vec<Step>,
     wake_at: Option<Timestamp>,
 }
 
 impl<'a> Draft<'a> {
-    /// Begin from a snapshot. Membership depends on labels only, so it is worked out once.
-    pub fn new(snapshot: &'a Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
-        let mut ids: BTreeMap<&Cohort, Vec<&DeviceId>> = snapshot.cohorts.keys().map(|name| (name, Vec::new())).collect();
-        let mut homeless = Vec::new();
-        // Who waits to be let in, or was put out, is told nothing at all.
-        for device in snapshot.fleet.iter().filter(|device| device.admission.is_in()) {
-            let list = cohort_of(device, &snapshot.cohorts).and_then(|c| ids.get_mut(&c.name));
-            list.unwrap_or(&mut homeless).push(&device.id);
-        }
-        let (report, steps, wake_at, members) = Default::default();
-        Self { state: snapshot.clone(), report, policy, now, ids, homeless, members, steps, wake_at }
+    /// Begin from a snapshot.
+    pub fn new(snapshot: &Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
+        let (report, steps, wake_at) = Default::default();
+        Self { state: snapshot.clone(), report, policy, now, homes: Arc::new(Homes::new(&snapshot.cohorts)), steps, wake_at }
     }
 
     /// The moment planned for.
@@ -61,8 +56,9 @@ impl<'a> Draft<'a> {
     pub fn begin_round(&mut self) {
         self.report = PlanReport { at: self.now, ..PlanReport::default() };
         self.wake_at = None;
-        if !self.homeless.is_empty() {
-            let count = devices(self.homeless.len());
+        let homeless = self.homeless();
+        if homeless > 0 {
+            let count = devices(homeless);
             say(&mut self.report.notes, format!("{count} in no cohort: told nothing, unless a version must be left."));
         }
     }
@@ -70,12 +66,7 @@ impl<'a> Draft<'a> {
     /// Add a step; it is true from here on.
     pub fn push(&mut self, step: Step) {
         match self.state.apply(&step, self.now) {
-            Ok(()) => {
-                if matches!(step, Step::SetDesired { .. } | Step::HoldBack { .. }) {
-                    self.members.clear();
-                }
-                self.steps.push(step);
-            }
+            Ok(()) => self.steps.push(step),
             Err(error) => say(&mut self.report.notes, format!("The planner's own step was refused: {error}.")),
         }
     }
@@ -87,20 +78,42 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The members of a cohort as they are now.
-    pub fn members(&mut self, cohort: &Cohort) -> Arc<Vec<Arc<Device>>> {
-        if let Some(members) = self.members.get(cohort) {
-            return members.clone();
-        }
-        let Some((name, ids)) = self.ids.get_key_value(cohort) else { return Arc::default() };
-        let members: Arc<Vec<_>> = Arc::new(ids.iter().filter_map(|id| self.state.fleet.device(id)).cloned().collect());
-        self.members.insert(name, members.clone());
-        members
+    /// Who belongs where.
+    pub fn homes(&self) -> &Arc<Homes> {
+        &self.homes
     }
 
-    /// Devices that no cohort's selector matches.
-    pub fn homeless(&self) -> Vec<Arc<Device>> {
-        self.homeless.iter().filter_map(|id| self.state.fleet.device(id)).cloned().collect()
+    /// A question on `subject` whose answer depends on membership, on `terms`, on the devices and on the time.
+    pub fn about(&self, kind: &str, subject: &str, terms: &impl Serialize) -> Option<About> {
+        About::new(kind, subject, &(self.homes.terms(), terms))
+    }
+
+    /// The devices in the fleet for which `fits` holds, as they are now. `fits` may depend on `terms` and the device alone.
+    pub fn found(&self, kind: &str, subject: &str, terms: &impl Serialize, fits: impl Fn(&Device) -> bool) -> Found {
+        let look = |device: &Device, count: &mut usize| {
+            *count += usize::from(device.admission.is_in() && fits(device));
+            None
+        };
+        let mut by_home: BTreeMap<u32, Vec<Arc<Device>>> = BTreeMap::new();
+        let census = Census::new(&self.state.fleet, About::new(kind, subject, terms), self.now, look);
+        for device in census.devices(|count| *count > 0).filter(|device| fits(device)) {
+            if let Some(home) = self.homes.of(device) {
+                by_home.entry(home).or_default().push(device.clone());
+            }
+        }
+        Found { homes: self.homes.clone(), by_home }
+    }
+
+    /// How many devices no cohort's selector matches. Who waits to be let in, or was put out, is not among them: it is told nothing at all.
+    fn homeless(&self) -> usize {
+        let look = |device: &Device, members: &mut ByCohort<usize>| {
+            if let Some(home) = self.homes.of(device) {
+                *members.entry(home) += 1;
+            }
+            None
+        };
+        let members = Census::new(&self.state.fleet, self.about("members", "", &()), self.now, look).total();
+        members.of(Homes::NOWHERE).copied().unwrap_or(0)
     }
 
     /// Share of a line's devices that stay one version behind.
@@ -133,6 +146,24 @@ impl<'a> Draft<'a> {
     /// The plan and the report of its last round.
     pub fn finish(self) -> (Plan, PlanReport) {
         (Plan { steps: self.steps, wake_at: self.wake_at }, self.report)
+    }
+}
+
+/// Devices that were asked for, by cohort.
+pub struct Found {
+    homes: Arc<Homes>,
+    by_home: BTreeMap<u32, Vec<Arc<Device>>>,
+}
+
+impl Found {
+    /// Those of one cohort, in the fleet's order.
+    pub fn of(&self, cohort: &Cohort) -> &[Arc<Device>] {
+        self.homes.number(cohort).and_then(|home| self.by_home.get(&home)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those that no cohort's selector matches.
+    pub fn homeless(&self) -> &[Arc<Device>] {
+        self.by_home.get(&Homes::NOWHERE).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -7,7 +7,7 @@ use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::{DesiredRecord, DeviceSettings, Part};
-use crate::registry::{Alias, VersionStatus};
+use crate::registry::{Alias, Poisoned, VersionStatus};
 use crate::retraining::job::RetrainRequest;
 use crate::rollout::evidence;
 use crate::rollout::gate::Compare;
@@ -18,6 +18,8 @@ use crate::rollout::{Move, Rollout};
 pub struct Policy {
     /// Devices outside any rollout that are told per minute and line, at most: new ones, and stragglers.
     pub converge_per_minute: u32,
+    /// Devices called back from a bad version per minute, at most, those that run it first.
+    pub rollback_per_minute: u32,
     /// A device outside any rollout that failed for a reason of its own (its disk, its network) is told again after so long, ms.
     pub retry_after_ms: i64,
     /// How devices outside any rollout go about it.
@@ -29,7 +31,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         let settings = DeviceSettings::default();
-        Self { converge_per_minute: 1000, retry_after_ms: 900_000, settings, compare: evidence::compare }
+        Self { converge_per_minute: 1000, rollback_per_minute: 60_000, retry_after_ms: 900_000, settings, compare: evidence::compare }
     }
 }
 
@@ -97,6 +99,15 @@ pub enum Step {
         /// Its new status.
         status: VersionStatus,
     },
+    /// Keep a version from a part of the fleet that it failed on; it stays good elsewhere.
+    PoisonSlice {
+        /// Of which line.
+        line: Line,
+        /// Which version.
+        version: Version,
+        /// For whom, and why.
+        poisoned: Poisoned,
+    },
     /// Ask for a better model.
     RequestRetraining {
         /// What is asked.
@@ -115,6 +126,7 @@ impl Step {
             Self::SetAlias { .. } => "alias.moved",
             Self::SetLastKnownGood { .. } => "cohort.last-known-good",
             Self::MarkVersion { .. } => "version.marked",
+            Self::PoisonSlice { .. } => "version.poisoned-for",
             Self::RequestRetraining { .. } => "retraining.requested",
         }
     }
@@ -127,7 +139,9 @@ impl Step {
             Self::CreateRollout { rollout } => format!("rollouts/{}", rollout.id),
             Self::SetAlias { line, .. } => format!("models/{line}"),
             Self::SetLastKnownGood { cohort, .. } => format!("cohorts/{cohort}"),
-            Self::MarkVersion { line, version, .. } => format!("models/{line}/versions/{version}"),
+            Self::MarkVersion { line, version, .. } | Self::PoisonSlice { line, version, .. } => {
+                format!("models/{line}/versions/{version}")
+            }
             Self::RequestRetraining { request } => format!("models/{}", request.line),
         }
     }
@@ -144,6 +158,9 @@ impl Step {
                 Some(reason) => format!("Version {version} is {}: {reason}", status.as_str()),
                 None => format!("Version {version} is {}.", status.as_str()),
             },
+            Self::PoisonSlice { version, poisoned, .. } => {
+                format!("Version {version} is kept from devices with {}: {}", poisoned.slice, poisoned.reason)
+            }
             Self::RequestRetraining { request } => request.reason.clone(),
         }
     }

@@ -1,11 +1,14 @@
 //! One released version of a model line, and what the controller has learnt about it since.
 use leeway_protocol::assignment::{AssignedRelease, target_path};
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{Line, Version};
+use leeway_protocol::ids::{Cohort, Line, Version};
 use leeway_protocol::manifest::{Blob, Lineage};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::slice::{MAX_SLICES, Poisoned};
+use crate::fleet::Device;
 
 /// Whose key released it; also the part of the target's path that the key is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -71,6 +74,10 @@ pub struct ModelVersion {
     pub published_at: Timestamp,
     /// What may still be done with it.
     pub status: VersionStatus,
+    /// Parts of the fleet that it failed on while it is good elsewhere, at most [`MAX_SLICES`]. Their devices go back and are not
+    /// told to run it again, whatever later evidence says: the way back is another version, which must pass there first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poisoned_for: Vec<Poisoned>,
 }
 
 /// A version that cannot be registered.
@@ -116,6 +123,23 @@ impl ModelVersion {
     /// Whether a device may be told to run it.
     pub fn is_assignable(&self) -> bool {
         matches!(self.status, VersionStatus::Published | VersionStatus::Deprecated { .. })
+    }
+
+    /// The slice of the fleet that keeps it from this device, if it is poisoned for one; `cohort` is the device's.
+    pub fn unfit_for(&self, device: &Device, cohort: Option<&Cohort>) -> Option<&Poisoned> {
+        self.poisoned_for.iter().find(|poisoned| poisoned.slice.holds(&device.labels, cohort))
+    }
+
+    /// Poison it for a slice; the same slice again changes nothing. False if there is no room: then it is bad as a whole.
+    pub fn poison_for(&mut self, poisoned: Poisoned) -> bool {
+        if self.poisoned_for.iter().any(|known| known.slice == poisoned.slice) {
+            return true;
+        }
+        let room = self.poisoned_for.len() < MAX_SLICES;
+        if room {
+            self.poisoned_for.push(poisoned);
+        }
+        room
     }
 
     /// Whether devices that run it must go back.

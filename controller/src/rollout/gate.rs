@@ -131,6 +131,9 @@ pub struct Counts {
     pub failed_otherwise: usize,
     /// Not done within the deadline.
     pub overdue: usize,
+    /// Called back with the part of the fleet that the version failed on; neither for nor against it elsewhere.
+    #[serde(default)]
+    pub recalled: usize,
     /// Ever ran it; never falls.
     pub exposed: usize,
     /// Not told, and away for too long to wait for; not among the members.
@@ -207,7 +210,7 @@ pub struct Check {
 
 impl Check {
     /// One that the stage waits for and that is no comparison.
-    pub(super) fn plain(name: String, outcome: Outcome, sentence: String) -> Self {
+    pub(crate) fn plain(name: String, outcome: Outcome, sentence: String) -> Self {
         Self { name, outcome, blocks: true, sentence, verdict: None, pauses: false, seen: 0 }
     }
 }

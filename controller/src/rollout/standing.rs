@@ -46,6 +46,8 @@ pub enum Standing {
     Unanswered,
     /// Seen; waits for its maintenance window.
     Deferred,
+    /// Called back, because the version failed on the part of the fleet it belongs to.
+    Recalled,
 }
 
 impl Standing {
@@ -65,6 +67,7 @@ impl Standing {
             Self::Unreachable => "has not been told, and has been away for too long to wait for",
             Self::Unanswered => "was told and took no note of it in time",
             Self::Deferred => "waits for its maintenance window",
+            Self::Recalled => "was called back: the version failed on the part of the fleet it belongs to",
         }
     }
 
@@ -78,7 +81,7 @@ impl Standing {
             Self::Installing => "stops fetching or testing and keeps what it runs",
             Self::OnTrial | Self::Running => "goes back to its cohort's last known good, from its standby slot",
             Self::Lost => "goes back to its cohort's last known good when it returns",
-            Self::FailedByModel | Self::FailedOtherwise => "stays with what it went back to",
+            Self::Recalled | Self::FailedByModel | Self::FailedOtherwise => "stays with what it went back to",
             Self::Overdue => "stops where it is, and goes back if it has switched",
         }
     }
@@ -103,6 +106,9 @@ pub fn standing(device: &Device, rollout: &Rollout, manifest: Digest, now: Times
     };
     if part.arm == Arm::Control {
         return Standing::Control;
+    }
+    if part.recalled {
+        return Standing::Recalled;
     }
     if let Some(reason) = &part.failure {
         return if blames_model(&reason.code) { Standing::FailedByModel } else { Standing::FailedOtherwise };
@@ -191,6 +197,7 @@ impl Counts {
             Standing::Unreachable => self.unreachable += 1,
             Standing::Unanswered => self.unanswered += 1,
             Standing::Deferred => self.deferred += 1,
+            Standing::Recalled => self.recalled += 1,
         }
     }
 }

@@ -117,6 +117,7 @@ impl Lab {
             probation,
             windows,
             capture,
+            avoid: Vec::new(),
         };
         sign(director::sign(&id, generation, &assignment, Some(&target), now.plus_secs(TEN_YEARS_SECS), key))
     }

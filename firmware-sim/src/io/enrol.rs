@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use leeway_protocol::enrolment;
+use leeway_protocol::enrolment::Request;
 use leeway_protocol::ids::{DeviceId, Tenant};
 use leeway_protocol::trust::keyring::SigningKey;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// Times a station waits because thousands of others enrol from the same machine, and the longest it waits each time.
 const MAX_WAITS: usize = 20;
@@ -21,25 +21,6 @@ pub struct Roots {
     pub image: Vec<u8>,
     /// The director's.
     pub director: Vec<u8>,
-}
-
-#[derive(Debug, Serialize)]
-struct Request<'a> {
-    device: &'a DeviceId,
-    public_key: String,
-    labels: &'a BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    challenge: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proof: Option<String>,
-}
-
-/// What a controller says that knows this station already.
-#[derive(Debug, Deserialize)]
-struct Taken {
-    challenge: Option<String>,
 }
 
 /// What the controller answers; fields for other programs are ignored.
@@ -94,14 +75,12 @@ pub(super) fn enrol(
 ) -> Result<Enrolled, EnrolError> {
     const CONFLICT: u16 = 409;
     let url = format!("{}/api/v1/enrol", base.trim_end_matches('/'));
-    let public_key = key.public().hex();
-    let mut request = Request { device, public_key: public_key.clone(), labels, token, challenge: None, proof: None };
+    let request = Request::new(device, key.public(), labels, token, None);
     let (mut status, mut body) = post(http, &url, &request)?;
-    let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
-    if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
-        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge, None)).hex());
-        request.challenge = Some(challenge);
-        (status, body) = post(http, &url, &request)?;
+    if status == CONFLICT
+        && let Some(proven) = request.proven(key, &body)
+    {
+        (status, body) = post(http, &url, &proven)?;
     }
     let refused = |body: &str| EnrolError::Refused { device: device.clone(), status, body: body.chars().take(300).collect() };
     if !(200..300).contains(&status) {

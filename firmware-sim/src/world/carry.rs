@@ -196,7 +196,7 @@ impl<A: Authority> World<A> {
         let bytes: Arc<[u8]> = downlink.bytes.into();
         if downlink.channel == Channel::Desired {
             if let Some(manifest) = self.authority.goal(&downlink.device) {
-                self.watch.assigned(device, manifest);
+                self.watch.assigned(device, manifest, self.authority.generation(&downlink.device));
             }
             if let Some(seat) = self.seats.get_mut(device) {
                 seat.retained = Some(Arc::clone(&bytes));

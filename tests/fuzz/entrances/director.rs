@@ -76,6 +76,7 @@ pub fn honest() -> Vec<(String, Vec<u8>)> {
         probation: Probation::default(),
         windows: Windows::default(),
         capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, salt: 0 },
+        avoid: Vec::new(),
     };
     let target = DirectedTarget { path, sha256: Digest::of(b"model"), length: 5 };
     let signed = sign(&device(), Generation(7), &assignment, Some(&target), now().plus_secs(60), &director()).expect("an assignment");

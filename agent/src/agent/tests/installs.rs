@@ -257,6 +257,31 @@ fn a_rollback_needs_no_network_and_no_shadow() {
     assert_eq!(world.downloads, downloads, "both releases lie in the slots");
 }
 
+/// Without the list the device would, after one bad hour, fall back to what the whole fleet has just left.
+#[test]
+fn what_failed_in_the_fleet_is_not_fallen_back_to() {
+    for (avoid, answers) in [(true, ""), (false, "2.0.0")] {
+        let mut world = World::settled(repo("good"));
+        world.desire(world.repo.install(2, "2.0.0"));
+        world.run_until(60, |w| w.phase() == Phase::Committed && w.version() == "2.0.0");
+        let mut back = world.repo.assignment(3, Intent::Rollback, Some("1.0.0"));
+        back.avoid = if avoid { vec![world.manifest_of("2.0.0")] } else { Vec::new() };
+        world.desire(world.repo.sign(&back, Some("1.0.0")));
+        world.run_until(60, |w| w.phase() == Phase::Committed && w.version() == "1.0.0");
+        world.run_for(2);
+        world.check_rest();
+        for _ in 0..5 {
+            world.kill_runner();
+            world.run_for(20);
+        }
+        assert_eq!((world.phase(), world.version().as_str()), (Phase::Reverted, answers), "avoid: {avoid}");
+        // A power cut does not make it forget.
+        world.power_cycle();
+        world.run_for(5);
+        assert_eq!(world.version(), answers, "avoid: {avoid}");
+    }
+}
+
 #[test]
 fn a_rollback_in_the_middle_of_a_trial_is_immediate() {
     let mut world = World::settled(repo("good"));

@@ -162,6 +162,7 @@ impl Repo {
             probation: Probation { min_ms: 3_000, min_inferences: 20, boots: 3, max_error_ratio: 0.02 },
             windows: Windows::default(),
             capture: CapturePolicy::default(),
+            avoid: Vec::new(),
         }
     }
 

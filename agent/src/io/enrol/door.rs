@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
-use leeway_protocol::enrolment;
+use leeway_protocol::enrolment::Request;
 use leeway_protocol::ids::{DeviceId, Tenant};
 use leeway_protocol::trust::keyring::SigningKey;
 use leeway_protocol::trust::tuf::MAX_ROOT_BYTES;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::super::certificates::MAX_DOCUMENT;
 use super::super::tls;
@@ -89,26 +89,6 @@ pub(in crate::io) struct Certified {
     pub(in crate::io) chain: String,
 }
 
-#[derive(Serialize)]
-struct Request<'a> {
-    device: &'a DeviceId,
-    public_key: String,
-    labels: &'a BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-    csr: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    challenge: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    proof: Option<String>,
-}
-
-/// What a controller says that knows this device already.
-#[derive(Deserialize)]
-struct Taken {
-    challenge: Option<String>,
-}
-
 #[derive(Deserialize)]
 struct Waiting {
     sentence: String,
@@ -129,14 +109,12 @@ struct Problem {
 pub(in crate::io) fn ask(http: &ureq::Agent, base: &str, asking: &Asking<'_>) -> anyhow::Result<Answer> {
     let Asking { device, key, labels, token, csr } = *asking;
     let url = format!("{base}/api/v1/enrol");
-    let public_key = key.public().hex();
-    let mut request = Request { device, public_key: public_key.clone(), labels, token, csr, challenge: None, proof: None };
+    let request = Request::new(device, key.public(), labels, token, Some(csr));
     let (mut status, mut body) = post(http, &url, &request)?;
-    let taken = serde_json::from_str::<Taken>(&body).ok().filter(|_| status == CONFLICT);
-    if let Some(challenge) = taken.and_then(|taken| taken.challenge).filter(|text| text.len() <= enrolment::MAX_CHALLENGE) {
-        request.proof = Some(key.sign(&enrolment::proof(device, &public_key, &challenge, Some(csr))).hex());
-        request.challenge = Some(challenge);
-        (status, body) = post(http, &url, &request)?;
+    if status == CONFLICT
+        && let Some(proven) = request.proven(key, &body)
+    {
+        (status, body) = post(http, &url, &proven)?;
     }
     let strange = || format!("the controller at {base} answered something else than an enrolment: is it a leeway controller?");
     match status {

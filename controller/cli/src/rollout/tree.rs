@@ -163,6 +163,15 @@ fn stage_rows(style: &Style, rollout: &Rollout, stage: &Stage, index: usize, cur
             style.plain(&d.code),
         ]);
     }
+    if let Some(found) = rollout.shared.first().filter(|t| t.is_telling()) {
+        let info = style.plain(&found.sentence);
+        rows.push([
+            format!("{}{} what they share", devices.below, if style.unicode { "∩" } else { "&" }),
+            String::new(),
+            String::new(),
+            info,
+        ]);
+    }
     if gate {
         gate_rows(style, rollout, &own.below, rows);
     }

@@ -309,6 +309,7 @@ fn register(
             bundle: custom.bundle,
             published_at: at,
             status: VersionStatus::Published,
+            poisoned_for: Vec::new(),
         };
         version.check_against(state.versions.values().map(AsRef::as_ref)).map_err(|e| ControlError::Conflict(e.to_string()))?;
         let sentence = format!(

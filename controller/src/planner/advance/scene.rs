@@ -1,19 +1,29 @@
 //! One stage of one rollout as it is now: who is in scope, where each device stands, how much room there is.
-use std::collections::{BTreeMap, BTreeSet};
+//!
+//! A scene is counted, not listed: what is asked of single devices (their names, who failed first, who is next) looks only where
+//! the counts say there are some.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
+use leeway_protocol::ids::{Cohort, DeviceId};
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
-use crate::fleet::bucket::{is_held_back, order, quota};
-use crate::fleet::{Arm, CohortDoc, Device};
+use super::draw::{Among, Draw, End, Pool, Ticket};
+use crate::fleet::bucket::{Place, is_held_back, quota};
+use crate::fleet::census::sooner;
+use crate::fleet::{About, Arm, Census, Device, Finding, Fleet, Homes};
 use crate::planner::draft::Draft;
-use crate::registry::ModelVersion;
+use crate::registry::{ModelVersion, Slice};
 use crate::rollout::evidence::{self, Arms};
 use crate::rollout::gate::{Counts, StageOutcome};
 use crate::rollout::standing::{changes_at, millis, retry_at};
 use crate::rollout::{Membership, Rollout, RolloutState, Stage, Standing, standing};
+
+mod seen;
+
+use seen::{OfSlice, Seen, Survey, counted};
 
 /// A stage's scope with everyone in their places.
 pub struct Scene {
@@ -31,33 +41,45 @@ pub struct Scene {
     pub since: Timestamp,
     /// Since when it soaks.
     pub soaking_since: Option<Timestamp>,
-    /// Every device of the line's cohorts that has to do with the rollout.
-    pub devices: Vec<Member>,
-    /// Them, counted.
+    /// Everyone who has to do with the rollout, counted.
     pub counts: Counts,
-    /// Told in the stage's scope.
-    told_in_scope: usize,
-    /// Of these, devices with an outcome, and devices that run the version.
-    finished: (usize, usize),
-    /// Told within the last [`RATE_WINDOW_MS`].
-    recent: usize,
+    /// The same with what only the planner asks for.
+    seen: Seen,
+    fleet: Fleet,
+    homes: Arc<Homes>,
+    now: Timestamp,
+    survey: Option<About>,
+    pool: Option<About>,
+    /// As if the devices of this slice were not there.
+    apart: Option<Slice>,
+    /// Homes of the line's cohorts.
+    ours: BTreeSet<u32>,
+    /// Share of the line's devices that stay one version behind.
+    held_back: f64,
 }
 
 /// A device and its place.
-pub struct Member {
+pub struct Member<'d> {
     /// The device.
-    pub device: Arc<Device>,
+    pub device: &'d Arc<Device>,
     /// Where it stands.
     pub standing: Standing,
     /// Whether it is in the current stage's scope.
     pub in_scope: bool,
-    /// None if it has left every cohort since it was told.
-    cohort: Option<Arc<CohortDoc>>,
 }
 
 impl Scene {
     /// The stage as it is now, or `None` if the version or the stage is not known.
     pub fn of(draft: &mut Draft<'_>, rollout: &Arc<Rollout>) -> Option<Self> {
+        Self::apart_from(draft, rollout, None)
+    }
+
+    /// The same without the devices of one slice, as if they were not there.
+    pub fn without(&self, draft: &mut Draft<'_>, slice: &Slice) -> Option<Self> {
+        Self::apart_from(draft, &self.rollout, Some(slice.clone()))
+    }
+
+    fn apart_from(draft: &mut Draft<'_>, rollout: &Arc<Rollout>, apart: Option<Slice>) -> Option<Self> {
         let version = draft.state.version(&rollout.spec.line, &rollout.spec.version)?.clone();
         let (index, stage) = rollout.stage().map(|(i, s)| (i, s.clone()))?;
         let (since, soaking_since) = match &rollout.state {
@@ -67,72 +89,231 @@ impl Scene {
         };
         let baseline = rollout.spec.baseline.as_ref().and_then(|to| draft.state.version(&rollout.spec.line, to));
         let baseline = baseline.map(|version| version.manifest.digest);
-        let (told_in_scope, recent, finished, counts) = Default::default();
-        let (rollout, devices) = (rollout.clone(), Vec::new());
-        let mut scene =
-            Self { rollout, version, baseline, index, stage, since, soaking_since, devices, counts, told_in_scope, finished, recent };
-        scene.survey(draft);
+        // A line's first version has nobody one version behind.
+        let held_back = if rollout.spec.baseline.is_some() { draft.hold_back_share(&rollout.spec.line) } else { 0.0 };
+        // Everything that looking at a device depends on, and rather too much than too little.
+        let bad_for: Vec<&Slice> = version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
+        let spec = (&rollout.spec, held_back);
+        let terms = (&rollout.id, spec, &rollout.state, rollout.created_at, version.manifest.digest, baseline, bad_for, &apart);
+        let survey = draft.about("survey", rollout.id.as_str(), &terms);
+        let pool = draft.about("pool", rollout.id.as_str(), &terms);
+        let (fleet, homes, now) = (draft.state.fleet.clone(), draft.homes().clone(), draft.now());
+        let (rollout, (counts, seen)) = (rollout.clone(), Default::default());
+        let ours = homes.of_line(&rollout.spec.line).collect();
+        let mut scene = Self {
+            rollout,
+            version,
+            baseline,
+            index,
+            stage,
+            since,
+            soaking_since,
+            counts,
+            seen,
+            fleet,
+            homes,
+            now,
+            survey,
+            pool,
+            apart,
+            ours,
+            held_back,
+        };
+        let found = scene.census().total();
+        if let Some(at) = found.wake {
+            draft.wake(at);
+        }
+        found.cohorts.iter().for_each(|(_, seen)| scene.seen.add(seen));
+        scene.counts = scene.seen.counts;
+        scene.counts.allowed = scene.allowed();
         Some(scene)
     }
 
-    fn survey(&mut self, draft: &mut Draft<'_>) {
-        let now = draft.now();
-        let manifest = self.version.manifest.digest;
-        let line = &self.rollout.spec.line.clone();
-        let held_share = if self.rollout.spec.baseline.is_some() { draft.hold_back_share(line) } else { 0.0 };
-        for cohort in draft.cohorts(line) {
-            let named = self.stage.cohorts.is_empty() || self.stage.cohorts.contains(&cohort.name);
-            for device in draft.members(&cohort.name).iter() {
-                let place = standing(device, &self.rollout, manifest, now);
-                let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
-                let in_scope = named && self.stage.selector.matches(&device.labels) && !(late && place.is_untold());
-                if !in_scope && place.is_untold() {
-                    continue;
-                }
-                if place.is_untold() && is_held_back(line.as_str(), device.id.as_str(), held_share) {
-                    self.counts.held_back += 1;
-                    continue;
-                }
-                if let Some(at) = changes_at(device, &self.rollout, place) {
-                    draft.wake(at);
-                }
-                self.devices.push(Member { device: device.clone(), standing: place, in_scope, cohort: Some(cohort.clone()) });
-            }
-        }
-        // Whoever has left every cohort keeps its part: leaving takes no failure back, and returning buys no new attempts.
-        for device in draft.homeless() {
-            let place = standing(&device, &self.rollout, manifest, now);
-            if !place.is_untold() {
-                self.devices.push(Member { device, standing: place, in_scope: false, cohort: None });
-            }
-        }
-        self.count(now);
+    fn census(&self) -> Census<Survey, impl Fn(&Device, &mut Survey) -> Option<Timestamp> + use<'_>> {
+        let look = |device: &Device, survey: &mut Survey| {
+            // Whoever has left the line's cohorts keeps its part: leaving takes no failure back, and returning buys no new attempts.
+            let home = self.homes.of(device).filter(|home| self.ours.contains(home) || device.part_in(&self.rollout.id).is_some())?;
+            self.look(device, home, survey)
+        };
+        Census::new(&self.fleet, self.survey, self.now, look)
     }
 
-    fn count(&mut self, now: Timestamp) {
-        let manifest = self.version.manifest.digest;
-        for member in &self.devices {
-            let part = member.device.part_in(&self.rollout.id).filter(|p| p.arm == Arm::Canary);
-            self.counts.add(member.standing, part.is_some_and(|p| p.exposed_at.is_some()));
-            self.recent += usize::from(part.is_some_and(|p| now.millis_since(p.at) < RATE_WINDOW_MS));
-            // Whoever tries again has failed before, and until it has succeeded that stands.
-            let again = part.is_some_and(|p| p.attempts > 1);
-            let outcome = part.is_some() && (again || !member.standing.is_in_flight() && member.standing != Standing::Deferred);
-            if member.in_scope && outcome {
-                self.finished.0 += 1;
-                self.finished.1 += usize::from(member.standing == Standing::Running);
-            }
-            if member.in_scope && member.standing != Standing::Unreachable {
-                self.counts.members += 1;
-                // A device that got the version some other way uses up the share too.
-                let has_it = member.device.runs(manifest) || member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
-                self.told_in_scope += usize::from(part.is_some() || has_it);
-                let untold = part.is_none() && (member.standing.is_untold() || !self.holds_control());
-                self.counts.away += usize::from(untold && !member.device.presence.online);
-                self.counts.waiting += usize::from(untold && member.device.presence.online);
+    /// Where a device stands and whether it is in scope; `None` if it has nothing to do with the rollout.
+    fn place(&self, device: &Device, home: u32) -> Option<(Standing, bool)> {
+        let mut place = standing(device, &self.rollout, self.version.manifest.digest, self.now);
+        let cohort = self.homes.name(home);
+        if self.apart.as_ref().is_some_and(|slice| slice.holds(&device.labels, cohort)) {
+            return None;
+        }
+        // Whoever belongs to a part of the fleet that the version failed on is out of this, told or not.
+        if self.version.unfit_for(device, cohort).is_some() {
+            device.part_in(&self.rollout.id)?;
+            place = Standing::Recalled;
+        }
+        let named = self.stage.cohorts.is_empty() || self.stage.cohorts.iter().any(|name| self.homes.number(name) == Some(home));
+        let late = self.stage.membership == Membership::Frozen && device.enrolled_at > self.since;
+        let ours = named && self.ours.contains(&home);
+        let in_scope = ours && self.stage.selector.matches(&device.labels) && !(late && place.is_untold());
+        let told = !place.is_untold();
+        (told || in_scope && !self.is_held_back(device)).then_some((place, in_scope))
+    }
+
+    /// Whether a device stays one version behind, until a person releases it.
+    fn is_held_back(&self, device: &Device) -> bool {
+        is_held_back(self.rollout.spec.line.as_str(), device.id.as_str(), self.held_back)
+    }
+
+    /// Add one device; when time alone changes what is added.
+    fn look(&self, device: &Device, home: u32, survey: &mut Survey) -> Option<Timestamp> {
+        if device.part_in(&self.rollout.id).is_none() && self.is_held_back(device) {
+            survey.cohorts.entry(home).counts.held_back += 1;
+            return None;
+        }
+        let (place, in_scope) = self.place(device, home)?;
+        let (now, manifest) = (self.now, self.version.manifest.digest);
+        let mut until = changes_at(device, &self.rollout, place).filter(|at| *at > now);
+        survey.wake = sooner(survey.wake, until);
+        let seen = survey.cohorts.entry(home);
+        let canary = device.part_in(&self.rollout.id).filter(|p| p.arm == Arm::Canary);
+        seen.counts.add(place, canary.is_some_and(|p| p.exposed_at.is_some()));
+        if let Some(part) = canary {
+            seen.last_told = seen.last_told.max(Some(part.at));
+            if now.millis_since(part.at) < RATE_WINDOW_MS {
+                seen.recent += 1;
+                seen.oldest_recent = sooner(seen.oldest_recent, Some(part.at));
+                until = sooner(until, Some(part.at.plus_millis(RATE_WINDOW_MS)));
             }
         }
-        self.counts.allowed = self.allowed();
+        let part = device.part_in(&self.rollout.id);
+        seen.failed += usize::from(part.is_some_and(|p| p.failure.is_some()));
+        seen.retry += usize::from(device.retry);
+        seen.retriable += usize::from(retry_at(device, &self.rollout, place).is_some());
+        if place == Standing::Control && device.reported.is_some() {
+            let lost_after = millis(self.rollout.spec.policy.gate.lost_after_ms);
+            let lost = device.silent_ms(now) >= lost_after;
+            seen.held_heard += 1;
+            seen.held_lost += usize::from(lost);
+            let heard = device.presence.last_seen.unwrap_or(device.enrolled_at);
+            until = sooner(until, (!lost && !device.presence.online).then(|| heard.plus_millis(lost_after)));
+        }
+        if in_scope {
+            // A device that got the version some other way uses up the share too, and one that is called back until it is gone.
+            let has_it = device.runs(manifest) || device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest));
+            let recalled = place == Standing::Recalled;
+            seen.told_in_scope += usize::from(canary.is_some() && !recalled || has_it);
+            if recalled {
+                return until;
+            }
+            // Whoever tries again has failed before, and until it has succeeded that stands.
+            let ended = |tries: u32| tries > 1 || !place.is_in_flight() && place != Standing::Deferred;
+            seen.finished += usize::from(canary.is_some_and(|p| ended(p.attempts)));
+            seen.proven += usize::from(place == Standing::Running);
+            if place == Standing::Unreachable {
+                return until;
+            }
+            seen.counts.members += 1;
+            seen.held_in_scope += usize::from(place == Standing::Control);
+            let untold = canary.is_none() && (place == Standing::Untold || !self.holds_control());
+            seen.counts.away += usize::from(untold && !device.presence.online);
+            seen.counts.waiting += usize::from(untold && device.presence.online);
+            seen.free += usize::from(self.is_free(device, place));
+        }
+        until
+    }
+
+    /// Whether a device in scope could be told or held back now.
+    fn is_free(&self, device: &Device, place: Standing) -> bool {
+        let bound = match place {
+            Standing::Untold | Standing::Unreachable => {
+                device.desired.as_ref().is_some_and(|d| d.manifest == Some(self.version.manifest.digest))
+            }
+            Standing::Control => self.holds_control(),
+            _ => true,
+        };
+        !bound && device.presence.online
+    }
+
+    /// Devices of which `wanted` says that some are counted in a cohort and `fits` that it is one of them; cohort by cohort.
+    fn members(
+        &self,
+        wanted: impl Fn(&Seen) -> bool + Copy,
+        fits: impl Fn(&Member<'_>) -> bool,
+        most: usize,
+    ) -> Vec<(Arc<Device>, Standing)> {
+        let census = self.census();
+        let mut found = Vec::new();
+        for home in self.homes.of_line(&self.rollout.spec.line) {
+            let wanted = |survey: &Survey| survey.cohorts.of(home).is_some_and(wanted);
+            let here = census.devices(wanted).filter(|device| self.homes.of(device) == Some(home));
+            let placed =
+                here.filter_map(|device| self.place(device, home).map(|(standing, in_scope)| Member { device, standing, in_scope }));
+            found.extend(placed.filter(|member| fits(member)).take(most - found.len()).map(|m| (m.device.clone(), m.standing)));
+            if found.len() == most {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Devices for which a person asked for another try, where that would change something, and connected ones whose own next try
+    /// is due; at most so many.
+    pub fn asked_again(&self, most: usize) -> Vec<Arc<Device>> {
+        use Standing::{FailedByModel, FailedOtherwise, Overdue, Unanswered};
+        let failed = |place| matches!(place, FailedByModel | FailedOtherwise | Overdue | Unanswered);
+        let due = |m: &Member<'_>| retry_at(m.device, &self.rollout, m.standing).is_some_and(|at| at <= self.now);
+        let again = |m: &Member<'_>| m.device.retry || m.device.presence.online && due(m);
+        let asked = self.members(|seen| seen.retry + seen.retriable > 0, |m| failed(m.standing) && again(m), most);
+        asked.into_iter().map(|(device, _)| device).collect()
+    }
+
+    /// Devices that the model failed on, and those on which it proves to run, at most so many of each in the fleet's order (which
+    /// has nothing to do with what they are).
+    pub fn failing_and_sound(&self, most: usize) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
+        let in_places = |places: &[Standing]| {
+            let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
+            let found = self.members(some, |m| places.contains(&m.standing), most);
+            found.into_iter().map(|(device, _)| device).collect()
+        };
+        (in_places(&[Standing::FailedByModel, Standing::Lost]), in_places(&[Standing::Running]))
+    }
+
+    /// How many devices of a slice are in scope, were told, and run the version.
+    pub fn of_slice(&self, draft: &Draft<'_>, slice: &Slice) -> (usize, usize, usize) {
+        let bad_for: Vec<&Slice> = self.version.poisoned_for.iter().map(|poisoned| &poisoned.slice).collect();
+        let terms = (&self.rollout.id, &self.rollout.spec, &self.rollout.state, self.version.manifest.digest, bad_for, &self.apart, slice);
+        let about = draft.about("slice", &format!("{} {slice}", self.rollout.id), &terms);
+        let look = |device: &Device, found: &mut OfSlice| {
+            let home = self.homes.of(device).filter(|home| self.ours.contains(home))?;
+            let (place, in_scope) = self.place(device, home)?;
+            if in_scope && slice.holds(&device.labels, self.homes.name(home)) {
+                found.members += 1;
+                found.told += usize::from(!place.is_untold() && place != Standing::Control);
+                found.running += usize::from(place == Standing::Running);
+            }
+            changes_at(device, &self.rollout, place).filter(|at| *at > self.now)
+        };
+        let found = Census::new(&self.fleet, about, self.now, look).total();
+        (found.members, found.told, found.running)
+    }
+
+    /// Devices of a slice that could be told now, at most so many.
+    pub fn free_of(&self, slice: &Slice, most: usize) -> Vec<Arc<Device>> {
+        let fits = |m: &Member<'_>| {
+            let home = self.homes.of(m.device).and_then(|home| self.homes.name(home));
+            m.in_scope && slice.holds(&m.device.labels, home) && self.is_free(m.device, m.standing)
+        };
+        self.members(|seen| seen.free > 0, fits, most).into_iter().map(|(device, _)| device).collect()
+    }
+
+    /// A device's cohort.
+    pub fn cohort_of(&self, device: &Device) -> Option<&Cohort> {
+        self.homes.of(device).and_then(|home| self.homes.name(home))
+    }
+
+    /// The first device, in the fleet's order, that has a failure on record.
+    pub fn first_failed(&self) -> Option<Arc<Device>> {
+        let failed = |m: &Member<'_>| m.device.part_in(&self.rollout.id).is_some_and(|part| part.failure.is_some());
+        self.members(|seen| seen.failed > 0, failed, 1).pop().map(|(device, _)| device)
     }
 
     /// Whether devices are held back in this stage.
@@ -162,13 +343,12 @@ impl Scene {
 
     /// How many are still to be held back.
     pub fn missing_control(&self) -> usize {
-        let held = self.devices.iter().filter(|m| m.in_scope && m.standing == Standing::Control).count();
-        self.control_quota().saturating_sub(held)
+        self.control_quota().saturating_sub(self.seen.held_in_scope)
     }
 
     /// Places left by the share.
     pub fn places(&self) -> usize {
-        self.counts.allowed.saturating_sub(self.told_in_scope)
+        self.counts.allowed.saturating_sub(self.seen.told_in_scope)
     }
 
     /// How many more devices may be told now; asks to be woken when the rate allows more.
@@ -182,85 +362,83 @@ impl Scene {
     }
 
     /// What became of those told in the stage's scope.
-    pub fn outcome(&self, now: Timestamp) -> StageOutcome {
-        let (finished, running) = self.finished;
-        let soaked = self.soaking_since.is_some_and(|since| now >= since.plus_millis(millis(self.stage.soak_ms)));
-        let lost_after = millis(self.rollout.spec.policy.gate.lost_after_ms);
-        let held = self.devices.iter().filter(|m| m.standing == Standing::Control && m.device.silent_ms(now) < lost_after);
-        let drawn = (soaked && self.holds_control()).then(|| (self.counts.running, held.count()));
+    pub fn outcome(&self) -> StageOutcome {
+        let soaked = self.soaking_since.is_some_and(|since| self.now >= since.plus_millis(millis(self.stage.soak_ms)));
+        let drawn = (soaked && self.holds_control()).then(|| (self.counts.running, self.seen.held_heard - self.seen.held_lost));
+        let Seen { finished, proven: running, .. } = self.seen;
         StageOutcome { index: self.index, finished, running, success_share: self.stage.success_share, drawn }
     }
 
     /// Whether a device that failed or ran out of time will be told again by itself.
     pub fn retries_pending(&self) -> bool {
-        self.devices.iter().any(|m| retry_at(&m.device, &self.rollout, m.standing).is_some())
+        self.seen.retriable > 0
     }
 
     fn rate_room(&self, draft: &mut Draft<'_>) -> usize {
         let policy = &self.rollout.spec.policy;
         // By those told before this minute: counting the present one's would let a ramp climb all its steps at one moment.
-        let before = self.counts.told().saturating_sub(self.recent);
-        let per_minute = policy.per_minute(before, self.counts.running);
-        let by_rate = (per_minute as usize).saturating_sub(self.recent);
-        if by_rate == 0 {
-            let told =
-                self.devices.iter().filter_map(|m| m.device.part_in(&self.rollout.id)).filter(|p| p.arm == Arm::Canary).map(|p| p.at);
-            let recent = told.filter(|at| draft.now().millis_since(*at) < RATE_WINDOW_MS).min();
-            if let Some(at) = recent {
-                draft.wake(at.plus_millis(RATE_WINDOW_MS));
-            }
+        let before = self.counts.told().saturating_sub(self.seen.recent);
+        let by_rate = (policy.per_minute(before, self.counts.running) as usize).saturating_sub(self.seen.recent);
+        if let (0, Some(at)) = (by_rate, self.seen.oldest_recent) {
+            draft.wake(at.plus_millis(RATE_WINDOW_MS));
         }
         by_rate.min((policy.max_in_flight as usize).saturating_sub(self.counts.in_flight()))
     }
 
-    /// Devices that could be told now, first ones first; connected, in scope, without a part in this rollout that binds them.
-    pub fn eligible(&self) -> Vec<Arc<Device>> {
-        if self.places() == 0 && !self.needs_control() {
-            return Vec::new();
+    /// How many devices could be told or held back now: connected, in scope, without a part in this rollout that binds them.
+    pub fn eligible(&self) -> usize {
+        self.seen.free
+    }
+
+    /// Draw among these: from the end of the order those to hold back, from its front those to tell. Devices that answer with something
+    /// else than the baseline are held back last: what another version does says nothing about it, so a device that once failed the
+    /// baseline and went back is a control in vain.
+    /// Nobody of `taken` is drawn.
+    pub fn draw(&self, hold: usize, tell: usize, taken: &[Arc<Device>]) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
+        if self.eligible() == 0 || hold + tell == 0 {
+            return Default::default();
         }
-        let manifest = self.version.manifest.digest;
         let label = self.rollout.spec.policy.balance_by.as_ref();
-        let balance = |m: &Member| label.and_then(|key| m.device.labels.get(key)).map_or("", String::as_str).to_owned();
-        let scope = self.devices.iter().filter(|m| m.in_scope);
-        let strata: Vec<String> =
-            scope.clone().map(|m| format!("{}/{}", m.cohort.as_ref().map_or("", |c| c.name.as_str()), balance(m))).collect();
-        let names: Vec<(&str, &str)> = strata.iter().map(String::as_str).zip(scope.clone().map(|m| m.device.id.as_str())).collect();
-        let by_name: BTreeMap<&str, &Member> = scope.map(|m| (m.device.id.as_str(), m)).collect();
-        let free = |member: &&&Member| {
-            let bound = match member.standing {
-                Standing::Untold | Standing::Unreachable => member.device.desired.as_ref().is_some_and(|d| d.manifest == Some(manifest)),
-                Standing::Control => self.holds_control(),
-                _ => true,
-            };
-            !bound && member.device.presence.online
+        let fits = |device: &Device| self.baseline.is_none_or(|to| device.active().is_none_or(|running| running.manifest == to));
+        let ticket = |device: &Device| {
+            let cohort = self.homes.of(device).filter(|home| self.ours.contains(home))?;
+            let (standing, _) = self.place(device, cohort).filter(|(_, in_scope)| *in_scope)?;
+            let (free, fit) = (self.is_free(device, standing), fits(device));
+            Some((cohort, free, fit))
         };
-        order(self.rollout.id.as_str(), names)
-            .into_iter()
-            .filter_map(|name| by_name.get(name))
-            .filter(free)
-            .map(|m| m.device.clone())
-            .collect()
+        let look = |device: &Device, pool: &mut Pool| {
+            let label = label.and_then(|key| device.labels.get(key)).map_or("", String::as_str);
+            pool.look(device, ticket(device).map(|(cohort, free, fit)| Ticket { cohort, label, free, fit }));
+            let place = standing(device, &self.rollout, self.version.manifest.digest, self.now);
+            changes_at(device, &self.rollout, place)
+        };
+        let census = Census::new(&self.fleet, self.pool, self.now, look);
+        let draw = Draw::new(&self.fleet, &census, &self.rollout.id, self.now);
+        let taken: BTreeSet<&DeviceId> = taken.iter().map(|device| &device.id).collect();
+        let mut held = draw.take(End::Back, Among::Fit, hold, |id| taken.contains(id));
+        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |id| taken.contains(id)));
+        held.sort_unstable_by_key(|(place, _)| *place);
+        let names: BTreeSet<&DeviceId> = held.iter().map(|(_, device)| &device.id).collect();
+        let told = draw.take(End::Front, Among::All, tell, |id| names.contains(id) || taken.contains(id));
+        let devices = |drawn: &[(Place<'_>, &Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
+        (devices(&held), devices(&told))
     }
 
     /// Whether the stage is as full as it can be now, and everyone told has an outcome.
     pub fn is_filled(&self) -> bool {
-        self.counts.in_flight() == 0 && self.counts.deferred == 0 && (self.places() == 0 || self.eligible().is_empty())
+        self.counts.in_flight() == 0 && self.counts.deferred == 0 && (self.places() == 0 || self.eligible() == 0)
     }
 
     /// The last moment at which a device was told, or at which the stage began.
     pub fn last_progress(&self) -> Timestamp {
-        let told = self.devices.iter().filter_map(|m| m.device.part_in(&self.rollout.id)).filter(|p| p.arm == Arm::Canary).map(|p| p.at);
-        told.max().map_or(self.since, |at| at.max(self.since))
+        self.seen.last_told.map_or(self.since, |at| at.max(self.since))
     }
 
     /// Device failures of both sides as trials: those that tried, and of these those that failed or fell silent.
-    pub fn failures(&self, now: Timestamp) -> Arms {
-        let lost_after = millis(self.rollout.spec.policy.gate.lost_after_ms);
+    pub fn failures(&self) -> Arms {
         // Without a control group to share an outage with, silence says nothing about the version.
         let failed = self.counts.failed_by_model + if self.holds_control() { self.counts.lost } else { 0 };
-        let held = self.devices.iter().filter(|m| m.standing == Standing::Control && m.device.reported.is_some());
-        let (n, lost) = held.fold((0, 0), |(n, lost), m| (n + 1, lost + usize::from(m.device.silent_ms(now) >= lost_after)));
-        Arms { canary: trials(self.counts.tried(), failed), control: trials(n, lost) }
+        Arms { canary: trials(self.counts.tried(), failed), control: trials(self.seen.held_heard, self.seen.held_lost) }
     }
 
     /// Its state in a sentence.
@@ -277,8 +455,10 @@ impl Scene {
 
     /// Names of devices in a place, at most five, for sentences.
     pub fn names(&self, places: &[Standing]) -> String {
-        let places: BTreeSet<Standing> = places.iter().copied().collect();
-        let names: Vec<&str> = self.devices.iter().filter(|m| places.contains(&m.standing)).map(|m| m.device.id.as_str()).collect();
+        // In the order of devices, so the counts of a place say where to look, and the place itself who is meant.
+        let some = |seen: &Seen| places.iter().any(|place| counted(&seen.counts, *place) > 0);
+        let found = self.members(some, |m| places.contains(&m.standing), 6);
+        let names: Vec<&str> = found.iter().map(|(device, _)| device.id.as_str()).collect();
         let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
         if names.len() > 5 { format!("{shown} and others") } else { shown }
     }

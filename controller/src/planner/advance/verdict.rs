@@ -5,6 +5,7 @@ use leeway_protocol::time::Timestamp;
 
 use super::passed;
 use super::scene::Scene;
+use super::slices::{self, Judgement};
 use crate::planner::draft::{Draft, devices, duration};
 use crate::planner::plan::Step;
 use crate::planner::report::{Condition, RolloutReport, say};
@@ -24,7 +25,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
     let mut report = RolloutReport { headline: scene.headline(), counts: scene.counts, ..RolloutReport::default() };
     report.if_aborted = if_aborted(scene);
     let to = match (&scene.rollout.state, gate.outcome) {
-        (_, Outcome::Fail) => Some(Move::Regress { reason: gate.sentence.clone() }),
+        (_, Outcome::Fail) => for_whom(draft, scene, &gate, &mut report),
         (RolloutState::Running { .. }, _) => running(draft, scene, &gate, &mut report),
         (RolloutState::Paused { .. }, outcome) => {
             say(&mut report.why, "Paused: nobody new is told; the gate goes on judging.");
@@ -44,22 +45,50 @@ pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
     }
 }
 
-/// Whether the gate fails as things stand.
-pub(super) fn fails(draft: &Draft<'_>, scene: &Scene) -> bool {
-    ask(draft, scene).outcome == Outcome::Fail
+/// The gate has failed: everyone goes back, or one part of the fleet does, or those on the way are waited for.
+fn for_whom(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mut RolloutReport) -> Option<Move> {
+    match slices::judge(draft, scene, &gate.sentence) {
+        Judgement::Everyone(to) => Some(to),
+        Judgement::Slice(step) => {
+            draft.push(*step);
+            None
+        }
+        Judgement::Wait(sentence) => {
+            say(&mut report.why, sentence);
+            None
+        }
+    }
 }
 
+/// Whether the gate fails as things stand.
+pub(super) fn fails(draft: &Draft<'_>, scene: &Scene) -> bool {
+    gate(draft, scene).outcome == Outcome::Fail
+}
+
+/// The gate with what is asked of versions whose ancestors failed somewhere.
 pub(super) fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
+    let mut report = gate(draft, scene);
+    for check in slices::checks(draft, scene) {
+        if report.outcome == Outcome::Pass && check.outcome == Outcome::Inconclusive {
+            (report.outcome, report.sentence) = (Outcome::Inconclusive, check.sentence.clone());
+        }
+        report.checks.push(check);
+    }
+    report
+}
+
+/// What the gate says about the devices of `scene`.
+pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
     let evidence: Option<&Arc<_>> = draft.state.evidence.get(&scene.rollout.id);
     let evidence = evidence.map(Arc::as_ref).filter(|e| e.manifest.is_none_or(|m| m == scene.version.manifest.digest));
     judge(&Question {
         policy: &scene.rollout.spec.policy.gate,
         evidence,
-        failures: scene.failures(draft.now()),
+        failures: scene.failures(),
         counts: &scene.counts,
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
-        stage: scene.outcome(draft.now()),
+        stage: scene.outcome(),
         abort: &scene.rollout.spec.policy.abort,
         dismissed: &scene.rollout.dismissed,
         compare: draft.policy().compare,
@@ -119,7 +148,7 @@ fn hopeless(scene: &Scene, filled: bool) -> Option<String> {
     if !filled || counts.told() == 0 || counts.running > 0 || scene.retries_pending() {
         return None;
     }
-    let refused = scene.devices.iter().find_map(|m| m.device.part_in(&scene.rollout.id)?.failure.clone());
+    let refused = scene.first_failed().and_then(|device| device.part_in(&scene.rollout.id)?.failure.clone());
     let why = match refused {
         Some(reason) => format!(" The first reason: {reason}"),
         None => String::new(),

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use leeway_protocol::assignment::Intent;
 
 use super::world::{Takes, World, line, manifest_of, name, quick};
-use crate::fleet::Arm;
 use crate::fleet::bucket::quota;
+use crate::fleet::{Arm, Device};
 use crate::planner::{Plan, Step};
 use crate::registry::VersionStatus;
-use crate::rollout::{Move, RolloutPolicy, RolloutState};
+use crate::rollout::gate::Counts;
+use crate::rollout::{Move, RolloutPolicy, RolloutState, Standing, standing};
 
 /// Lives per run: a second on one core; `LEEWAY_SEEDS` asks for more.
 const SEEDS: u64 = 40;
@@ -63,6 +64,7 @@ fn live(seed: u64) {
         disturb(&mut world, &mut dice, step);
         let plan = world.pass(1000 * (1 + dice.roll(5) as i64));
         check(&world, &plan, &policy, &mut generations, seed);
+        recount(&world, seed);
     }
     converge(&mut world, &mut generations, &policy, seed);
 }
@@ -134,6 +136,36 @@ fn check(world: &World, plan: &Plan, policy: &RolloutPolicy, generations: &mut B
     assert!(told <= policy.max_in_flight as usize, "seed {seed}: {told} told at once");
     if let VersionStatus::Poisoned { .. } = world.state.version(&line(), &name("2")).unwrap().status {
         assert!(leaving, "seed {seed}: a poisoned version goes on being rolled out");
+    }
+}
+
+/// The report's figures against a plain walk over every device, in the words of [`standing`] and of the plan's own rules.
+fn recount(world: &World, seed: u64) {
+    let (state, now) = (&world.state, world.now);
+    let rollout = world.rollout("r2");
+    if let (Some(report), true) = (world.report.rollouts.get(&rollout.id), rollout.state.is_judged()) {
+        let mut counts = Counts::default();
+        for device in state.fleet.iter().filter(|d| state.cohort_of(d).is_some()) {
+            let place = standing(device, rollout, manifest_of("2"), now);
+            let canary = device.part_in(&rollout.id).filter(|p| p.arm == Arm::Canary);
+            counts.add(place, canary.is_some_and(|p| p.exposed_at.is_some()));
+            counts.members += 1;
+            let holds = rollout.stage().is_some_and(|(stage, _)| rollout.holds_control(stage));
+            let untold = canary.is_none() && (place == Standing::Untold || !holds);
+            counts.away += usize::from(untold && !device.presence.online);
+            counts.waiting += usize::from(untold && device.presence.online);
+        }
+        counts.allowed = report.counts.allowed;
+        assert_eq!(report.counts, counts, "seed {seed}: {}", report.headline);
+    }
+    for (cohort, report) in &world.report.cohorts {
+        let target = state.cohorts.get(cohort).and_then(|cohort| state.target_of(cohort)).map(|v| v.manifest.digest);
+        let members: Vec<_> = state.fleet.iter().filter(|d| state.cohort_of(d).is_some_and(|c| c.name == *cohort)).collect();
+        let elsewhere = |d: &Device| rollout.state.is_active() && d.part_in(&rollout.id).is_some_and(|p| p.arm == Arm::Canary);
+        let there =
+            |d: &Device| target.is_some_and(|target| d.proves(target) && d.desired.as_ref().is_some_and(|d| d.manifest == Some(target)));
+        let converged = members.iter().filter(|d| there(d) && !elsewhere(d)).count();
+        assert_eq!((report.devices, report.converged), (members.len(), converged), "seed {seed}: cohort {cohort}");
     }
 }
 

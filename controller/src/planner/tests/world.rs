@@ -10,7 +10,7 @@ use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::reported::{Phase, Reported, Running, TrustedVersions};
 use leeway_protocol::time::Timestamp;
 
-use crate::fleet::{Arm, CohortDoc, Device, Selector};
+use crate::fleet::{Arm, CohortDoc, Device, Fleet, Selector};
 use crate::planner::{Plan, PlanReport, Policy, Step, plan};
 use crate::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus};
 use crate::rollout::evidence::{Evidence, Metric, Totals};
@@ -45,6 +45,7 @@ pub(crate) fn version(name_: &str, seq: u64, parent: Option<&str>) -> ModelVersi
         bundle: None,
         published_at: Timestamp::from_secs(0),
         status: VersionStatus::Published,
+        poisoned_for: Vec::new(),
     }
 }
 
@@ -182,6 +183,11 @@ impl World {
         let (first, report) = self.plan();
         let again = self.plan();
         assert_eq!((&first, &report), (&again.0, &again.1), "one snapshot, one plan");
+        // Now and then, to keep the storms quick.
+        if self.now.as_millis() / 1000 % 4 == 0 {
+            let anew = plan(&self.forgetful(), &self.policy, self.now);
+            assert_eq!((&first, &report), (&anew.0, &anew.1), "what the fleet remembers is what is found anew");
+        }
         let mut told = BTreeSet::new();
         for step in &first.steps {
             if let Step::SetDesired { device, .. } = step {
@@ -193,6 +199,13 @@ impl World {
         assert_eq!(rest.steps, [], "a plan is complete for its moment");
         self.report = report;
         first
+    }
+
+    /// The same state with a fleet that remembers nothing.
+    fn forgetful(&self) -> Snapshot {
+        let mut state = Snapshot { fleet: Fleet::default(), ..self.state.clone() };
+        self.state.fleet.iter().for_each(|device| state.fleet.insert(device.as_ref().clone()));
+        state
     }
 
     /// Time passes, devices act, the controller plans.

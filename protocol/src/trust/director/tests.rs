@@ -28,6 +28,7 @@ fn assignment(generation: u64, version_name: &str) -> Assignment {
         probation: Probation::default(),
         windows: Windows::default(),
         capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, salt: 0 },
+        avoid: Vec::new(),
     }
 }
 

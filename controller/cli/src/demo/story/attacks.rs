@@ -105,6 +105,7 @@ impl Story {
             probation: leeway_protocol::assignment::Probation::default(),
             windows: leeway_protocol::assignment::Windows::default(),
             capture: leeway_protocol::assignment::CapturePolicy::default(),
+            avoid: Vec::new(),
         };
         let target = DirectedTarget { path, sha256: manifest.model.digest, length: manifest.model.length };
         let stranger = SigningKey::from_seed(&[9; 32]);

@@ -68,7 +68,7 @@ pub fn rollout_page(now: Timestamp, seq: u64, rollout: &Rollout) -> Markup {
                 (head(&[("/rollouts", "Rollouts")], &s.id, badge(s.level, &s.phase), html! { (s.line) " " (s.from_version.as_deref().unwrap_or("none")) " → " a href={ "/models/" (s.line) "/versions/" (s.to_version) } { (s.to_version) } ", started " (when(now, s.created_at)) ", " (words::plural(s.exposed, "device")) " ever exposed" }))
                 div.stack {
                     section class={ "card headline " (tone(s.level)) } {
-                        div.body { p.say { (s.sentence) } @if !rollout.next.is_empty() { p.note { (rollout.next) } } (actions(rollout)) }
+                        div.body { p.say { (s.sentence) } @if !rollout.next.is_empty() { p.note { (rollout.next) } } @for part in &rollout.left_out { p.note { (badge(Level::Warn, "left out")) " " (part) } } (actions(rollout)) }
                     }
                     (card("Stages", progress_legend(), html! { div.rail { @for (i, stage) in rollout.stages.iter().enumerate() { (stage_box(stage, i as u32 + 1 == s.stage)) } } }))
                     @if !rollout.guardrails.is_empty() {
@@ -200,8 +200,33 @@ fn failing(now: Timestamp, rollout: &Rollout) -> Markup {
         "Devices it does not run on",
         html! { (words::count(rollout.failing_total)) " in all" },
         html! {
+            @if let Some(found) = rollout.shared.first().filter(|t| t.is_telling()) {
+                div.body { p.say { "What they share: " (found.sentence) } }
+            } @else if !rollout.shared.is_empty() {
+                div.body { p.note { "They share no label that the others lack more often than by accident." } }
+            }
             @if rollout.failing.is_empty() { (empty("None", "No device refused this version or went back on its own.", None)) }
             @else { table { thead { tr { th { "Device" } th { "Cohort" } th { "What it did" } th.num { "When" } } } tbody { @for d in &rollout.failing { (row(d)) } } } }
+            @if rollout.shared.len() > 1 { (shared(rollout)) }
         },
     )
+}
+
+/// The labels of the failing devices against those of the sound ones, as a table.
+fn shared(rollout: &Rollout) -> Markup {
+    html! {
+        details #shared {
+            summary { "What the failing devices share" }
+            table {
+                thead { tr { th { "Label" } th.num { "Failing" } th.num { "Sound" } th.num { "By accident" } } }
+                tbody { @for t in &rollout.shared { tr {
+                    td { (t.slice) }
+                    td.num { (t.failing_with) " of " (t.failing) }
+                    td.num { (t.healthy_with) " of " (t.healthy) }
+                    td.num { @if t.chance < 1e-4 { "less than 0.01 %" } @else { (words::percent(t.chance)) } }
+                } } }
+            }
+            p.note { "Fisher's exact test, times the number of labels looked at: the chance that so strong a link is an accident." }
+        }
+    }
 }

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::event::Event;
 use super::{Condition, Level};
+use crate::rollout::shared::Trait;
 
 /// A rollout in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -66,6 +67,12 @@ pub struct Rollout {
     pub failing: Vec<FailingDevice>,
     /// How many failing devices there are in all.
     pub failing_total: u64,
+    /// What the devices that the model failed on share, the most telling first.
+    #[serde(default)]
+    pub shared: Vec<Trait>,
+    /// Parts of the fleet that the version failed on and that are left out, each with the reason, in sentences.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// What each action would do to devices, in sentences.
     pub consequences: Vec<Consequence>,
     /// Its latest events.

@@ -224,6 +224,7 @@ impl Site {
             bundle: None,
             published_at: clock::now(),
             status: VersionStatus::Published,
+            poisoned_for: Vec::new(),
         };
         let mut ledger = self.controller().inner.ledger();
         Arc::make_mut(&mut ledger.snapshot.versions).insert((version.line.clone(), version.version.clone()), Arc::new(version));

@@ -16,6 +16,8 @@ use crate::planner::RolloutReport;
 use crate::rollout::evidence::{self, Metric, Outcome};
 use crate::rollout::{RolloutState, Stage as StageSpec};
 
+mod shared;
+
 /// Failing devices listed on a page; the count says how many there are.
 const MAX_FAILING: usize = 20;
 
@@ -75,6 +77,8 @@ impl Facts<'_> {
             conditions: look.report.map(|r| r.conditions.iter().map(condition).collect()).unwrap_or_default(),
             failing,
             failing_total,
+            shared: look.shared(),
+            left_out: look.left_out(),
             consequences: look.consequences(),
             events,
             spec: serde_json::to_value(&rollout.spec).unwrap_or_default(),

@@ -11,6 +11,8 @@ use crate::io::web::resource::fleet::*;
 use crate::io::web::resource::model::*;
 use crate::io::web::resource::rollout::*;
 use crate::io::web::resource::{Condition, Level};
+use crate::registry::Slice;
+use crate::rollout::shared::Trait;
 
 pub(super) fn now() -> Timestamp {
     "2026-11-23T06:00:00Z".parse().unwrap()
@@ -132,6 +134,13 @@ fn guard(metric: &str, title: &str, verdict: &str, level: Level, values: [Option
     }
 }
 
+fn share(slice: &str, failing: (usize, usize), healthy: (usize, usize), chance: f64) -> Trait {
+    let slice: Slice = slice.parse().unwrap();
+    let ((failing_with, failing), (healthy_with, healthy)) = (failing, healthy);
+    let sentence = format!("{failing_with} of {failing} failing devices have {slice}, and {healthy_with} of {healthy} healthy ones.");
+    Trait { slice, failing_with, failing, healthy_with, healthy, chance, sentence }
+}
+
 pub(super) fn rollout() -> Rollout {
     let working = Progress { committed: 11, probation: 2, working: 1, failed: 1, ..Progress::default() };
     Rollout {
@@ -224,6 +233,8 @@ pub(super) fn rollout() -> Rollout {
             at: Some(ago(40)),
         }],
         failing_total: 1,
+        shared: vec![share("hw=rev-b", (3, 3), (1, 40), 0.0006), share("cohort=coast", (2, 3), (14, 40), 0.9)],
+        left_out: vec!["Devices with hw=rev-b are left out and stay with what they had before (3 devices called back): 3 of 15 devices that tried the version failed because of it. 3 of 3 failing devices have hw=rev-b, and 1 of 40 healthy ones: hardly an accident (0.06 %).".into()],
         consequences: vec![
             Consequence {
                 action: "abort".into(),
