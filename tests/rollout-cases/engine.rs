@@ -88,6 +88,7 @@ fn version(text: &str, seq: u64) -> ModelVersion {
         bundle: None,
         published_at: Timestamp::from_secs(0),
         status: VersionStatus::Published,
+        poisoned_for: Vec::new(),
     }
 }
 

@@ -70,6 +70,7 @@ pub struct Policy {
     pub proof_inferences: Option<u32>,
     pub hold_back: Option<f64>,
     pub balance_by: Option<String>,
+    pub slice_by: Option<Vec<String>>,
     pub max_failed: Option<u32>,
     pub max_errors: Option<f64>,
     pub min_devices: Option<u32>,

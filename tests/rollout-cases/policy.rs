@@ -44,6 +44,7 @@ pub fn of(asked: &format::Policy) -> RolloutPolicy {
     policy.proof_inferences = asked.proof_inferences.unwrap_or(policy.proof_inferences);
     policy.hold_back_share = asked.hold_back.unwrap_or(policy.hold_back_share);
     policy.balance_by.clone_from(&asked.balance_by);
+    policy.slice_by = asked.slice_by.clone().unwrap_or_default();
     policy.gate.max_failed = asked.max_failed.unwrap_or(policy.gate.max_failed);
     policy.gate.min_devices = asked.min_devices.unwrap_or(policy.gate.min_devices);
     policy.gate.min_inferences = asked.min_inferences.unwrap_or(policy.gate.min_inferences);

@@ -210,7 +210,7 @@ impl Checker {
             "null" => value.is_null(),
             _ => false,
         };
-        if allowed.iter().any(|kind| is(&kind)) {
+        if allowed.iter().any(is) {
             return true;
         }
         let quotes = if allowed.contains(&"string") && value.is_number() { ": put it in quotes" } else { "" };

@@ -89,7 +89,7 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
         reach: scene.reach(),
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
-        stage: scene.outcome(draft.now()),
+        stage: scene.outcome(),
         abort: &scene.rollout.spec.policy.abort,
         dismissed: &scene.rollout.dismissed,
         compare: draft.policy().compare,
