@@ -375,7 +375,8 @@ fn failures(question: &Question<'_>) -> Check {
     let (failed, tried) = (counts.failed_by_model, counts.tried());
     // With one or two canaries "at least two" would never fire: nobody is left who could pass.
     let nobody_left = failed > 0 && failed == tried && counts.in_flight() == 0;
-    let too_many = too_many(policy, failed, tried);
+    // Of those told and not of those done: failing is quicker than succeeding, so the first to be done say too much.
+    let too_many = too_many(policy, failed, tried + counts.in_flight());
     let outcome = match (nobody_left, too_many) {
         (true, _) => Outcome::Fail,
         (false, true) if policy.too_many == TooMany::Hold && compares_failures(question) => Outcome::Inconclusive,
@@ -385,7 +386,7 @@ fn failures(question: &Question<'_>) -> Check {
     let sentence = if failed == 0 {
         format!("No device failed because of the model ({tried} tried it).")
     } else {
-        let limit = format!("{} devices and more than {:.0} %", policy.max_failed, policy.max_failed_share * 100.0);
+        let limit = format!("{} devices and more than {:.0} % of those told", policy.max_failed, policy.max_failed_share * 100.0);
         let end = if outcome == Outcome::Inconclusive { "; whether it is the version's doing, the control group decides" } else { "" };
         format!("{failed} of {tried} devices that tried the version failed because of it; too many are {limit}{end}.")
     };

@@ -19,7 +19,8 @@ fn full(n: i64) -> Device {
     device.certificates = vec![Certificate { serial, not_after: at(90_000 + n) }];
     device.credential = Some(Digest::of(b"secret"));
     let (session, agent) = (n.unsigned_abs() * 7_919, "0.1.0".to_owned());
-    device.presence = crate::fleet::Presence { online: true, session, last_seen: Some(at(9)), changed_at: Some(at(3)), agent, ..Default::default() };
+    device.presence =
+        crate::fleet::Presence { online: true, session, last_seen: Some(at(9)), changed_at: Some(at(3)), agent, ..Default::default() };
     device.presence.contact.note(false, true, at(3));
     device.desired = Some(DesiredRecord {
         generation: Generation(7),

@@ -455,8 +455,8 @@ impl Scene {
     }
 
     /// What became of those told in the stage's scope.
-    pub fn outcome(&self, now: Timestamp) -> StageOutcome {
-        let soaked = self.soaking_since.is_some_and(|since| now >= since.plus_millis(millis(self.stage.soak_ms)));
+    pub fn outcome(&self) -> StageOutcome {
+        let soaked = self.soaking_since.is_some_and(|since| self.now >= since.plus_millis(millis(self.stage.soak_ms)));
         let drawn = (soaked && self.holds_control()).then_some((self.counts.running, self.seen.held_near));
         let Seen { finished, succeeded: running, .. } = self.seen;
         StageOutcome { index: self.index, finished, running, success_share: self.stage.success_share, drawn }
