@@ -8,7 +8,7 @@
 //! null "worse by the margin or more" can reach; it is wrong with chance `pass_alpha` at most.
 //!
 //! *When* controls are looked at matters as much as how many there are. A control that was looked at once, before the canaries'
-//! bad day, is no control: with such counts a promise of 5 % becomes 23 % (the warning table of `bench_gate`). Count a control's
+//! bad day, is no control: with such counts a promise of 5 % becomes some 30 % (the warning table of `bench_gate`). Count a control's
 //! state over the same days as the canaries', again with each of them if the group is small.
 //!
 //! The two arms must be asked the same: a failure that only a device can show that was told something (a refused model, say) is
