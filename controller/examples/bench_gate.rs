@@ -18,7 +18,7 @@
 use std::time::Instant;
 
 use leeway_controller::rollout::evidence::{Arm, Arms, Evidence, Metric, Outcome, Settled, Totals, compare, devices};
-use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, TooMany, judge};
+use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, StageOutcome, TooMany, judge};
 use leeway_controller::sequential::bets::{Values, excess};
 use leeway_controller::sequential::boundary::{Filling, Horizon, Table, enumerate, normal_quantile, wilson};
 use leeway_protocol::time::Timestamp;
@@ -390,6 +390,9 @@ fn rollout(policy: &GatePolicy, harm: f64, seed: usize) -> Option<usize> {
             reach: 500,
             has_baseline: true,
             soaking_since: Some(Timestamp::from_secs(0)),
+            stage: StageOutcome::default(),
+            abort: &[],
+            dismissed: &[],
             compare,
         };
         if (step.failed || n % 10 == 0) && judge(&question).outcome == Outcome::Fail {

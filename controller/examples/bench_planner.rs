@@ -301,6 +301,7 @@ impl Bench {
             probation: settings.probation,
             windows: settings.windows,
             capture: settings.capture,
+            window: settings.window,
             avoid: state.avoided_by(&device),
         };
         let target = version.map(|v| DirectedTarget { path: v.target_path(), sha256: v.model.digest, length: v.model.length });

@@ -79,7 +79,6 @@ pub struct RolloutPolicy {
     #[schema(value_type = Object)]
     pub settings: DeviceSettings,
     /// What it may cost at worst; a rollout that is foreseen to cost more is not begun. Without one, the forecast is only shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<RiskBudget>,
 }
 

@@ -274,7 +274,7 @@ impl Engine {
         let (rest, cohort) = rest.split_once(" of ").map_or((rest, None), |(rest, cohort)| (rest, Some(cohort)));
         let (rest, label) = rest.split_once(" with ").map_or((rest, None), |(rest, label)| (rest, label.split_once('=')));
         let has = |d: &Device, key: &str, value: &str| d.labels.get(key).is_some_and(|v| v == value);
-        let mut found: Vec<&Arc<Device>> = self.state.fleet.sorted();
+        let mut found: Vec<Arc<Device>> = self.state.fleet.sorted();
         found.retain(|d| cohort.is_none_or(|cohort| has(d, "cohort", cohort)) && label.is_none_or(|(key, value)| has(d, key, value)));
         let arm = |d: &Device| d.part_in(&id()).map(|p| p.arm);
         match rest {
@@ -320,7 +320,7 @@ impl Engine {
 
     fn relabel(&mut self, relabel: &Relabel) {
         for id in self.who(&relabel.who) {
-            let device = self.state.fleet.device_mut(&id).expect("the device");
+            let mut device = self.state.fleet.device_mut(&id).expect("the device");
             device.labels.insert("cohort".to_owned(), relabel.to.clone());
         }
     }
@@ -404,7 +404,7 @@ impl Engine {
 
     fn observe(&mut self, id: &DeviceId, said: Option<Reported>) {
         let now = self.now;
-        let device = self.state.fleet.device_mut(id).expect("the device");
+        let mut device = self.state.fleet.device_mut(id).expect("the device");
         device.presence.last_seen = Some(now);
         if let Some(said) = said {
             device.observe(said, now);
@@ -488,7 +488,7 @@ impl Engine {
         let baseline = rollout.spec.baseline.as_ref().map(|v| manifest_of(v.as_str()));
         let mut evidence = self.state.evidence.get(&id()).map(|e| e.as_ref().clone()).unwrap_or_default();
         evidence.manifest = Some(candidate);
-        let devices: Vec<Arc<Device>> = self.state.fleet.iter().filter(|d| d.presence.online).cloned().collect();
+        let devices: Vec<Arc<Device>> = self.state.fleet.iter().filter(|d| d.presence.online).collect();
         for device in devices {
             let Some(active) = device.active().map(|r| r.manifest) else { continue };
             if matches!(self.takes.get(&device.id), Some(Takes::Mute)) {

@@ -45,7 +45,7 @@ pub fn compare(engine: &Engine, expect: &Expect) -> Vec<String> {
         engine.state.fleet.iter().filter_map(|d| d.desired.as_ref()).filter(|d| d.rollout == Some(id()) && wanted(d.intent)).count()
     };
     all.see("sent_back", expect.sent_back, || desired(&|intent| intent != Intent::Install));
-    let places: Vec<String> = engine.state.fleet.iter().map(|d| word(engine.place(d))).collect();
+    let places: Vec<String> = engine.state.fleet.iter().map(|d| word(engine.place(&d))).collect();
     let in_place = |place: &str| places.iter().filter(|p| *p == place).count();
     all.see("controls", expect.controls, || in_place("control"));
     for (place, count) in &expect.devices {

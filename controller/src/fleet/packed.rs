@@ -1,4 +1,4 @@
-//! A device in some two hundred bytes, and back.
+//! A device in some three hundred bytes, and back.
 //!
 //! A document of a device takes kilobytes in memory, most of them the same for thousands of devices: labels, what they were told,
 //! what they run. So what is shared is kept once ([`Words`]) and named by number, keys and serial numbers are bytes and not digits, and

@@ -1,4 +1,6 @@
 //! The devices of a rollout, one by one: where each stands, and what ending the rollout would mean for it.
+use std::sync::Arc;
+
 use leeway_protocol::ids::{DeviceId, RolloutId};
 
 use super::Facts;
@@ -17,19 +19,14 @@ impl Facts<'_> {
     ) -> Option<Page<RolloutDevice>> {
         let rollout = self.snapshot.rollouts.get(id)?;
         let manifest = self.snapshot.version(&rollout.spec.line, &rollout.spec.version)?.manifest.digest;
-        let mut found: Vec<(&Device, &Part)> = self
-            .snapshot
-            .fleet
-            .iter()
-            .filter_map(|d| Some((d.as_ref(), d.part_in(id)?)))
-            .filter(|(d, _)| after.is_none_or(|a| d.id > *a))
-            .collect();
+        let parts = self.snapshot.fleet.iter().filter_map(|d| d.part_in(id).cloned().map(|part| (d, part)));
+        let mut found: Vec<(Arc<Device>, Part)> = parts.filter(|(d, _)| after.is_none_or(|a| d.id > *a)).collect();
         found.sort_by(|a, b| a.0.id.cmp(&b.0.id));
         let more = found.len() > limit;
         found.truncate(limit);
         let next_cursor = found.last().filter(|_| more).map(|(d, _)| d.id.to_string());
-        let row = |(device, part): (&Device, &Part)| {
-            let place = standing(device, rollout, manifest, self.now);
+        let row = |(device, part): (Arc<Device>, Part)| {
+            let place = standing(&device, rollout, manifest, self.now);
             RolloutDevice {
                 device: device.id.to_string(),
                 standing: serde_json::to_value(place).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default(),
