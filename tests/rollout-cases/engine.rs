@@ -290,7 +290,7 @@ impl Engine {
             }
             device => found.retain(|d| d.id.as_str() == device),
         }
-        let order = |d: &&Arc<Device>| (d.part_in(&id()).map(|p| p.at), d.id.clone());
+        let order = |d: &Arc<Device>| (d.part_in(&id()).map(|p| p.at), d.id.clone());
         found.sort_by_key(order);
         let ids: Vec<DeviceId> = found.into_iter().map(|d| d.id.clone()).collect();
         let (end, count) = match take.map(|words| words.split_once(' ').expect("first N or last N")) {

@@ -42,7 +42,7 @@ pub fn compare(engine: &Engine, expect: &Expect) -> Vec<String> {
         }
     }
     let desired = |wanted: &dyn Fn(Intent) -> bool| {
-        engine.state.fleet.iter().filter_map(|d| d.desired.as_ref()).filter(|d| d.rollout == Some(id()) && wanted(d.intent)).count()
+        engine.state.fleet.iter().filter_map(|d| d.desired.clone()).filter(|d| d.rollout == Some(id()) && wanted(d.intent)).count()
     };
     all.see("sent_back", expect.sent_back, || desired(&|intent| intent != Intent::Install));
     let places: Vec<String> = engine.state.fleet.iter().map(|d| word(engine.place(&d))).collect();

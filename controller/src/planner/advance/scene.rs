@@ -10,11 +10,11 @@ use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
-use super::counting::{add_counts, counted};
+use super::counting::{OfSlice, Seen, Survey, counted};
 use super::draw::{Among, Draw, End, Pool, Ticket};
 use crate::fleet::bucket::{Place, is_held_back, quota};
 use crate::fleet::census::sooner;
-use crate::fleet::{About, Arm, ByCohort, Census, Device, Finding, Fleet, Homes};
+use crate::fleet::{About, Arm, Census, Device, Finding, Fleet, Homes};
 use crate::planner::draft::Draft;
 use crate::registry::{ModelVersion, Slice};
 use crate::rollout::evidence::{self, Arms};
@@ -63,94 +63,6 @@ pub struct Member<'d> {
     pub standing: Standing,
     /// Whether it is in the current stage's scope.
     pub in_scope: bool,
-}
-
-/// What is counted about a stage.
-#[derive(Debug, Clone, Default)]
-struct Survey {
-    cohorts: ByCohort<Seen>,
-    /// When time alone puts somebody in another place.
-    wake: Option<Timestamp>,
-}
-
-/// Devices of one cohort, or of all.
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    counts: Counts,
-    /// Told in the stage's scope.
-    told_in_scope: usize,
-    /// Held back in the stage's scope.
-    held_in_scope: usize,
-    /// Could be told or held back now.
-    free: usize,
-    /// Of those held back, in any scope: have reported, have been silent for too long since, are heard of.
-    held_heard: usize,
-    held_lost: usize,
-    held_near: usize,
-    /// Told in the stage's scope and with an outcome, and of these those that run the version.
-    finished: usize,
-    succeeded: usize,
-    /// Will be told again by themselves, and could be now.
-    retries: usize,
-    retries_due: usize,
-    /// Have to do with the rollout.
-    reach: usize,
-    /// Have a failure on record.
-    failed: usize,
-    /// A person asked for another try.
-    retry: usize,
-    /// Told within the last [`RATE_WINDOW_MS`], and when the first of them was.
-    recent: usize,
-    oldest_recent: Option<Timestamp>,
-    /// When the last one was told.
-    last_told: Option<Timestamp>,
-}
-
-/// Devices of one slice.
-#[derive(Debug, Clone, Copy, Default)]
-struct OfSlice {
-    members: usize,
-    told: usize,
-    running: usize,
-}
-
-impl Finding for OfSlice {
-    fn add(&mut self, other: &Self) {
-        self.members += other.members;
-        self.told += other.told;
-        self.running += other.running;
-    }
-}
-
-impl Finding for Survey {
-    fn add(&mut self, other: &Self) {
-        self.cohorts.add(&other.cohorts);
-        self.wake = sooner(self.wake, other.wake);
-    }
-}
-
-impl Finding for Seen {
-    fn add(&mut self, other: &Self) {
-        let Self { counts, told_in_scope, held_in_scope, free, held_heard, held_lost, held_near, finished, succeeded, .. } = other;
-        let Self { retries, retries_due, reach, failed, retry, recent, oldest_recent, last_told, .. } = other;
-        add_counts(&mut self.counts, counts);
-        self.held_near += held_near;
-        self.finished += finished;
-        self.succeeded += succeeded;
-        self.retries += retries;
-        self.retries_due += retries_due;
-        self.reach += reach;
-        self.told_in_scope += told_in_scope;
-        self.held_in_scope += held_in_scope;
-        self.free += free;
-        self.held_heard += held_heard;
-        self.held_lost += held_lost;
-        self.failed += failed;
-        self.retry += retry;
-        self.recent += recent;
-        self.oldest_recent = sooner(self.oldest_recent, *oldest_recent);
-        self.last_told = self.last_told.max(*last_told);
-    }
 }
 
 impl Scene {
