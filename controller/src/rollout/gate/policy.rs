@@ -17,7 +17,7 @@ pub struct GatePolicy {
     pub min_devices: u32,
     /// Inferences they have reported.
     pub min_inferences: u64,
-    /// Largest share of failed inferences, whatever the control does.
+    /// Largest share of failed inferences; where the control group fails as often, too much is no proof and only holds the stage up.
     pub max_error_ratio: f64,
     /// Devices failed by the model that are too many, if they are also more than `max_failed_share` of those that tried.
     pub max_failed: u32,
