@@ -55,7 +55,7 @@ fn main() {
 }
 
 const HEAD: &str = "\
-| devices | bytes per device | report to plan p50 / p99 | to signed assignment p50 / p99 | 5,000 reports to plan p50 / max | plan, nothing changed | idle tick | rollout begins |
+| devices | bytes per device | report to plan p50 / p99 | to signed assignment p50 / p99 | 5,000 reports to plan p50 / max | plan, nothing changed | idle tick | rollout begins: plans / longest / to the first canary |
 |---|---|---|---|---|---|---|---|";
 
 fn measure(size: usize) {
@@ -76,7 +76,7 @@ fn measure(size: usize) {
     let (thought, told) = (Spread::of(&mut thought), Spread::of(&mut told));
     let batch = Spread::of(&mut batches);
     println!(
-        "| {size} | {bytes} | {} / {} | {} / {} | {} / {} | {} | {} | {} |",
+        "| {size} | {bytes} | {} / {} | {} / {} | {} / {} | {} | {} | {} / {} / {} |",
         ms(thought.median),
         ms(thought.p99),
         ms(told.median),
@@ -85,8 +85,20 @@ fn measure(size: usize) {
         ms(batch.p99),
         ms(unchanged),
         ms(idle),
-        ms(begins),
+        begins.plans,
+        ms(begins.longest),
+        ms(begins.first_canary),
     );
+}
+
+/// How a rollout begins.
+#[derive(Default)]
+struct Beginning {
+    plans: usize,
+    /// The longest of them.
+    longest: Duration,
+    /// Planning and carrying out, without a store, up to the plan that tells the first canaries.
+    first_canary: Duration,
 }
 
 struct Spread {
@@ -165,20 +177,37 @@ impl Bench {
         self.ledger.snapshot = state;
     }
 
-    /// The first plan of the rollout: the draw, the control group, the canaries.
-    fn begin(&mut self) -> Duration {
+    /// A rollout begins: the draw, the control group, the canaries, in as many plans as that takes.
+    fn begin(&mut self) -> Beginning {
         let policy = RolloutPolicy { max_in_flight: u32::MAX, max_per_minute: u32::MAX, ..RolloutPolicy::default() };
         let spec = RolloutSpec { line: line(), version: name("2"), baseline: Some(name("1")), policy };
         let by = Actor::Person("ada".to_owned());
         let rollout = Rollout::new(name("r2"), spec, "Measured.".to_owned(), by, self.now);
+        // The fleet is at rest and has been planned for.
+        assert_eq!(self.plan().steps, []);
         Arc::make_mut(&mut self.ledger.snapshot.rollouts).insert(rollout.id.clone(), Arc::new(rollout));
-        let began = Instant::now();
-        let plan = self.plan();
-        let took = began.elapsed();
-        let told = plan.steps.iter().filter(|step| matches!(step, Step::SetDesired { .. })).count();
-        assert_eq!(told, (self.size / 20).max(1), "5 % are told");
-        self.carry_out(&plan);
-        took
+        let (mut held, mut told) = (0, 0);
+        let mut begins = Beginning::default();
+        loop {
+            let began = Instant::now();
+            let plan = self.plan();
+            begins.longest = begins.longest.max(began.elapsed());
+            begins.plans += 1;
+            let hold = plan.steps.iter().filter(|step| matches!(step, Step::HoldBack { .. })).count();
+            let tell = plan.steps.iter().filter(|step| matches!(step, Step::SetDesired { .. })).count();
+            (held, told) = (held + hold, told + tell);
+            self.carry_out(&plan);
+            begins.first_canary += if told == tell { began.elapsed() } else { Duration::ZERO };
+            if std::env::var_os("BENCH_TRACE").is_some() {
+                eprintln!("plan {}: {hold} held, {tell} told, {:?}", begins.plans, began.elapsed());
+            }
+            assert!(tell == 0 || held == self.size / 5, "nobody is told before the control group is complete");
+            if plan.wake_at != Some(self.now) {
+                break;
+            }
+        }
+        assert_eq!((held, told), (self.size / 5, (self.size / 20).max(1)), "20 % are held back, 5 % are told");
+        begins
     }
 
     /// Every canary runs the version.

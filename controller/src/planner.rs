@@ -3,7 +3,9 @@
 //! The rules run in an order that is itself a rule: what takes a bad version back comes before anything that could spread one.
 //! They run over a working copy of the snapshot to which each step is applied at once, again and again until nothing more
 //! follows. So a plan is complete for its moment: carried out, the next plan for the same moment is empty; planned again from
-//! the same snapshot, it is the same plan. Nothing here remembers anything from one call to the next; what the fleet remembers of
+//! the same snapshot, it is the same plan. One thing cuts it short: it tells or holds back no more than so many devices
+//! ([`Policy::devices_per_plan`]), because whoever carries it out can do nothing else meanwhile; then it says that the next is due at
+//! once, and a few plans in a row are complete. Nothing here remembers anything from one call to the next; what the fleet remembers of
 //! what was counted in it ([`crate::fleet::census`]) saves time and changes no plan.
 use leeway_protocol::time::Timestamp;
 

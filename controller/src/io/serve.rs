@@ -271,7 +271,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let hooks = Webhooks::new(config.webhook_reach.clone(), store.parsed::<Webhook>(Kind::Webhook)?.into_iter().collect());
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
     let (converge_per_minute, rollback_per_minute) = (config.converge_per_minute, config.rollback_per_minute);
-    let policy = Policy { converge_per_minute, rollback_per_minute, retry_after_ms, settings, compare: evidence::compare };
+    let policy = Policy { converge_per_minute, rollback_per_minute, retry_after_ms, settings, compare: evidence::compare, ..Policy::default() };
     let inner = Arc::new(Inner {
         tenant: config.tenant.clone(),
         store,

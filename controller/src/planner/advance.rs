@@ -30,6 +30,12 @@ mod verdict;
 
 use scene::Scene;
 
+/// In a larger fleet than this a rollout begins in one plan and is filled from the next on: counting a million devices for a new rollout,
+/// and drawing among them, takes most of a second, and so does counting them for everything else that its beginning changes.
+const MAX_AT_ONCE: usize = 200_000;
+/// Devices that are to be held back are drawn so many plans ahead, to have neighbours among them.
+const PLANS_AHEAD: usize = 10;
+
 /// The rate is counted over this long.
 pub const RATE_WINDOW_MS: i64 = 60_000;
 
@@ -84,11 +90,17 @@ fn start(draft: &mut Draft<'_>, rollout: &Rollout) {
         draft.push(Step::MoveRollout { rollout: rollout.id.clone(), to: Move::Start { reason: reason.clone(), baseline } });
         let (line, to) = (spec.line.clone(), Some(spec.version.clone()));
         draft.push(Step::SetAlias { line, alias: Alias::Challenger, to, rollout: Some(rollout.id.clone()), reason });
+        draft.is_full |= draft.state.fleet.len() > MAX_AT_ONCE;
     }
     draft.report.rollouts.insert(rollout.id.clone(), report);
 }
 
 fn go_on(draft: &mut Draft<'_>, rollout: &Arc<Rollout>) {
+    if draft.is_full {
+        let headline = format!("Version {} goes on at once, with the next plan.", rollout.spec.version);
+        draft.report.rollouts.entry(rollout.id.clone()).or_default().headline = headline;
+        return;
+    }
     let Some(mut scene) = Scene::of(draft, rollout) else {
         let report = draft.report.rollouts.entry(rollout.id.clone()).or_default();
         report.headline = format!("Version {} or its stage is not known any more; the rollout stands still.", rollout.spec.version);
@@ -96,46 +108,66 @@ fn go_on(draft: &mut Draft<'_>, rollout: &Arc<Rollout>) {
     };
     // Judged before anyone is told: a version that fails now must not reach one more device.
     let may_tell = matches!(rollout.state, RolloutState::Running { .. }) && !verdict::fails(draft, &scene);
-    let told = if may_tell { tell(draft, &mut scene) } else { Vec::new() };
-    if told.is_empty() {
+    let told = if may_tell { tell(draft, &mut scene) } else { Told::default() };
+    if told.devices.is_empty() && told.still_to_hold == 0 {
         verdict::decide(draft, &scene);
-    } else {
-        // Counts are taken anew in the next round, with these devices in their places.
-        draft
-            .report
-            .rollouts
-            .insert(rollout.id.clone(), RolloutReport { headline: scene.headline(), counts: scene.counts, ..RolloutReport::default() });
+        return;
     }
+    // Counts are taken anew in the next round, with these devices in their places. Nothing is decided about a stage whose control
+    // group is still being drawn: no soak begins, no deadline passes.
+    let mut report = RolloutReport { headline: scene.headline(), counts: scene.counts, ..RolloutReport::default() };
+    if told.still_to_hold > 0 {
+        let missing = devices(told.still_to_hold);
+        say(&mut report.why, format!("The control group is being drawn: {missing} are still to be held back, and nobody is told before."));
+    }
+    draft.report.rollouts.insert(rollout.id.clone(), report);
 }
 
-/// Hold back controls, tell canaries, retry where a person asked; the devices told.
-fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Vec<Arc<Device>> {
+/// What telling came to.
+#[derive(Default)]
+struct Told {
+    devices: Vec<Arc<Device>>,
+    /// Devices that are to be held back before anyone else is told, and that this plan has no place for.
+    still_to_hold: usize,
+}
+
+/// Hold back controls, tell canaries, retry where a person asked.
+fn tell(draft: &mut Draft<'_>, scene: &mut Scene) -> Told {
     let retried = retry(draft, scene);
     let room = scene.room(draft).saturating_sub(retried.len());
     if room == 0 && !scene.needs_control() {
-        return retried;
+        return Told { devices: retried, still_to_hold: 0 };
     }
     // With nobody told yet, one place is kept for a canary: a control group alone compares with nothing.
     let spare = usize::from(scene.counts.told() == 0);
-    let hold = if scene.needs_control() { scene.missing_control().min(scene.eligible().saturating_sub(spare)) } else { 0 };
+    // Whoever is to be tried first is no control, in whichever plan it is told.
     let first = slices::tried_first(draft, scene, room);
-    let (held, next) = scene.draw(hold, room - first.len(), &first);
+    let free = scene.eligible().saturating_sub(spare.max(first.len()));
+    let hold = if scene.needs_control() { scene.missing_control().min(free) } else { 0 };
+    let now = draft.afford(hold);
+    let room = if now < hold { 0 } else { draft.afford(now + room) - now };
+    if now + room == 0 {
+        return Told { devices: retried, still_to_hold: hold };
+    }
+    let ahead = hold.min(now.saturating_mul(PLANS_AHEAD));
+    let (held, next) = scene.draw(ahead, now, room.saturating_sub(first.len()), &first);
     for device in held {
         let part = part(scene, Arm::Control, 0, draft, None);
         draft.push(Step::HoldBack { device: device.id.clone(), part });
     }
-    let next: Vec<Arc<Device>> = first.into_iter().chain(next).collect();
+    let next: Vec<Arc<Device>> = first.into_iter().chain(next).take(room).collect();
     for device in &next {
         let part = part(scene, Arm::Canary, 1, draft, None);
         assign(draft, scene, device, part, "");
     }
-    retried.into_iter().chain(next).collect()
+    Told { devices: retried.into_iter().chain(next).collect(), still_to_hold: hold - now }
 }
 
 /// Tell failed devices again: those a person asked for, and those whose failure does not speak against the model, as often and as
 /// late as the policy says.
 fn retry(draft: &mut Draft<'_>, scene: &Scene) -> Vec<Arc<Device>> {
-    let asked = scene.asked_again(scene.room_for_retries(draft));
+    let room = scene.room_for_retries(draft);
+    let asked = scene.asked_again(draft.afford(room));
     for device in &asked {
         let before = device.part_in(&scene.rollout.id);
         let attempts = before.map_or(1, |p| p.attempts.saturating_add(1));

@@ -38,7 +38,8 @@ pub fn decide(draft: &mut Draft<'_>) {
             let Some(home) = homes.number(&cohort.name) else { continue };
             let wanting = |found: &Toward| found.cohorts.of(home).is_some_and(|count| count.wanting > 0);
             let wants = |device: &Device| homes.of(device) == Some(home) && aim.wants(device, home, now);
-            let next: Vec<Arc<Device>> = census.devices(wanting, wants).take(room).collect();
+            let wanted = found.cohorts.of(home).map_or(0, |count| count.wanting).min(room);
+            let next: Vec<Arc<Device>> = census.devices(wanting, wants).take(draft.afford(wanted)).collect();
             room -= next.len();
             let next: Vec<_> = next.iter().filter_map(|device| Some((device, aim.target(device, home)?))).collect();
             converge(draft, &cohort, found.cohorts.of(home).copied().unwrap_or_default(), &next);

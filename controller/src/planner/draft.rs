@@ -22,19 +22,26 @@ pub struct Draft<'a> {
     pub state: Snapshot,
     /// The report of this round.
     pub report: PlanReport,
+    /// Whether counting what follows is the next plan's, which comes at once.
+    pub is_full: bool,
     policy: &'a Policy,
     now: Timestamp,
     /// Who belongs where; steps change no membership.
     homes: Arc<Homes>,
     steps: Vec<Step>,
+    /// Of these, those on single devices.
+    device_steps: usize,
+    /// Whether more is to be done than one plan may.
+    is_cut: bool,
     wake_at: Option<Timestamp>,
 }
 
 impl<'a> Draft<'a> {
     /// Begin from a snapshot.
     pub fn new(snapshot: &Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
-        let (report, steps, wake_at) = Default::default();
-        Self { state: snapshot.clone(), report, policy, now, homes: Arc::new(Homes::new(&snapshot.cohorts)), steps, wake_at }
+        let (report, is_full, steps, device_steps, is_cut, wake_at) = Default::default();
+        let (state, homes) = (snapshot.clone(), Arc::new(Homes::new(&snapshot.cohorts)));
+        Self { state, report, is_full, policy, now, homes, steps, device_steps, is_cut, wake_at }
     }
 
     /// The moment planned for.
@@ -66,9 +73,19 @@ impl<'a> Draft<'a> {
     /// Add a step; it is true from here on.
     pub fn push(&mut self, step: Step) {
         match self.state.apply(&step, self.now) {
-            Ok(()) => self.steps.push(step),
+            Ok(()) => {
+                self.device_steps += usize::from(matches!(step, Step::SetDesired { .. } | Step::HoldBack { .. }));
+                self.steps.push(step);
+            }
             Err(error) => say(&mut self.report.notes, format!("The planner's own step was refused: {error}.")),
         }
+    }
+
+    /// Of `wanted` devices, how many this plan may still tell or hold back. If that is not all, the next plan comes at once.
+    pub fn afford(&mut self, wanted: usize) -> usize {
+        let left = self.policy.devices_per_plan.saturating_sub(self.device_steps);
+        self.is_cut |= wanted > left;
+        wanted.min(left)
     }
 
     /// Plan again at `at`, if that is ahead.
@@ -145,7 +162,10 @@ impl<'a> Draft<'a> {
 
     /// The plan and the report of its last round.
     pub fn finish(self) -> (Plan, PlanReport) {
-        (Plan { steps: self.steps, wake_at: self.wake_at }, self.report)
+        // Cut short is only what has used up its bound: whoever asked for more than there was has changed nothing.
+        let is_cut = self.is_cut && self.device_steps >= self.policy.devices_per_plan;
+        let wake_at = if is_cut || self.is_full { Some(self.now) } else { self.wake_at };
+        (Plan { steps: self.steps, wake_at }, self.report)
     }
 }
 

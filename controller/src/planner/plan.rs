@@ -13,6 +13,10 @@ use crate::rollout::evidence;
 use crate::rollout::gate::Compare;
 use crate::rollout::{Move, Rollout};
 
+/// Devices that one plan tells or holds back. At a million devices such a plan takes some tenths of a second, and the store as long
+/// again; beginning a rollout there holds back 200,000, which in one plan kept the controller from everything else for twelve seconds.
+pub const MAX_DEVICES_PER_PLAN: usize = 5_000;
+
 /// What the planner is told besides the snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -22,6 +26,8 @@ pub struct Policy {
     pub rollback_per_minute: u32,
     /// A device outside any rollout that failed for a reason of its own (its disk, its network) is told again after so long, ms.
     pub retry_after_ms: i64,
+    /// Devices that one plan tells or holds back, at most; what is left over is the next plan's, which follows at once.
+    pub devices_per_plan: usize,
     /// How devices outside any rollout go about it.
     pub settings: DeviceSettings,
     /// The test behind the gate.
@@ -31,7 +37,14 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         let settings = DeviceSettings::default();
-        Self { converge_per_minute: 1000, rollback_per_minute: 60_000, retry_after_ms: 900_000, settings, compare: evidence::compare }
+        Self {
+            converge_per_minute: 1000,
+            rollback_per_minute: 60_000,
+            retry_after_ms: 900_000,
+            devices_per_plan: MAX_DEVICES_PER_PLAN,
+            settings,
+            compare: evidence::compare,
+        }
     }
 }
 
@@ -171,6 +184,7 @@ impl Step {
 pub struct Plan {
     /// In order.
     pub steps: Vec<Step>,
-    /// If nothing is heard until then, time alone changes what is to be done: plan again.
+    /// If nothing is heard until then, time alone changes what is to be done: plan again. This very moment, if there is more to do
+    /// than one plan may.
     pub wake_at: Option<Timestamp>,
 }

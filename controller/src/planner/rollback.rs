@@ -189,6 +189,7 @@ fn send_back(draft: &mut Draft<'_>) {
         return;
     }
     let (room, recent) = room(draft);
+    let room = draft.afford(due.len().min(room));
     if due.len() > room {
         let waiting = devices(due.len() - room);
         say(&mut draft.report.notes, format!("{waiting} wait to be called back: {recent} were within the last minute."));

@@ -107,6 +107,34 @@ pub(super) enum Among {
     Unfit,
 }
 
+/// A device that was drawn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drawn<'d> {
+    /// Its place in the whole order.
+    place: Place<'d>,
+    leaf: usize,
+    at: usize,
+    pub(super) name: &'d str,
+}
+
+impl Drawn<'_> {
+    /// Whether it is among those marked.
+    pub(super) fn is_in(&self, marks: &[u64]) -> bool {
+        marks.get(self.leaf).is_some_and(|mark| mark & (1 << self.at) != 0)
+    }
+}
+
+/// Of those drawn, at most so many for now, in the order of the draw. They are neighbours in the fleet: what a plan changes is counted
+/// anew leaf by leaf, and 5,000 that lie anywhere among a million are in every third leaf.
+pub(super) fn neighbours(mut drawn: Vec<Drawn<'_>>, most: usize) -> Vec<Drawn<'_>> {
+    if drawn.len() > most {
+        drawn.sort_unstable_by_key(|one| (one.leaf, one.at));
+        drawn.truncate(most);
+    }
+    drawn.sort_unstable_by_key(|one| one.place);
+    drawn
+}
+
 /// A stage's draw at one moment.
 pub(super) struct Draw<'c> {
     leaves: Vec<(Portion<'c, Pool>, Arc<[u64]>)>,
@@ -146,27 +174,47 @@ impl<'c> Draw<'c> {
         Self { leaves, ranks }
     }
 
-    /// The first `count` devices from one end, without those to skip, each with its place in the whole order.
-    pub(super) fn take(&self, end: End, among: Among, count: usize, skip: impl Fn(&str) -> bool) -> Vec<(Place<'_>, Arc<Device>)> {
+    /// The first `count` devices from one end, without those to skip.
+    pub(super) fn take<'a>(&'a self, end: End, among: Among, count: usize, skip: impl Fn(&Drawn<'a>) -> bool) -> Vec<Drawn<'a>> {
         let mut taken = Vec::new();
         if count == 0 {
             return taken;
         }
         let mut streams = self.streams(end, among);
+        let mut heads: Vec<Option<Place<'a>>> = streams.iter().map(|stream| stream.head(self)).collect();
         while taken.len() < count {
-            let heads = streams.iter().enumerate().filter_map(|(n, stream)| Some((stream.head(self)?, n)));
+            let known = heads.iter().enumerate().filter_map(|(n, head)| Some(((*head)?, n)));
             let next = match end {
-                End::Front => heads.min(),
-                End::Back => heads.max(),
+                End::Front => known.min(),
+                End::Back => known.max(),
             };
             let Some((place, n)) = next else { break };
-            let Some((leaf, at)) = streams.get_mut(n).and_then(|stream| stream.next(self)) else { break };
-            let Some((portion, _)) = self.leaves.get(leaf) else { break };
-            if portion.name(at).is_some_and(|name| !skip(name)) {
-                taken.extend(portion.device(at).map(|device| (place, device)));
+            let (Some(stream), Some(head)) = (streams.get_mut(n), heads.get_mut(n)) else { break };
+            let Some((leaf, at)) = stream.next(self) else { break };
+            *head = stream.head(self);
+            let Some(name) = self.name(leaf, at) else { break };
+            let drawn = Drawn { place, leaf, at, name };
+            if !skip(&drawn) {
+                taken.push(drawn);
             }
         }
         taken
+    }
+
+    /// Those who were drawn, as they are.
+    pub(super) fn devices(&self, drawn: &[Drawn<'_>]) -> Vec<Arc<Device>> {
+        drawn.iter().filter_map(|one| self.leaves.get(one.leaf)?.0.device(one.at)).collect()
+    }
+
+    /// Who was drawn, one bit for each device of each leaf.
+    pub(super) fn marks(&self, drawn: &[Drawn<'_>]) -> Vec<u64> {
+        let mut marks = vec![0; self.leaves.len()];
+        for one in drawn {
+            if let Some(mark) = marks.get_mut(one.leaf) {
+                *mark |= 1 << one.at;
+            }
+        }
+        marks
     }
 
     fn streams(&self, end: End, among: Among) -> Vec<Stream<'_>> {

@@ -11,8 +11,8 @@ use leeway_protocol::time::Timestamp;
 
 use super::RATE_WINDOW_MS;
 use super::counting::{OfSlice, Seen, Survey, counted};
-use super::draw::{Among, Draw, End, Pool, Ticket};
-use crate::fleet::bucket::{Place, is_held_back, quota};
+use super::draw::{Among, Draw, End, Pool, Ticket, neighbours};
+use crate::fleet::bucket::{is_held_back, quota};
 use crate::fleet::census::sooner;
 use crate::fleet::{About, Arm, Census, Device, Finding, Fleet, Homes};
 use crate::planner::draft::Draft;
@@ -404,8 +404,8 @@ impl Scene {
     /// Draw among these: from the end of the order those to hold back, from its front those to tell. Devices that answer with something
     /// else than the baseline are held back last: what another version does says nothing about it, so a device that once failed the
     /// baseline and went back is a control in vain.
-    /// Nobody of `taken` is drawn.
-    pub fn draw(&self, hold: usize, tell: usize, taken: &[Arc<Device>]) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
+    /// Nobody of `taken` is drawn. Of those to hold back come at most `now`; drawing again, once these are held, gives the others.
+    pub fn draw(&self, hold: usize, now: usize, tell: usize, taken: &[Arc<Device>]) -> (Vec<Arc<Device>>, Vec<Arc<Device>>) {
         if self.eligible() == 0 || hold + tell == 0 {
             return Default::default();
         }
@@ -426,13 +426,11 @@ impl Scene {
         let census = Census::new(&self.fleet, self.pool, self.now, look);
         let draw = Draw::new(&self.fleet, &census, &self.rollout.id, self.now);
         let taken: BTreeSet<&str> = taken.iter().map(|device| device.id.as_str()).collect();
-        let mut held = draw.take(End::Back, Among::Fit, hold, |name| taken.contains(name));
-        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |name| taken.contains(name)));
-        held.sort_unstable_by_key(|(place, _)| *place);
-        let names: BTreeSet<&str> = held.iter().map(|(_, device)| device.id.as_str()).collect();
-        let told = draw.take(End::Front, Among::All, tell, |name| names.contains(name) || taken.contains(name));
-        let devices = |drawn: &[(Place<'_>, Arc<Device>)]| drawn.iter().map(|(_, device)| Arc::clone(device)).collect();
-        (devices(&held), devices(&told))
+        let mut held = draw.take(End::Back, Among::Fit, hold, |one| taken.contains(one.name));
+        held.extend(draw.take(End::Back, Among::Unfit, hold - held.len(), |one| taken.contains(one.name)));
+        let marks = draw.marks(&held);
+        let told = draw.take(End::Front, Among::All, tell, |one| one.is_in(&marks) || taken.contains(one.name));
+        (draw.devices(&neighbours(held, now)), draw.devices(&told))
     }
 
     /// Whether the stage is as full as it can be now, and everyone told has an outcome.

@@ -46,6 +46,9 @@ fn live(seed: u64) {
     if dice.one_in(2) {
         world.broken.insert("2".to_owned());
     }
+    if dice.one_in(4) {
+        world.policy.devices_per_plan = 1 + dice.roll(8) as usize;
+    }
     for device in world.state.fleet.sorted().iter().map(|d| d.id.to_string()).collect::<Vec<_>>() {
         let takes = match dice.roll(12) {
             0 => Takes::Refuses("disk-full"),

@@ -178,8 +178,33 @@ impl World {
         plan(&self.state, &self.policy, self.now)
     }
 
-    /// Plan and carry out, and see that nothing is left to do at this moment.
+    /// Plan and carry out, and see that nothing is left to do at this moment; in as many plans as the policy makes of it.
     pub(crate) fn tick(&mut self) -> Plan {
+        let mut whole = Plan::default();
+        loop {
+            let plan = self.step();
+            let touched = plan.steps.iter().filter(|step| matches!(step, Step::SetDesired { .. } | Step::HoldBack { .. })).count();
+            let most = self.policy.devices_per_plan;
+            assert!(touched <= most, "{touched} devices in one plan");
+            (whole.wake_at, whole.steps) = (plan.wake_at, whole.steps.into_iter().chain(plan.steps).collect());
+            if plan.wake_at != Some(self.now) {
+                break;
+            }
+            assert_eq!(touched, most, "only a plan that is full leaves something to the next");
+        }
+        let mut told = BTreeSet::new();
+        for step in &whole.steps {
+            if let Step::SetDesired { device, .. } = step {
+                assert!(told.insert(device), "{device} is told two things at one moment:\n{}", show(&whole, &self.report));
+            }
+        }
+        let (rest, _) = self.plan();
+        assert_eq!(rest.steps, [], "a plan is complete for its moment");
+        whole
+    }
+
+    /// One plan, carried out.
+    pub(crate) fn step(&mut self) -> Plan {
         let (first, report) = self.plan();
         let again = self.plan();
         assert_eq!((&first, &report), (&again.0, &again.1), "one snapshot, one plan");
@@ -188,15 +213,9 @@ impl World {
             let anew = plan(&self.forgetful(), &self.policy, self.now);
             assert_eq!((&first, &report), (&anew.0, &anew.1), "what the fleet remembers is what is found anew");
         }
-        let mut told = BTreeSet::new();
         for step in &first.steps {
-            if let Step::SetDesired { device, .. } = step {
-                assert!(told.insert(device), "{device} is told two things at one moment:\n{}", show(&first, &report));
-            }
             self.state.apply(step, self.now).expect("the plan fits the snapshot it was made from");
         }
-        let (rest, _) = self.plan();
-        assert_eq!(rest.steps, [], "a plan is complete for its moment");
         self.report = report;
         first
     }

@@ -41,15 +41,23 @@ fn a_draw_is_what_the_sorted_order_gives() {
         for about in [None, about, about] {
             let census = Census::new(&fleet, about, Timestamp::default(), look);
             let draw = Draw::new(&fleet, &census, &rollout, Timestamp::default());
-            let ids = |drawn: Vec<(Place<'_>, Arc<Device>)>| drawn.into_iter().map(|(_, d)| d.id.to_string()).collect::<Vec<_>>();
+            let ids = |drawn: Vec<Drawn<'_>>| draw.devices(&drawn).into_iter().map(|d| d.id.to_string()).collect::<Vec<_>>();
             let front = ids(draw.take(End::Front, Among::All, 100, |_| false));
             assert_eq!(front, free[..100], "seed {seed}");
             assert_eq!(ids(draw.take(End::Front, Among::All, SIZE, |_| false)), free, "all of them, and no more");
-            let skipped = ids(draw.take(End::Front, Among::All, 50, |id| front[..20].iter().any(|known| known == id)));
+            let skipped = ids(draw.take(End::Front, Among::All, 50, |one| front[..20].iter().any(|known| known == one.name)));
             assert_eq!(skipped, free[20..70]);
             let from_back = |wanted: bool| free.iter().rev().copied().filter(move |id| of(id).2 == wanted);
             assert_eq!(ids(draw.take(End::Back, Among::Fit, 80, |_| false)), from_back(true).take(80).collect::<Vec<_>>());
             assert_eq!(ids(draw.take(End::Back, Among::Unfit, SIZE, |_| false)), from_back(false).collect::<Vec<_>>());
+            let back = draw.take(End::Back, Among::Fit, 80, |_| false);
+            let marks = draw.marks(&back);
+            assert!(back.iter().all(|one| one.is_in(&marks)) && marks.iter().map(|mark| mark.count_ones()).sum::<u32>() == 80);
+            let (some, all) = (ids(neighbours(back.clone(), 30)), ids(neighbours(back.clone(), 80)));
+            let chosen: Vec<&String> = all.iter().filter(|id| some.contains(id)).collect();
+            assert_eq!((some.len(), chosen), (30, some.iter().collect()), "some of them, in the order of all");
+            let reversed: Vec<String> = ids(back).into_iter().rev().collect();
+            assert_eq!(all, reversed, "the order of the draw");
         }
     }
 }
@@ -65,7 +73,8 @@ fn who_joins_is_in_the_next_draw() {
         };
         let census = Census::new(fleet, About::new("pool", "", &()), Timestamp::default(), look);
         let all = Draw::new(fleet, &census, &rollout, Timestamp::default());
-        all.take(End::Front, Among::All, usize::MAX, |_| false).into_iter().map(|(_, d)| d.id.to_string()).collect::<Vec<_>>()
+        let drawn = all.take(End::Front, Among::All, usize::MAX, |_| false);
+        all.devices(&drawn).into_iter().map(|d| d.id.to_string()).collect::<Vec<_>>()
     };
     for n in 0..300 {
         fleet.insert(Device::new(name(&format!("d-{n}")), String::new(), BTreeMap::new(), Timestamp::default()));
