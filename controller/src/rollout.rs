@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod file;
 pub mod gate;
 pub mod pace;
+pub mod possible;
 pub mod shared;
 pub mod stage;
 pub mod standing;

@@ -46,7 +46,7 @@ pub fn plan(args: &Plan, context: &Context) -> Outcome {
 pub fn stages(style: &Style, plan: &RolloutPlan) -> String {
     let rows: Vec<Vec<String>> =
         plan.stages.iter().map(|s| vec![s.name.clone(), s.target.clone(), words::count(s.devices), words::duration(s.soak_ms)]).collect();
-    let left_out: String = plan.left_out.iter().map(|line| format!("{}\n", style.plain(line))).collect();
+    let left_out: String = plan.warnings.iter().chain(&plan.left_out).map(|line| format!("{}\n", style.plain(line))).collect();
     format!("{}\n{}{left_out}", style.plain(&plan.sentence), table(style, &["STAGE", "TARGET", "DEVICES", "SOAK"], &rows))
 }
 

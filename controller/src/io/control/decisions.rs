@@ -19,7 +19,7 @@ use crate::planner::retrain::rollout_id;
 use crate::registry::{ModelLine, RetrainPolicy, VersionStatus};
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
 use crate::rollout::verb::{self, Ask, Done, VerbError};
-use crate::rollout::{Action, Actor, Rollout, RolloutPolicy, RolloutSpec};
+use crate::rollout::{Action, Actor, Rollout, RolloutPolicy, RolloutSpec, possible};
 use crate::snapshot::Snapshot;
 
 /// The longest reason that is kept.
@@ -319,6 +319,7 @@ pub(super) fn create_rollout(state: &mut Snapshot, at: Timestamp, new: NewRollou
         None => free_id(state, &line, &version)?,
     };
     let baseline = found.champion().filter(|champion| **champion != version).cloned();
+    check_possible(&policy, baseline.is_some())?;
     let spec = RolloutSpec { line, version, baseline, policy };
     let rollout = Arc::new(Rollout::new(id.clone(), spec, why.clone(), Actor::from(by.to_owned()), at));
     let event = draft(at, by, "rollout.created", format!("rollouts/{id}"), why, json_of(&rollout.spec));
@@ -377,6 +378,7 @@ fn apply_rollout(
     let asked = new.policy.unwrap_or_else(|| spec.policy.clone());
     let policy = state.lines.get(&new.line).map_or_else(|| asked.clone(), |line| asked.clone().with_approvals_of(&line.rollout));
     check_cohorts(state, &new.line, &policy)?;
+    check_possible(&policy, spec.baseline.is_some())?;
     let mut rollout = known.as_ref().clone();
     let changed = rollout.amend(policy, &Actor::from(by.to_owned()), &why, at);
     changed.map_err(|e| ControlError::Conflict(e.to_string()))?;
@@ -402,6 +404,11 @@ fn act(state: &mut Snapshot, at: Timestamp, id: &RolloutId, ask: Ask<'_>) -> Cha
         draft(at, by, "rollout.moved", format!("rollouts/{id}"), format!("{by}: {} ({why})", action.as_str()), data)
     };
     Ok((rollout, Touched { rollouts: [id.clone()].into(), devices: retried, ..Touched::default() }, vec![event]))
+}
+
+/// A rollout that no gate could ever pass is not begun.
+fn check_possible(policy: &RolloutPolicy, compares: bool) -> Result<(), ControlError> {
+    possible::never(policy, compares).map_or(Ok(()), |why| Err(ControlError::Invalid(format!("this rollout could never pass: {why}"))))
 }
 
 /// A stage may only name cohorts of its line.

@@ -274,6 +274,9 @@ pub struct RolloutPlan {
     pub stages: Vec<PlannedStage>,
     /// Devices that would not be reached, with the reason.
     pub left_out: Vec<String>,
+    /// What could not pass with the devices that are there now, in sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Bytes to move in all.
     pub bytes: u64,
     /// What would become of it, if that was asked for.

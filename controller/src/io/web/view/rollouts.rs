@@ -16,7 +16,7 @@ use crate::io::web::resource::{Condition, Level};
 use crate::io::web::words;
 use crate::planner::RolloutReport;
 use crate::rollout::evidence::{self, Metric, Outcome};
-use crate::rollout::{RolloutState, Stage as StageSpec};
+use crate::rollout::{Actor, RolloutState, Stage as StageSpec, possible};
 
 mod shared;
 
@@ -51,7 +51,7 @@ impl Facts<'_> {
             to_version: rollout.spec.version.to_string(),
             phase: rollout.state.phase().to_owned(),
             level: level(&rollout.state),
-            sentence: sentence(rollout, look.report),
+            sentence: sentence(rollout, look.fresh()),
             stage: stage.map_or(0, |i| i as u32 + 1),
             stages: rollout.spec.policy.stages.len() as u32,
             target_devices: if rollout.state.is_over() { running } else { target },
@@ -72,7 +72,7 @@ impl Facts<'_> {
             summary: self.summary(rollout),
             revision: rollout.revision,
             allowed_actions: rollout.state.allowed_actions().iter().map(|a| a.as_str().to_owned()).collect(),
-            next: look.report.map(|r| r.why.join(" ")).unwrap_or_default(),
+            next: look.fresh().map(|r| r.why.join(" ")).unwrap_or_default(),
             stages: (0..rollout.spec.policy.stages.len()).map(|i| look.stage(i)).collect(),
             guardrails: look.guardrails(),
             checks: look.checks(),
@@ -102,15 +102,17 @@ fn level(state: &RolloutState) -> Level {
     }
 }
 
-/// The planner's own sentence while there is one; what ended it, afterwards.
+/// The planner's own sentence while there is one; what ended it, afterwards. Before the planner has seen what a person did, that is said.
 fn sentence(rollout: &crate::rollout::Rollout, report: Option<&RolloutReport>) -> String {
     if let Some(headline) = report.map(|r| r.headline.as_str()).filter(|h| !h.is_empty()) {
         return headline.to_owned();
     }
     let (line, version) = (&rollout.spec.line, &rollout.spec.version);
+    let last = rollout.transitions.last().filter(|last| matches!(last.by, Actor::Person(_)));
+    let did = last.map(|last| format!(" {}: {} ({}).", last.by.name(), last.did, last.sentence)).unwrap_or_default();
     match &rollout.state {
-        RolloutState::Planned => "Waits for its turn; no device has been told yet.".to_owned(),
-        RolloutState::Running { stage, .. } => format!("Stage {} of {} runs.", stage + 1, rollout.spec.policy.stages.len()),
+        RolloutState::Planned => format!("Waits for its turn; no device has been told yet.{did}"),
+        RolloutState::Running { stage, .. } => format!("Stage {} of {} runs.{did}", stage + 1, rollout.spec.policy.stages.len()),
         RolloutState::Paused { reason, .. } => format!("Paused: {reason}"),
         RolloutState::RollingBack { reason, .. } => format!("Rolling back: {reason}"),
         RolloutState::RolledBack { reason, .. } => format!("Rolled back: {reason}"),
@@ -132,6 +134,11 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
+    /// What the planner says, if it has looked since the rollout changed last: what it said before is about another state.
+    fn fresh(&self) -> Option<&'a RolloutReport> {
+        self.report.filter(|_| self.facts.report.at >= self.rollout.updated_at)
+    }
+
     fn new(facts: &'a Facts<'a>, rollout: &'a crate::rollout::Rollout) -> Self {
         let candidate = facts.snapshot.version(&rollout.spec.line, &rollout.spec.version).map(|v| v.manifest.digest);
         let parts = facts.snapshot.fleet.iter().filter_map(|d| d.part_in(&rollout.id).cloned().map(|part| (d, part)));
@@ -440,6 +447,10 @@ impl Facts<'_> {
         let policy = new.policy.as_ref().unwrap_or(&line.rollout);
         policy.check().map_err(|e| Refusal::Invalid(e.to_string()))?;
         let baseline = line.champion().filter(|c| **c != new.version).cloned();
+        if let Some(why) = possible::never(policy, baseline.is_some()) {
+            return Err(Refusal::Invalid(format!("this rollout could never pass: {why}")));
+        }
+        let compares = baseline.is_some();
         let spec = crate::rollout::RolloutSpec { line: new.line.clone(), version: new.version.clone(), baseline, policy: policy.clone() };
         let id = new.id.clone().or_else(|| "planned".parse().ok()).ok_or_else(|| Refusal::Invalid("give the rollout a name".to_owned()))?;
         let rollout = crate::rollout::Rollout::new(id, spec, new.reason.clone(), crate::rollout::Actor::Controller, self.now);
@@ -460,6 +471,7 @@ impl Facts<'_> {
         if away > 0 {
             left_out.push(format!("{} offline now and would be told when back.", devices_are(away)));
         }
+        let members: Vec<usize> = policy.stages.iter().map(|stage| look.scope(Some(stage))).collect();
         let bytes = reach * (version.model.length + version.manifest.length);
         let stages_word = words::plural(stages.len() as u64, "stage");
         Ok(RolloutPlan {
@@ -472,6 +484,7 @@ impl Facts<'_> {
             ),
             stages,
             left_out,
+            warnings: possible::not_yet(policy, compares, &members),
             bytes,
             forecast: None,
         })
