@@ -63,13 +63,13 @@ pub struct Effort {
     pub max_devices: usize,
     /// Runs of each case at most.
     pub max_runs: u32,
-    /// Planned devices in all: a million take about a second.
+    /// Planned devices in all: a million take about half a second.
     pub work: u64,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { max_devices: 2_000, max_runs: 400, work: 6_000_000 }
+        Self { max_devices: 2_000, max_runs: 400, work: 15_000_000 }
     }
 }
 

@@ -43,7 +43,25 @@ pub fn sentences(forecast: &Forecast, study: &Study, in_time: i64) -> Vec<String
         all.push(format!("{} of the fleet are no business of it: in no cohort of its line, or not let in.", devices(study.strangers)));
     }
     all.extend(forecast.broken.iter().map(|sentence| format!("Beyond its risk budget: {sentence}")));
+    all.extend(rough(forecast));
     all
+}
+
+/// Runs from which on a small chance is right to some three points.
+const ENOUGH_RUNS: u32 = 200;
+
+/// That there were few runs, and what that leaves open.
+fn rough(forecast: &Forecast) -> Option<String> {
+    let runs = forecast.false_abort.runs;
+    let of_harms = forecast.harms.iter().map(|harm| harm.stopped.runs);
+    let least = of_harms.min().unwrap_or(runs).min(runs);
+    let range = forecast.false_abort;
+    (least < ENOUGH_RUNS).then(|| {
+        format!(
+            "The figures come from {runs} runs of a good version and at least {least} of each bad one, so a chance is known to some {:.0} points; --runs {ENOUGH_RUNS} and more narrow that, and take longer.",
+            ((range.high - range.low) * 50.0).max(1.0)
+        )
+    })
 }
 
 fn pace(forecast: &Forecast, in_time: i64) -> String {
