@@ -58,10 +58,12 @@ pub(super) async fn rollout(State(web): State<Web>, Path(rollout): Path<String>)
     Ok(rollout_page(web.now(), web.newest()?, &web.rollout(&name::<RolloutId>(&rollout)?)?))
 }
 
-/// A form's reason.
+/// A form's reason, and which check it is about.
 #[derive(Debug, Deserialize)]
 struct Reason {
     reason: String,
+    #[serde(default)]
+    check: Option<String>,
 }
 
 /// `POST /rollouts/{rollout}/{action}`
@@ -75,7 +77,7 @@ pub(super) async fn act(
     let form = read(body, MAX_FORM).await?;
     let why = axum::extract::Query::<Reason>::try_from_uri(&form_uri(&form)?)
         .map_err(|e| Problem::BadRequest(format!("the form cannot be read: {e}")))?;
-    let id = web.act(&rollout, &action, (&why.0.reason, None), &by, &headers).await?;
+    let id = web.act(&rollout, &action, (&why.0.reason, why.0.check), &by, &headers).await?;
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, format!("/rollouts/{id}"))]).into_response())
 }
 

@@ -4,6 +4,7 @@ mod foresee;
 mod identity;
 mod limits;
 mod refusals;
+mod rollouts;
 mod site;
 mod stream;
 mod webhooks;

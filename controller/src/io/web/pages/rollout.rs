@@ -103,6 +103,9 @@ fn actions(rollout: &Rollout) -> Markup {
                     summary.button.danger[action == "abort"].primary[action == "promote"] { (action_name(action)) }
                     form method="post" action={ "/rollouts/" (rollout.summary.id) "/" (action) } {
                         @if let Some(said) = said { p { (said) } }
+                        @if action == "dismiss" && !open_checks(rollout).is_empty() {
+                            label { "Which check" select name="check" required { @for (name, sentence) in open_checks(rollout) { option value=(name) title=(sentence) { (words::capital(&name.replace('_', " "))) } } } }
+                        }
                         label { "Why (goes to the audit trail)" input type="text" name="reason" required maxlength=(crate::io::web::resource::MAX_REASON) autocomplete="off"; }
                         div { button.button.danger[action == "abort"].primary[action != "abort"] type="submit" { (action_name(action)) } }
                     }
@@ -110,6 +113,14 @@ fn actions(rollout: &Rollout) -> Markup {
             }
         }
     }
+}
+
+/// Checks and comparisons that hold the stage up: what a person may wave through, or hears why not.
+fn open_checks(rollout: &Rollout) -> Vec<(&str, &str)> {
+    let checks = rollout.checks.iter().map(|c| (c.verdict.as_str(), c.name.as_str(), c.sentence.as_str()));
+    let rails = rollout.guardrails.iter().map(|g| (g.verdict.as_str(), g.metric.as_str(), g.sentence.as_str()));
+    let open = |verdict: &str| matches!(verdict, "inconclusive" | "waiting");
+    checks.chain(rails).filter(|(verdict, ..)| open(verdict)).map(|(_, name, sentence)| (name, sentence)).collect()
 }
 
 fn action_name(action: &str) -> String {

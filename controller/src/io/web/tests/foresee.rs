@@ -2,7 +2,7 @@
 use super::*;
 
 /// Two devices that are in the fleet and have never been heard of.
-async fn two_devices(site: &Site) {
+pub(super) async fn two_devices(site: &Site) {
     let put = site.put("/api/v1/cohorts/coast", r#"{"line":"rain","selector":"region=coast"}"#).await;
     assert_eq!(put.status, 200, "{}", put.text());
     let token = site.post("/api/v1/enrolment-tokens", r#"{"name":"t","uses":2,"ttl_ms":60000}"#).await;
@@ -48,4 +48,44 @@ async fn a_rollout_beyond_its_own_budget_begins_only_by_force() {
     assert_eq!(forced.status, 201, "{}", forced.text());
     let events = site.get("/api/v1/events?subject=rollouts/rain-1.0.0").await.text();
     assert!(events.contains("rollout.forced") && events.contains("against its own risk budget (a drill)"), "{events}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_training_brings_beyond_its_lines_budget_waits_and_the_log_says_so() {
+    use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
+
+    let site = Site::start().await;
+    site.add_version("1.0.0").await;
+    two_devices(&site).await;
+    let line = |policy: &str| format!(r#"{{"rollout":{policy}}}"#);
+    let put = site.put("/api/v1/models/rain", &line(r#"{"risk":{"max_days":0.06}}"#)).await;
+    assert_eq!(put.status, 200, "{}", put.text());
+    let at = crate::io::clock::now();
+    let request = RetrainRequest {
+        id: "rain-1".to_owned(),
+        line: "rain".parse().unwrap(),
+        parent: "0.9.0".parse().unwrap(),
+        trigger: Trigger::Asked { by: "ann".to_owned() },
+        cohorts: Vec::new(),
+        reason: "The season has changed.".to_owned(),
+        evidence: Vec::new(),
+        asked_at: at,
+    };
+    let job = TrainingJob { request, state: JobState::Published { version: "1.0.0".parse().unwrap() }, updated_at: at };
+    std::sync::Arc::make_mut(&mut site.controller().inner.ledger().snapshot.jobs).insert("rain-1".to_owned(), std::sync::Arc::new(job));
+    let begun = std::time::Instant::now();
+    let log = loop {
+        let log = site.get("/api/v1/events?subject=models/rain/versions/1.0.0").await.text();
+        if log.contains("rollout.withheld") {
+            break log;
+        }
+        assert!(begun.elapsed() < site::PATIENCE, "{log}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert!(log.contains("the budget allows 1 h 26 min") && log.contains("not rolled out by itself"), "{log}");
+    assert!(site.controller().snapshot().rollouts.is_empty(), "nobody is told");
+
+    let put = site.put("/api/v1/models/rain", &line("{}")).await;
+    assert_eq!(put.status, 200, "{}", put.text());
+    site.until(|s| s.rollouts.values().any(|r| r.reason.contains("The season has changed"))).await;
 }
