@@ -15,6 +15,7 @@ pub mod training;
 pub mod web;
 pub mod webhooks;
 
+mod budget;
 mod checkpoint;
 mod execute;
 mod guests;

@@ -32,7 +32,7 @@ use super::tls::{TlsError, TlsSettings};
 use super::training::TrainingPolicy;
 use super::watchdog::Watchdog;
 use super::webhooks::Webhooks;
-use super::{checkpoint, clock, execute, intake, reconcile, tls, training, webhooks};
+use super::{budget, checkpoint, clock, execute, intake, reconcile, tls, training, webhooks};
 use crate::access::AccessToken;
 use crate::drift::DriftPolicy;
 use crate::fleet::{CohortDoc, DeviceSettings, Selector};
@@ -271,7 +271,8 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
     let hooks = Webhooks::new(config.webhook_reach.clone(), store.parsed::<Webhook>(Kind::Webhook)?.into_iter().collect());
     let (settings, retry_after_ms) = (config.settings, config.retry_after_ms);
     let (converge_per_minute, rollback_per_minute) = (config.converge_per_minute, config.rollback_per_minute);
-    let policy = Policy { converge_per_minute, rollback_per_minute, retry_after_ms, settings, compare: evidence::compare, ..Policy::default() };
+    let policy =
+        Policy { converge_per_minute, rollback_per_minute, retry_after_ms, settings, compare: evidence::compare, ..Policy::default() };
     let inner = Arc::new(Inner {
         tenant: config.tenant.clone(),
         store,
@@ -315,6 +316,7 @@ pub async fn start_with(config: ServeConfig, router: impl FnOnce(Controller) -> 
         tokio::spawn(execute::publish(Arc::clone(&inner))),
         tokio::spawn(checkpoint::run(Arc::clone(&inner))),
         tokio::spawn(training::run(Arc::clone(&inner))),
+        tokio::spawn(budget::run(controller.clone())),
         tokio::spawn(access::remember(Arc::clone(&inner))),
         tokio::spawn(webhooks::run(Arc::clone(&inner))),
         tokio::spawn(freshen(Arc::clone(&inner), config.lifetimes)),

@@ -16,6 +16,7 @@ use crate::registry::{ModelLine, ModelVersion, VersionStatus};
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob};
 use crate::retraining::trigger::{self, Ask, Condition};
 use crate::rollout::{Actor, Rollout, RolloutSpec};
+use crate::snapshot::Snapshot;
 
 /// Bring out what is ready, and ask for what is needed.
 pub fn decide(draft: &mut Draft<'_>) {
@@ -29,30 +30,57 @@ pub fn decide(draft: &mut Draft<'_>) {
     }
 }
 
-/// Roll out every version a job has published, once.
+/// Roll out every version a job has published, once. Where a risk budget stands in between, looking ahead takes seconds and is done
+/// outside of planning ([`to_foresee`]).
 fn bring_out(draft: &mut Draft<'_>, line: &ModelLine) {
-    let jobs: Vec<Arc<TrainingJob>> = draft.state.jobs.values().filter(|j| j.request.line == line.line).cloned().collect();
-    for job in jobs {
-        let JobState::Published { version } = &job.state else { continue };
-        let Some(version) = draft.state.version(&line.line, version).cloned() else { continue };
-        if version.status != VersionStatus::Published || draft.state.rollouts.values().any(|r| is_of(r, &version)) {
-            continue;
-        }
-        let newer = line.champion().and_then(|c| draft.state.version(&line.line, c)).is_some_and(|c| c.seq >= version.seq);
-        if newer {
-            continue;
-        }
-        let bad = poisoned_ancestor(&version, &draft.state.manifests()).map(|v| v.version.clone());
-        if let Some(ancestor) = bad {
-            let why = format!(
+    for (version, job) in brought(&draft.state, line) {
+        let why = if let Some(ancestor) = poisoned(&draft.state, &version) {
+            format!(
                 "Version {} is not rolled out by itself: it descends from {ancestor}, which failed in the fleet. A person may.",
                 version.version
-            );
-            say(&mut draft.report.lines.entry(line.line.clone()).or_default().why, why);
+            )
+        } else if line.rollout.risk.is_some() {
+            format!(
+                "Version {} is rolled out by itself only within the risk budget of its line; the event log says where it breaks it.",
+                version.version
+            )
+        } else {
+            create(draft, line, &version, &job);
             continue;
-        }
-        create(draft, line, &version, &job);
+        };
+        say(&mut draft.report.lines.entry(line.line.clone()).or_default().why, why);
     }
+}
+
+/// Versions that a job has published, that no rollout has brought out, and that are newer than the champion.
+fn brought(state: &Snapshot, line: &ModelLine) -> Vec<(Arc<ModelVersion>, Arc<TrainingJob>)> {
+    let jobs = state.jobs.values().filter(|job| job.request.line == line.line);
+    let champion = line.champion().and_then(|champion| state.version(&line.line, champion));
+    jobs.filter_map(|job| {
+        let JobState::Published { version } = &job.state else { return None };
+        let version = state.version(&line.line, version)?;
+        let is_out = state.rollouts.values().any(|rollout| is_of(rollout, version));
+        let is_older = champion.is_some_and(|champion| champion.seq >= version.seq);
+        (version.status == VersionStatus::Published && !is_out && !is_older).then(|| (version.clone(), job.clone()))
+    })
+    .collect()
+}
+
+fn poisoned(state: &Snapshot, version: &ModelVersion) -> Option<Version> {
+    poisoned_ancestor(version, &state.manifests()).map(|ancestor| ancestor.version.clone())
+}
+
+/// Versions that training has brought and that are rolled out once they are foreseen to keep to their line's risk budget, each with the
+/// reason of its rollout.
+pub fn to_foresee(state: &Snapshot) -> Vec<(Arc<ModelVersion>, String)> {
+    let lines = state.lines.values().filter(|line| line.rollout.risk.is_some());
+    let brought = lines.flat_map(|line| brought(state, line));
+    let sound = brought.filter(|(version, _)| poisoned(state, version).is_none());
+    sound.map(|(version, job)| (version.clone(), reason(&version, &job))).collect()
+}
+
+fn reason(version: &ModelVersion, job: &TrainingJob) -> String {
+    format!("Training job {} brought version {}: {}", job.request.id, version.version, job.request.reason)
 }
 
 fn is_of(rollout: &Rollout, version: &ModelVersion) -> bool {
@@ -63,7 +91,7 @@ fn create(draft: &mut Draft<'_>, line: &ModelLine, version: &ModelVersion, job: 
     let Some(id) = rollout_id(&version.line, &version.version) else { return };
     let baseline = line.champion().cloned();
     let spec = RolloutSpec { line: line.line.clone(), version: version.version.clone(), baseline, policy: line.rollout.clone() };
-    let reason = format!("Training job {} brought version {}: {}", job.request.id, version.version, job.request.reason);
+    let reason = reason(version, job);
     let rollout = Rollout::new(id, spec, reason, Actor::Controller, draft.now());
     draft.push(Step::CreateRollout { rollout: Box::new(rollout) });
 }

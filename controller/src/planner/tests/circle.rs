@@ -6,7 +6,9 @@ use leeway_protocol::reported::Phase;
 
 use super::stories::{told, until};
 use super::world::{World, line, manifest_of, name, show, version};
+use crate::foresight::RiskBudget;
 use crate::planner::Plan;
+use crate::planner::retrain::to_foresee;
 use crate::registry::VersionStatus;
 use crate::retraining::job::JobState;
 use crate::snapshot::CohortHealth;
@@ -35,12 +37,6 @@ fn drift_that_hurts_asks_for_retraining_once_and_the_outcome_is_rolled_out() {
     assert_eq!(world.state.jobs.len(), 1);
     assert_eq!(world.pass(1000).steps, [], "one open job per line");
 
-    let finish = |world: &mut World, state: JobState| {
-        let jobs = Arc::make_mut(&mut world.state.jobs);
-        for job in jobs.values_mut().filter(|j| j.state.is_open()) {
-            Arc::make_mut(job).state = state.clone();
-        }
-    };
     finish(&mut world, JobState::Lost { sentence: "No better.".to_owned() });
     assert_eq!(world.pass(1000).steps, [], "cool-down");
     let (plan, report) = world.plan();
@@ -58,6 +54,13 @@ fn drift_that_hurts_asks_for_retraining_once_and_the_outcome_is_rolled_out() {
     assert_eq!(world.state.lines[&line()].champion(), Some(&name("auto-2")));
 }
 
+fn finish(world: &mut World, state: JobState) {
+    let jobs = Arc::make_mut(&mut world.state.jobs);
+    for job in jobs.values_mut().filter(|j| j.state.is_open()) {
+        Arc::make_mut(job).state = state.clone();
+    }
+}
+
 #[test]
 fn a_child_of_a_poisoned_parent_is_left_to_a_person() {
     let mut world = World::new();
@@ -72,6 +75,25 @@ fn a_child_of_a_poisoned_parent_is_left_to_a_person() {
     }
     assert_eq!(world.tick().steps, []);
     assert!(world.report.lines[&line()].why[0].contains("descends from 2, which failed in the fleet"), "{:?}", world.report.lines);
+}
+
+#[test]
+fn what_training_brings_to_a_line_with_a_risk_budget_is_not_begun_by_planning() {
+    let mut world = World::new();
+    world.set_health("coast", drifted(900));
+    world.tick();
+    world.edit_line(|line| line.rollout.risk = Some(RiskBudget { max_days: Some(1.0), ..RiskBudget::default() }));
+    let child = version("auto-2", 4, Some("1"));
+    Arc::make_mut(&mut world.state.versions).insert((line(), child.version.clone()), Arc::new(child));
+    assert!(to_foresee(&world.state).is_empty(), "nothing is published yet");
+    finish(&mut world, JobState::Published { version: name("auto-2") });
+    assert_eq!(world.tick().steps, []);
+    assert!(world.report.lines[&line()].why[0].contains("only within the risk budget"), "{:?}", world.report.lines);
+    let due = to_foresee(&world.state);
+    assert!(due.len() == 1 && due[0].0.version == name("auto-2") && due[0].1.contains("Training job"), "{due:?}");
+    world.edit_line(|line| line.rollout.risk = None);
+    assert!(to_foresee(&world.state).is_empty(), "without a budget planning begins it");
+    assert!(!world.tick().steps.is_empty());
 }
 
 #[test]
