@@ -9,16 +9,17 @@ use leeway_protocol::reported::Phase;
 use super::Facts;
 use crate::fleet::{Arm, Device, Part};
 use crate::io::web::resource::event::Event;
-use crate::io::web::resource::rollout::{
-    Check, Consequence, FailingDevice, Guardrail, PlannedStage, Progress, Rollout, RolloutPlan, RolloutSummary, Stage,
-};
+use crate::io::web::resource::rollout::{Check, Consequence, FailingDevice, Guardrail, Progress, Rollout, RolloutSummary, Stage};
 use crate::io::web::resource::{Condition, Level};
 use crate::io::web::words;
 use crate::planner::RolloutReport;
 use crate::rollout::evidence::{self, Metric, Outcome};
-use crate::rollout::{Actor, RolloutState, Stage as StageSpec, possible};
+use crate::rollout::{Actor, RolloutState, Stage as StageSpec, StageEnd};
 
+mod preview;
 mod shared;
+
+pub(in crate::io::web) use preview::Refusal;
 
 /// Failing devices listed on a page; the count says how many there are.
 const MAX_FAILING: usize = 20;
@@ -117,6 +118,9 @@ fn sentence(rollout: &crate::rollout::Rollout, report: Option<&RolloutReport>) -
         RolloutState::RollingBack { reason, .. } => format!("Rolling back: {reason}"),
         RolloutState::RolledBack { reason, .. } => format!("Rolled back: {reason}"),
         RolloutState::Aborted { reason, .. } => format!("Aborted: {reason}"),
+        RolloutState::Completed { .. } if rollout.ended.iter().any(|end| *end != StageEnd::Passed) => {
+            format!("{line} {version} is the champion; a person carried it past a gate that had not passed.")
+        }
         RolloutState::Completed { .. } => format!("{line} {version} passed every stage and is the champion."),
     }
 }
@@ -220,7 +224,7 @@ impl<'a> Look<'a> {
     fn stage_state(&self, index: usize) -> (&'static str, Level) {
         let Some(now) = self.stage else { return ("pending", Level::Idle) };
         if index < now {
-            return ("passed", Level::Ok);
+            return self.stage_end(index);
         }
         if index > now {
             return if self.rollout.state.is_over() { ("not reached", Level::Idle) } else { ("pending", Level::Idle) };
@@ -233,7 +237,16 @@ impl<'a> Look<'a> {
             RolloutState::RollingBack { .. } => ("rolling back", Level::Bad),
             RolloutState::RolledBack { .. } => ("failed", Level::Bad),
             RolloutState::Aborted { .. } => ("aborted", Level::Idle),
-            RolloutState::Completed { .. } => ("passed", Level::Ok),
+            RolloutState::Completed { .. } => self.stage_end(index),
+        }
+    }
+
+    fn stage_end(&self, index: usize) -> (&'static str, Level) {
+        match self.rollout.ended.get(index) {
+            Some(StageEnd::Promoted) => ("promoted", Level::Idle),
+            Some(StageEnd::Skipped) => ("skipped", Level::Idle),
+            // Documents from before this was written down say nothing; a stage was mostly passed.
+            Some(StageEnd::Passed) | None => ("passed", Level::Ok),
         }
     }
 
@@ -259,7 +272,10 @@ impl<'a> Look<'a> {
         let rails = self.rollout.spec.policy.gate.guardrails.iter();
         rails
             .map(|rail| {
-                let arms = found.arms.get(&rail.metric).copied().unwrap_or_default();
+                let arms = match rail.metric {
+                    Metric::DeviceFailures => self.report.map(|r| r.failures).unwrap_or_default(),
+                    metric => found.arms.get(&metric).copied().unwrap_or_default(),
+                };
                 let check = checks.iter().find(|c| c.name == rail.metric.as_str());
                 let verdict = check
                     .and_then(|c| c.verdict.clone())
@@ -267,7 +283,8 @@ impl<'a> Look<'a> {
                 let outcome = check.map_or(verdict.outcome, |c| c.outcome);
                 let seen = verdict.estimate.is_some();
                 let (word, level) = if seen { outcome_word(outcome) } else { ("waiting", Level::Idle) };
-                guardrail(rail, &arms, &verdict, word, level)
+                let sentence = check.map_or_else(|| verdict.sentence.clone(), |c| c.sentence.clone());
+                Guardrail { sentence, ..guardrail(rail, &arms, &verdict, word, level) }
             })
             .collect()
     }
@@ -368,16 +385,8 @@ fn ended_in(rollout: &crate::rollout::Rollout) -> Option<usize> {
     if matches!(rollout.state, RolloutState::Completed { .. }) {
         return Some(last);
     }
-    let mut stage = None;
-    for step in &rollout.transitions {
-        stage = match step.did.as_str() {
-            "start" => Some(0),
-            "advance" | "promote" => stage.map(|s: usize| (s + 1).min(last)),
-            "promote-all" => Some(last),
-            _ => stage,
-        };
-    }
-    stage
+    let started = rollout.transitions.iter().any(|step| step.did == "start");
+    started.then(|| rollout.ended.len().min(last))
 }
 
 fn target_words(spec: &StageSpec) -> String {
@@ -418,79 +427,4 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         higher_is_worse: !better,
         sentence: verdict.sentence.clone(),
     }
-}
-
-/// A rollout that was asked for cannot be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::io::web) enum Refusal {
-    /// Line or version does not exist.
-    Missing(String),
-    /// It does not add up.
-    Invalid(String),
-}
-
-impl Facts<'_> {
-    /// What a rollout would do, checked like the real one.
-    pub(in crate::io::web) fn plan(&self, new: &crate::io::control::NewRollout) -> Result<RolloutPlan, Refusal> {
-        let line = self.snapshot.lines.get(&new.line).ok_or_else(|| Refusal::Missing(format!("there is no model line {}", new.line)))?;
-        let version = self.snapshot.version(&new.line, &new.version);
-        let version =
-            version.ok_or_else(|| Refusal::Missing(format!("line {} has no version {}: publish it first", new.line, new.version)))?;
-        if !version.is_assignable() {
-            return Err(Refusal::Invalid(format!(
-                "version {} is {}: {}",
-                new.version,
-                version.status.as_str(),
-                version.status.reason().unwrap_or_default()
-            )));
-        }
-        let policy = new.policy.as_ref().unwrap_or(&line.rollout);
-        policy.check().map_err(|e| Refusal::Invalid(e.to_string()))?;
-        let baseline = line.champion().filter(|c| **c != new.version).cloned();
-        if let Some(why) = possible::never(policy, baseline.is_some()) {
-            return Err(Refusal::Invalid(format!("this rollout could never pass: {why}")));
-        }
-        let compares = baseline.is_some();
-        let spec = crate::rollout::RolloutSpec { line: new.line.clone(), version: new.version.clone(), baseline, policy: policy.clone() };
-        let id = new.id.clone().or_else(|| "planned".parse().ok()).ok_or_else(|| Refusal::Invalid("give the rollout a name".to_owned()))?;
-        let rollout = crate::rollout::Rollout::new(id, spec, new.reason.clone(), crate::rollout::Actor::Controller, self.now);
-        let look = Look::new(self, &rollout);
-        let stages: Vec<PlannedStage> = policy
-            .stages
-            .iter()
-            .enumerate()
-            .map(|(i, s)| PlannedStage { name: s.name.clone(), target: target_words(s), devices: look.stage_target(i), soak_ms: s.soak_ms })
-            .collect();
-        let reach = stages.iter().map(|s| s.devices).max().unwrap_or(0);
-        let total = self.snapshot.fleet.len() as u64;
-        let away = self.snapshot.fleet.iter().filter(|d| !d.presence.online).count() as u64;
-        let mut left_out = Vec::new();
-        if total > look.scope(None) as u64 {
-            left_out.push(format!("{} in no cohort of line {}.", devices_are(total - look.scope(None) as u64), new.line));
-        }
-        if away > 0 {
-            left_out.push(format!("{} offline now and would be told when back.", devices_are(away)));
-        }
-        let members: Vec<usize> = policy.stages.iter().map(|stage| look.scope(Some(stage))).collect();
-        let bytes = reach * (version.model.length + version.manifest.length);
-        let stages_word = words::plural(stages.len() as u64, "stage");
-        Ok(RolloutPlan {
-            sentence: format!(
-                "{} {} would reach {} in {stages_word}, moving at most {}.",
-                new.line,
-                new.version,
-                words::plural(reach, "device"),
-                words::bytes(bytes)
-            ),
-            stages,
-            left_out,
-            warnings: possible::not_yet(policy, compares, &members),
-            bytes,
-            forecast: None,
-        })
-    }
-}
-
-fn devices_are(n: u64) -> String {
-    if n == 1 { "1 device is".to_owned() } else { format!("{} devices are", words::count(n)) }
 }
