@@ -385,6 +385,11 @@ fn verdict(question: &Question<'_>, rail: &Guardrail, arms: &Arms) -> Verdict {
     if rail.metric == Metric::DeviceFailures {
         return evidence::failures::judge(arms, &limits, horizon(question));
     }
+    if rail.metric == Metric::Latency {
+        return question
+            .evidence
+            .map_or_else(|| evidence::latency::judge(&Default::default(), &limits), |e| evidence::latency::judge(&e.latency, &limits));
+    }
     let [by_row, by_device] = limits.legs();
     let rows = (question.compare)(rail.metric, &arms.canary, &arms.control, &by_row);
     let settled = question.evidence.and_then(|e| e.settled.get(&rail.metric)).filter(|_| enough(rail, arms));
@@ -401,8 +406,12 @@ fn horizon(question: &Question<'_>) -> Horizon {
 /// Enough trials on both sides.
 fn enough(rail: &Guardrail, arms: &Arms) -> bool {
     let limits = &rail.limits;
-    let needs_trials = if rail.metric == Metric::DeviceFailures { 1.0 } else { limits.min_trials as f64 };
-    [arms.canary, arms.control].iter().all(|arm| arm.n >= needs_trials && arm.devices >= limits.min_devices)
+    let (trials, devices) = match rail.metric {
+        Metric::DeviceFailures => (1, limits.min_devices),
+        Metric::Latency => (1, limits.min_devices.max(evidence::latency::FEW)),
+        _ => (limits.min_trials, limits.min_devices),
+    };
+    [arms.canary, arms.control].iter().all(|arm| arm.n >= trials as f64 && arm.devices >= devices)
 }
 
 /// Enough trials on both sides, and an estimate that is not worse than the margin.

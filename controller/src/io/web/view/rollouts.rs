@@ -400,9 +400,10 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         verdict: word.to_owned(),
         level,
         unit: "%".to_owned(),
-        canary: arms.canary.share(),
+        // Latencies have no share; the sentence tells them.
+        canary: arms.canary.share().filter(|_| rail.metric != evidence::Metric::Latency),
         canary_n: arms.canary.n.max(0.0) as u64,
-        control: arms.control.share(),
+        control: arms.control.share().filter(|_| rail.metric != evidence::Metric::Latency),
         control_n: arms.control.n.max(0.0) as u64,
         difference: verdict.estimate,
         lower: verdict.lower,
