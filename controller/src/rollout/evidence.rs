@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 
 use crate::sequential::boundary::Horizon;
 
+pub mod apart;
 mod assignment;
 pub mod devices;
 pub mod failures;
@@ -169,6 +170,9 @@ pub struct Evidence {
     /// Latencies of devices that had enough timed inferences: what [`latency`] compares. In `arms`, each of them is one trial.
     #[serde(default)]
     pub latency: Paces,
+    /// What devices of each slice showed beside their arms.
+    #[serde(default)]
+    pub apart: BTreeMap<String, apart::Apart>,
     /// Decisions of the control group by class: what [`Metric::OutputShift`] is measured from.
     #[serde(default)]
     pub usual: Vec<f64>,
@@ -282,17 +286,6 @@ pub fn compare(metric: Metric, canary: &Arm, control: &Arm, limits: &Limits) -> 
         // What latencies there are is not in the arms.
         Metric::Latency => latency::judge(&Paces::default(), limits),
         _ => rows::judge(metric, canary, control, limits),
-    }
-}
-
-impl Evidence {
-    /// The same comparison within each slice that both arms have reported from; the error is shared out over the slices.
-    pub fn by_slice(&self, metric: Metric, limits: &Limits) -> Vec<(&str, Verdict)> {
-        let both = |arms: &&Arms| arms.canary.n > 0.0 && arms.control.n > 0.0;
-        let found: Vec<_> = self.slices.iter().filter_map(|(name, arms)| Some((name, arms.get(&metric).filter(both)?))).collect();
-        let part = found.len().max(1) as f64;
-        let limits = Limits { alpha: Some(limits.alpha() / part), pass_alpha: limits.pass_alpha / part, ..*limits };
-        found.into_iter().map(|(name, arms)| (name.as_str(), compare(metric, &arms.canary, &arms.control, &limits))).collect()
     }
 }
 

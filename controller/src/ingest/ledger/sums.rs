@@ -3,7 +3,7 @@
 //! What stays true: a window's sums depend on the window and its manifest alone; a device settles once.
 use super::*;
 use crate::rollout::evidence::latency::Timing;
-use crate::rollout::evidence::{Arms, MAX_SLICES, devices};
+use crate::rollout::evidence::{Arms, MAX_SLICES, Paces, Settled, devices};
 use crate::rollout::shared::slices_of;
 
 impl Ledger {
@@ -84,17 +84,18 @@ fn count(evidence: &mut Evidence, slices: &[String], metric: Metric, arm: Arm, o
         Arm::Control => arms.control.replace(old, new),
     };
     replace(evidence.arms.entry(metric).or_default());
-    if let Some(share) = devices::settles(metric, old, new) {
-        let settled = evidence.settled.entry(metric).or_default();
-        match arm {
-            Arm::Canary => settled.canary.add(share),
-            Arm::Control => settled.control.add(share),
-        }
-    }
+    let settles = devices::settles(metric, old, new);
+    let settle = |all: &mut BTreeMap<Metric, Settled>| {
+        let Some(share) = settles else { return };
+        let settled = all.entry(metric).or_default();
+        if arm == Arm::Canary { &mut settled.canary } else { &mut settled.control }.add(share);
+    };
+    settle(&mut evidence.settled);
     // A device whose label changes goes on in its new slice; what it showed before stays where it was.
     for slice in slices {
         if evidence.slices.len() < MAX_SLICES || evidence.slices.contains_key(slice) {
             replace(evidence.slices.entry(slice.clone()).or_default().entry(metric).or_default());
+            settle(&mut evidence.apart.entry(slice.clone()).or_default().settled);
         }
     }
 }
@@ -121,8 +122,13 @@ fn time(
     let settled = Totals { n: 1.0, x: 0.0 };
     sums.insert(Metric::Latency, settled);
     count(evidence, slices, Metric::Latency, arm, Totals::default(), settled);
-    let paces = &mut evidence.latency;
-    if arm == Arm::Canary { &mut paces.canary } else { &mut paces.control }.add(octaves);
+    let add = |paces: &mut Paces| if arm == Arm::Canary { &mut paces.canary } else { &mut paces.control }.add(octaves);
+    add(&mut evidence.latency);
+    // Those that there was no room for are not there.
+    let known = |slice: &&String| evidence.slices.contains_key(slice.as_str());
+    for slice in slices.iter().filter(known) {
+        add(&mut evidence.apart.entry(slice.clone()).or_default().latency);
+    }
 }
 
 /// What one window adds to each metric.
@@ -162,6 +168,7 @@ mod tests {
         assert_eq!((settled.canary.devices, settled.control.devices), (1, 0));
         assert_eq!(evidence.arms[&Metric::ErrorRatio].canary, evidence.slices["hw=rev-b"][&Metric::ErrorRatio].canary);
         assert_eq!(evidence.arms[&Metric::ErrorRatio].canary.n, 600.0);
+        assert_eq!(evidence.apart["hw=rev-b"].settled, evidence.settled);
         for i in 0..200 {
             count(&mut evidence, &[format!("serial={i}")], Metric::ErrorRatio, Arm::Control, Totals::default(), totals(1.0));
         }
