@@ -40,10 +40,14 @@ pub fn tests(slices: usize) -> f64 {
 }
 
 impl Evidence {
-    /// The same as if the devices of these slices were not there, as far as slices of one label: those of the first one's.
+    /// The same as if the devices of these slices were not there, as far as slices of one label: of the first with canaries.
     pub fn without(&self, slices: &[&Slice]) -> Self {
-        let Some(key) = slices.first().map(|slice| slice.key()) else { return self.clone() };
-        let mut names: Vec<String> = slices.iter().filter(|slice| slice.key() == key).map(|slice| slice.to_string()).collect();
+        // One that an earlier rollout left out has no canaries in this one.
+        let heard = |name: &String| self.slices.get(name).is_some_and(|all| all.values().any(|arms| arms.canary.devices > 0));
+        let slices: Vec<(&str, String)> =
+            slices.iter().map(|slice| (slice.key(), slice.to_string())).filter(|(_, name)| heard(name)).collect();
+        let Some(key) = slices.first().map(|slice| slice.0) else { return self.clone() };
+        let mut names: Vec<String> = slices.iter().filter(|slice| slice.0 == key).map(|slice| slice.1.clone()).collect();
         names.sort_unstable();
         names.dedup();
         let mut rest = self.clone();

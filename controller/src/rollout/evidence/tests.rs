@@ -271,6 +271,8 @@ fn a_slice_is_taken_out_exactly_and_what_overlaps_it_is_not_judged_any_more() {
     // A device of both would be taken out twice: of another label, nothing is.
     assert_eq!(evidence.without(&[&b, &site]), rest);
     assert_eq!(evidence.without(&[&b, &b]), rest);
+    // What an earlier rollout left out has shown nothing in this one.
+    assert_eq!(evidence.without(&[&"site=9".parse().unwrap(), &b]), rest);
     assert_eq!(evidence.without(&[]), evidence);
     let unknown = evidence.without(&[&"hw=c".parse().unwrap()]);
     assert_eq!((&unknown.arms, unknown.errors), (&evidence.arms, evidence.errors));
