@@ -260,7 +260,8 @@ impl<'a> Look<'a> {
                 let outcome = check.map_or(verdict.outcome, |c| c.outcome);
                 let seen = verdict.estimate.is_some();
                 let (word, level) = if seen { outcome_word(outcome) } else { ("waiting", Level::Idle) };
-                guardrail(rail, &arms, &verdict, word, level)
+                let row = guardrail(rail, &arms, &verdict, word, level);
+                if rail.metric == Metric::Latency { of_latency(row, found) } else { row }
             })
             .collect()
     }
@@ -400,10 +401,9 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         verdict: word.to_owned(),
         level,
         unit: "%".to_owned(),
-        // Latencies have no share; the sentence tells them.
-        canary: arms.canary.share().filter(|_| rail.metric != evidence::Metric::Latency),
+        canary: arms.canary.share(),
         canary_n: arms.canary.n.max(0.0) as u64,
-        control: arms.control.share().filter(|_| rail.metric != evidence::Metric::Latency),
+        control: arms.control.share(),
         control_n: arms.control.n.max(0.0) as u64,
         difference: verdict.estimate,
         lower: verdict.lower,
@@ -412,6 +412,12 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         higher_is_worse: !better,
         sentence: verdict.sentence.clone(),
     }
+}
+
+/// Latencies have medians, not shares; what is judged is their ratio less 1.
+fn of_latency(row: Guardrail, found: &evidence::Evidence) -> Guardrail {
+    let micros = |side: &crate::sequential::ladder::Ladder| side.median(0.5).map(|median| median.value.exp2() / 1e3);
+    Guardrail { unit: "µs".to_owned(), canary: micros(&found.latency.canary), control: micros(&found.latency.control), ..row }
 }
 
 /// A rollout that was asked for cannot be.
