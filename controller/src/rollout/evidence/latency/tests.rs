@@ -22,7 +22,7 @@ fn value(windows: &[Vec<u32>]) -> Option<f64> {
 fn a_device_stands_for_its_p95_once_it_has_a_hundred() {
     let mut chance = Chance::new(51);
     let short = window(&mut chance, 60, 8.0, 0.3);
-    assert_eq!(value(&[short.clone()]), None);
+    assert_eq!(value(std::slice::from_ref(&short)), None);
     assert!(value(&[short.clone(), short]).is_some());
     // Where latencies spread over some buckets, the p95 is read off to some tenth.
     for median in [5.0, 6.0, 7.0, 8.0, 9.0] {
