@@ -11,6 +11,11 @@
 //! over the same days. *Once, at the canaries' pace*: safe too, and slow, for a hundred controls are few. *Once, at the start*:
 //! what happens to the promise when a later bad day hits canaries only; not a way to count, a warning.
 //!
+//! Then latency: three kinds of hardware, devices with speeds and noise of their own, bursts; judged by the share above every latency,
+//! by confidence bands for whole distributions, and by a bet on the mean of the logarithms.
+//!
+//! Then parts of the fleet: what judging them apart costs the whole, and finds.
+//!
 //! Then rates: thousands of inferences per device, correlated within it, judged device by device and, wrongly, one by one. Then
 //! the whole gate with its default policy. `--certify` adds the exact enumeration of the error over the null.
 //!
@@ -24,6 +29,11 @@ use leeway_controller::sequential::boundary::{Filling, Horizon, Table, enumerate
 use leeway_protocol::time::Timestamp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+#[path = "bench_gate/latency.rs"]
+mod latency;
+#[path = "bench_gate/slices.rs"]
+mod slices;
 
 /// Share of devices that fail with the baseline; no rule is told.
 const BASE: f64 = 0.02;
@@ -56,12 +66,14 @@ fn main() {
     table("Held back, 4,000 canaries, 1,000 controls, once, at the canaries' pace", World::HeldBack(Watch::Pace), 5_000, few);
     table("Warning: 4,000 canaries, 1,000 controls, once, at the start", World::HeldBack(Watch::Start), 5_000, few);
     rates(seeds.div_ceil(5));
+    latency::table(seeds.div_ceil(10));
+    slices::table(seeds.div_ceil(10));
     whole(seeds.div_ceil(10));
     if has("--certify") {
         certify(quick);
     }
     println!(
-        "{seeds} draws per cell (a tenth with 5,000 devices and for the whole gate, a fifth for error ratios), {:.0} s.",
+        "{seeds} draws per cell (a tenth with 5,000 devices and for the whole gate, a fifth for error ratios, a tenth for\nlatencies and for parts of the fleet), {:.0} s.",
         started.elapsed().as_secs_f64()
     );
 }
@@ -388,6 +400,7 @@ fn rollout(policy: &GatePolicy, harm: f64, seed: usize) -> Option<usize> {
             failures,
             counts: &counts,
             reach: 500,
+            by_slice: false,
             has_baseline: true,
             soaking_since: Some(Timestamp::from_secs(0)),
             stage: StageOutcome::default(),

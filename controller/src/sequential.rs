@@ -14,6 +14,7 @@ pub mod bets;
 pub mod boundary;
 pub mod detector;
 pub mod interval;
+pub mod ladder;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use leeway_controller::fleet::{Arm, CohortDoc, Device};
 use leeway_controller::planner::advance::gate_of;
 use leeway_controller::planner::{PlanReport, Policy, Step as PlanStep, plan};
 use leeway_controller::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus};
-use leeway_controller::rollout::evidence::{Metric, Totals};
+use leeway_controller::rollout::evidence::{Arms, Metric, Totals};
 use leeway_controller::rollout::verb::{self, Ask};
 use leeway_controller::rollout::{Action, Actor, Rollout, RolloutPolicy, RolloutSpec, Standing, standing};
 use leeway_controller::snapshot::Snapshot;
@@ -123,7 +123,7 @@ impl Engine {
             version: name(if case.first_version { "1" } else { "2" }),
             policy: Policy::default(),
             takes: BTreeMap::new(),
-            serve: Serve { canary: side, control: side },
+            serve: Serve { canary: side, control: side, canary_with: None },
             totals: BTreeMap::new(),
         };
         for (text, count) in &case.fleet {
@@ -494,8 +494,9 @@ impl Engine {
             if matches!(self.takes.get(&device.id), Some(Takes::Mute)) {
                 continue;
             }
+            let canary = self.canary_side(&device);
             if active == candidate
-                && let Some(side) = self.serve.canary
+                && let Some(side) = canary
             {
                 let failed = (side.errors * INFERENCES as f64).round() as u64;
                 evidence.inferences += INFERENCES - failed;
@@ -503,14 +504,23 @@ impl Engine {
                 evidence.last_at = Some(self.now);
             }
             let Some(arm) = rollout.arm_of(&device, active, candidate, baseline) else { continue };
-            let Some(side) = (if arm == Arm::Canary { self.serve.canary } else { self.serve.control }) else { continue };
+            let Some(side) = (if arm == Arm::Canary { canary } else { self.serve.control }) else { continue };
             let old = self.totals.entry((device.id.clone(), arm)).or_default();
             let new = Totals { n: old.n + INFERENCES as f64, x: old.x + (side.errors * INFERENCES as f64).round() };
-            let arms = evidence.arms.entry(Metric::ErrorRatio).or_default();
-            if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control }.replace(*old, new);
+            let replace = |arms: &mut Arms| if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control }.replace(*old, new);
+            replace(evidence.arms.entry(Metric::ErrorRatio).or_default());
+            for (key, value) in device.labels.iter().filter(|(key, _)| rollout.spec.policy.slice_by.contains(key)) {
+                replace(evidence.slices.entry(format!("{key}={value}")).or_default().entry(Metric::ErrorRatio).or_default());
+            }
             *old = new;
         }
         Arc::make_mut(&mut self.state.evidence).insert(id(), Arc::new(evidence));
+    }
+
+    /// How a device with the version serves.
+    fn canary_side(&self, device: &Device) -> Option<Side> {
+        let with = self.serve.canary_with.filter(|with| device.labels.get("hw").is_some_and(|hw| hw.chars().eq([with.hw])));
+        with.map(|with| Side { errors: with.errors }).or(self.serve.canary)
     }
 
     /// Devices that were ever told the version.

@@ -188,12 +188,22 @@ pub struct Behave {
 pub struct Serve {
     pub canary: Option<Side>,
     pub control: Option<Side>,
+    /// Where canaries serve otherwise.
+    pub canary_with: Option<SideWith>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Side {
     #[serde(default)]
+    pub errors: f64,
+}
+
+/// Devices with `hw` of this value.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideWith {
+    pub hw: char,
     pub errors: f64,
 }
 

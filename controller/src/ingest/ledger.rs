@@ -26,6 +26,7 @@ use crate::drift::{DriftPolicy, Monitor, Setting};
 use crate::fleet::{Arm, Device};
 use crate::quality::{Quality, QualityPolicy};
 use crate::rollout::Rollout;
+use crate::rollout::evidence::latency::Timing;
 use crate::rollout::evidence::{Evidence, Metric, Totals};
 use crate::snapshot::{CohortHealth, Snapshot};
 
@@ -43,6 +44,8 @@ const REFUSAL_EVENT_MS: i64 = 3_600_000;
 
 /// One device's sums for one rollout.
 pub type Sums = BTreeMap<Metric, Totals>;
+/// Latencies of the devices of one rollout that have too few of them yet.
+pub type Timings = BTreeMap<DeviceId, Timing>;
 
 /// A device as the store has it: with the order of its newest messages, so that an old one cannot come back after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,6 +142,7 @@ pub struct Ledger {
     qualities: BTreeMap<(Cohort, Digest), Quality>,
     labelled: BTreeMap<(Cohort, Digest), u64>,
     sums: BTreeMap<RolloutId, BTreeMap<DeviceId, Sums>>,
+    timings: BTreeMap<RolloutId, Timings>,
     tallies: BTreeMap<DeviceId, Tally>,
     recent: BTreeMap<DeviceId, Vec<Glance>>,
     told: BTreeMap<(DeviceId, Why), Timestamp>,
@@ -408,15 +412,17 @@ impl Ledger {
     }
 
     /// What was added up for one rollout, to be written down.
-    pub fn evidence_of(&self, rollout: &RolloutId) -> Option<(Evidence, BTreeMap<DeviceId, Sums>)> {
+    pub fn evidence_of(&self, rollout: &RolloutId) -> Option<(Evidence, BTreeMap<DeviceId, Sums>, Timings)> {
         let evidence = self.snapshot.evidence.get(rollout)?.as_ref().clone();
-        Some((evidence, self.sums.get(rollout).cloned().unwrap_or_default()))
+        let (sums, timings) = (self.sums.get(rollout), self.timings.get(rollout));
+        Some((evidence, sums.cloned().unwrap_or_default(), timings.cloned().unwrap_or_default()))
     }
 
     /// Put that back.
-    pub fn restore_evidence(&mut self, rollout: RolloutId, evidence: Evidence, sums: BTreeMap<DeviceId, Sums>) {
+    pub fn restore_evidence(&mut self, rollout: RolloutId, evidence: Evidence, sums: BTreeMap<DeviceId, Sums>, timings: Timings) {
         Arc::make_mut(&mut self.snapshot.evidence).insert(rollout.clone(), Arc::new(evidence));
-        self.sums.insert(rollout, sums);
+        self.sums.insert(rollout.clone(), sums);
+        self.timings.insert(rollout, timings);
     }
 
     /// Counts begin anew with the program.
@@ -429,6 +435,7 @@ impl Ledger {
     pub fn tidy(&mut self) -> Vec<(Cohort, Digest)> {
         let open: BTreeSet<&RolloutId> = self.snapshot.rollouts.values().filter(|r| !r.state.is_over()).map(|r| &r.id).collect();
         self.sums.retain(|id, _| open.contains(id));
+        self.timings.retain(|id, _| open.contains(id));
         let mut wanted = BTreeSet::new();
         for line in self.snapshot.lines.values() {
             let versions = line.champion().into_iter().chain(line.aliases.current(crate::registry::Alias::Challenger));

@@ -22,7 +22,7 @@ use super::counters::add;
 use super::intake::Logged;
 use super::store::{Batch, Kind, Log, Store, StoreError, Write};
 use crate::drift::Monitor;
-use crate::ingest::ledger::{Dirty, Position, StoredDevice, Sums};
+use crate::ingest::ledger::{Dirty, Position, StoredDevice, Sums, Timings};
 use crate::ingest::{Body, Ledger, Message, Uplink};
 use crate::quality::Quality;
 use crate::rollout::evidence::Evidence;
@@ -64,6 +64,8 @@ struct StoredEvidence {
     rollout: RolloutId,
     evidence: Evidence,
     sums: BTreeMap<DeviceId, Sums>,
+    #[serde(default)]
+    timings: Timings,
 }
 
 /// Write down until the controller ends.
@@ -157,7 +159,8 @@ fn derived(ledger: &Ledger, dirty: &Dirty, gone: &[(Cohort, Digest)]) -> Result<
         writes.push(document::<StoredMonitor>(Kind::Checkpoint, monitor_key(cohort, *manifest), None)?);
     }
     for rollout in &dirty.evidence {
-        let stored = ledger.evidence_of(rollout).map(|(evidence, sums)| StoredEvidence { rollout: rollout.clone(), evidence, sums });
+        let stored = ledger.evidence_of(rollout);
+        let stored = stored.map(|(evidence, sums, timings)| StoredEvidence { rollout: rollout.clone(), evidence, sums, timings });
         writes.push(document(Kind::Checkpoint, evidence_key(rollout), stored.as_ref())?);
     }
     writes.push(document(Kind::Checkpoint, POSITION.to_owned(), Some(&ledger.position))?);
@@ -180,8 +183,8 @@ pub(super) fn restore(store: &Store, ledger: &mut Ledger) -> Result<(), StoreErr
             let StoredMonitor { cohort, manifest, drift, quality, labelled_rows } = serde_json::from_slice(&value).map_err(damaged)?;
             ledger.restore_derived(cohort, manifest, drift, quality, labelled_rows);
         } else if key.starts_with("evidence/") {
-            let StoredEvidence { rollout, evidence, sums } = serde_json::from_slice(&value).map_err(damaged)?;
-            ledger.restore_evidence(rollout, evidence, sums);
+            let StoredEvidence { rollout, evidence, sums, timings } = serde_json::from_slice(&value).map_err(damaged)?;
+            ledger.restore_evidence(rollout, evidence, sums, timings);
         }
     }
     for (key, stored) in store.parsed::<StoredDevice>(Kind::Device)? {

@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | [`failures`] | the device | conditional two-by-two test with its error spent by a known horizon | enumerated over the whole null |
 //! | [`devices`] | the device's own share, once | betting on two bounded means | exact at any size |
+//! | [`latency`] | the device's own p95, once | betting on the share above every latency, averaged | exact at any size |
 //! | [`rows`] | the discounted trial | universal e-value, mixture confidence sequence | as good as the discounts |
 //!
 //! Shares of trials are judged by the last two together, each with its part of the metric's `alpha` ([`Limits::rows`]); which
@@ -24,15 +25,18 @@ use std::collections::BTreeMap;
 
 use crate::sequential::boundary::Horizon;
 
+pub mod apart;
 mod assignment;
 pub mod devices;
 pub mod failures;
+pub mod latency;
 mod rows;
 
 pub use assignment::{SampleRatio, sample_ratio};
 pub use devices::Settled;
+pub use latency::Paces;
 
-/// What a guardrail compares. Every metric is a share of trials, so that one test serves them all.
+/// What a guardrail compares. All but two are shares of trials, so that one test serves them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -49,12 +53,21 @@ pub enum Metric {
     /// Decisions that would have to be others for a window to look like the control group's usual ones, of decisions; lower is
     /// better only where a new version is not meant to decide differently.
     OutputShift,
+    /// The p95 of a device's latency, over devices; lower is better. Its limits are relative: see [`latency`].
+    Latency,
 }
 
 impl Metric {
     /// Every metric, in the order they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::ErrorRatio, Self::SlowRatio, Self::LabelledAccuracy, Self::EstimatedAccuracy, Self::DeviceFailures, Self::OutputShift];
+    pub const ALL: [Self; 7] = [
+        Self::ErrorRatio,
+        Self::SlowRatio,
+        Self::LabelledAccuracy,
+        Self::EstimatedAccuracy,
+        Self::DeviceFailures,
+        Self::OutputShift,
+        Self::Latency,
+    ];
 
     /// Whether more is better.
     pub fn higher_is_better(self) -> bool {
@@ -70,6 +83,7 @@ impl Metric {
             Self::EstimatedAccuracy => "estimated_accuracy",
             Self::DeviceFailures => "device_failures",
             Self::OutputShift => "output_shift",
+            Self::Latency => "latency",
         }
     }
 
@@ -82,6 +96,7 @@ impl Metric {
             Self::EstimatedAccuracy => "estimated accuracy",
             Self::DeviceFailures => "share of failed devices",
             Self::OutputShift => "shift of the decisions",
+            Self::Latency => "latency",
         }
     }
 }
@@ -152,6 +167,12 @@ pub struct Evidence {
     /// The same arms for each part of the fleet that the policy may judge apart, such as `hw=rev-b`; at most [`MAX_SLICES`].
     #[serde(default)]
     pub slices: BTreeMap<String, BTreeMap<Metric, Arms>>,
+    /// Latencies of devices that had enough timed inferences: what [`latency`] compares. In `arms`, each of them is one trial.
+    #[serde(default)]
+    pub latency: Paces,
+    /// What devices of each slice showed beside their arms.
+    #[serde(default)]
+    pub apart: BTreeMap<String, apart::Apart>,
     /// Decisions of the control group by class: what [`Metric::OutputShift`] is measured from.
     #[serde(default)]
     pub usual: Vec<f64>,
@@ -262,18 +283,9 @@ pub struct Verdict {
 pub fn compare(metric: Metric, canary: &Arm, control: &Arm, limits: &Limits) -> Verdict {
     match metric {
         Metric::DeviceFailures => failures::judge(&Arms { canary: *canary, control: *control }, limits, Horizon::OPEN),
+        // What latencies there are is not in the arms.
+        Metric::Latency => latency::judge(&Paces::default(), limits),
         _ => rows::judge(metric, canary, control, limits),
-    }
-}
-
-impl Evidence {
-    /// The same comparison within each slice that both arms have reported from; the error is shared out over the slices.
-    pub fn by_slice(&self, metric: Metric, limits: &Limits) -> Vec<(&str, Verdict)> {
-        let both = |arms: &&Arms| arms.canary.n > 0.0 && arms.control.n > 0.0;
-        let found: Vec<_> = self.slices.iter().filter_map(|(name, arms)| Some((name, arms.get(&metric).filter(both)?))).collect();
-        let part = found.len().max(1) as f64;
-        let limits = Limits { alpha: Some(limits.alpha() / part), pass_alpha: limits.pass_alpha / part, ..*limits };
-        found.into_iter().map(|(name, arms)| (name.as_str(), compare(metric, &arms.canary, &arms.control, &limits))).collect()
     }
 }
 

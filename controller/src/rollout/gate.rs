@@ -18,6 +18,7 @@ use super::alarm::{AbortRule, Dismissal, dismiss};
 use super::evidence::{self, Arm, Arms, Evidence, Limits, Metric, Outcome, Verdict};
 use crate::sequential::boundary::Horizon;
 
+mod guardrails;
 mod policy;
 
 pub use policy::{GatePolicy, Guardrail, Need, Proof, TooMany};
@@ -130,12 +131,15 @@ pub struct Check {
     /// How many devices it is about, for an alarm.
     #[serde(default)]
     pub seen: u64,
+    /// The part of the fleet it is about, such as `hw=rev-b`, if not about all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<String>,
 }
 
 impl Check {
     /// One that the stage waits for and that is no comparison.
     pub fn plain(name: String, outcome: Outcome, sentence: String) -> Self {
-        Self { name, outcome, blocks: true, sentence, verdict: None, pauses: false, seen: 0 }
+        Self { name, outcome, blocks: true, sentence, verdict: None, pauses: false, seen: 0, slice: None }
     }
 }
 
@@ -171,6 +175,8 @@ pub struct Question<'a> {
     /// Devices that the rollout can come to reach in all its stages, the control group included; what the test of device
     /// failures spreads its error over. A stage's own members are reckoned with if this is less.
     pub reach: usize,
+    /// Whether parts of the fleet may be judged apart; half of each guardrail's error is theirs then.
+    pub by_slice: bool,
     /// Whether there is a version to compare with.
     pub has_baseline: bool,
     /// Since when the stage soaks; evidence must be newer.
@@ -207,7 +213,7 @@ pub fn judge(question: &Question<'_>) -> GateReport {
     checks.extend(sample_ratio(question));
     checks.extend(question.abort.iter().map(|rule| rule.judge(question.counts)));
     if question.has_baseline {
-        checks.extend(question.policy.guardrails.iter().map(|rail| guardrail(question, rail)));
+        checks.extend(guardrails::checks(question));
     } else {
         let sentence = "There is no earlier version to compare with, so this first one is judged by absolute limits only.".to_owned();
         checks.push(Check { blocks: false, ..Check::plain("baseline".to_owned(), Outcome::Pass, sentence) });
@@ -358,60 +364,6 @@ fn errors(question: &Question<'_>) -> Check {
         (_, true) => Outcome::Inconclusive,
     };
     check("errors", outcome, format!("{errors} of {tried} inferences failed ({:.1} %); allowed are {:.1} %.", share * 100.0, limit * 100.0))
-}
-
-fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
-    let arms = arms(question, rail.metric);
-    let verdict = verdict(question, rail, &arms);
-    let seen = arms.canary.n > 0.0 && arms.control.n > 0.0;
-    let blocks = match rail.need {
-        Need::Always => true,
-        // Harm that is proven counts wherever data came from.
-        Need::IfSeen => seen || verdict.outcome == Outcome::Fail,
-        Need::Observe => false,
-    };
-    let (outcome, sentence) = match (verdict.outcome, rail.proof) {
-        (Outcome::Inconclusive, Proof::NoHarm) if unharmed(rail, &arms, &verdict) => {
-            (Outcome::Pass, format!("{} Enough was seen without a sign of harm, which this check accepts.", verdict.sentence))
-        }
-        (outcome, _) => (outcome, verdict.sentence.clone()),
-    };
-    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.as_str().to_owned(), outcome, sentence) }
-}
-
-/// What the tests of one guardrail say with its part of the error.
-fn verdict(question: &Question<'_>, rail: &Guardrail, arms: &Arms) -> Verdict {
-    let limits = Limits { alpha: Some(question.policy.alpha_of(rail)), ..rail.limits };
-    if rail.metric == Metric::DeviceFailures {
-        return evidence::failures::judge(arms, &limits, horizon(question));
-    }
-    let [by_row, by_device] = limits.legs();
-    let rows = (question.compare)(rail.metric, &arms.canary, &arms.control, &by_row);
-    let settled = question.evidence.and_then(|e| e.settled.get(&rail.metric)).filter(|_| enough(rail, arms));
-    evidence::devices::join(rows, settled.and_then(|settled| evidence::devices::judge(rail.metric, settled, &by_device)))
-}
-
-/// The most devices either side can come to have: the control group is held from the start, everyone else may become a canary.
-fn horizon(question: &Question<'_>) -> Horizon {
-    let control = question.counts.control.max(question.failures.control.devices as usize);
-    let canary = question.reach.max(question.counts.members).saturating_sub(control).max(1);
-    Horizon { canary: canary as u64, control: control as u64 }
-}
-
-/// Enough trials on both sides.
-fn enough(rail: &Guardrail, arms: &Arms) -> bool {
-    let limits = &rail.limits;
-    let needs_trials = if rail.metric == Metric::DeviceFailures { 1.0 } else { limits.min_trials as f64 };
-    [arms.canary, arms.control].iter().all(|arm| arm.n >= needs_trials && arm.devices >= limits.min_devices)
-}
-
-/// Enough trials on both sides, and an estimate that is not worse than the margin.
-fn unharmed(rail: &Guardrail, arms: &Arms, verdict: &Verdict) -> bool {
-    let within = verdict.estimate.is_some_and(|difference| {
-        let harm = if rail.metric.higher_is_better() { -difference } else { difference };
-        harm <= rail.limits.margin
-    });
-    enough(rail, arms) && within
 }
 
 #[cfg(test)]

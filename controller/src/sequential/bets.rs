@@ -61,6 +61,24 @@ impl Values {
         }
     }
 
+    /// So many devices, of which `hits` have the value 1 and the others 0.
+    pub fn counted(hits: u64, of: u64) -> Self {
+        let (hits, last) = (hits.min(of), EDGES.len() as u8 - 1);
+        let bins = [(0, of - hits, 0.0), (last, hits, hits as f64)];
+        Self { devices: of, sum: hits as f64, bins: bins.into_iter().filter(|bin| bin.1 > 0).collect() }
+    }
+
+    /// The same without some of its devices.
+    pub fn without(&self, some: &Self) -> Self {
+        let taken = |bin: u8| some.bins.iter().find(|b| b.0 == bin).map_or((0, 0.0), |b| (b.1, b.2));
+        let rest = |&(bin, devices, sum): &(u8, u64, f64)| {
+            let (fewer, less) = taken(bin);
+            (bin, devices.saturating_sub(fewer), (sum - less).max(0.0))
+        };
+        let bins: Vec<_> = self.bins.iter().map(rest).filter(|bin| bin.1 > 0).collect();
+        Self { devices: bins.iter().map(|b| b.1).sum(), sum: bins.iter().map(|b| b.2).sum(), bins }
+    }
+
     /// The mean, if there is a device.
     pub fn mean(&self) -> Option<f64> {
         (self.devices > 0).then(|| self.sum / self.devices as f64)

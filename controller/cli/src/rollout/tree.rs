@@ -203,9 +203,11 @@ fn gate_rows(style: &Style, rollout: &Rollout, above: &str, rows: &mut Vec<[Stri
 /// `−22.7 pp [−29.8, −15.1] limit −5.0, n=312 vs 240`.
 fn measured(g: &Guardrail) -> String {
     let points = |x: f64| format!("{}{:.1}", if x < 0.0 { "−" } else { "+" }, (x * 100.0).abs());
+    // Shares differ by points, latencies by percent.
+    let unit = if g.unit == "%" { "pp" } else { "%" };
     match (g.difference, g.lower, g.upper, g.threshold) {
         (Some(d), Some(l), Some(u), Some(t)) => {
-            format!("{} pp [{}, {}] limit {}, n={} vs {}", points(d), points(l), points(u), points(t), g.canary_n, g.control_n)
+            format!("{} {unit} [{}, {}] limit {}, n={} vs {}", points(d), points(l), points(u), points(t), g.canary_n, g.control_n)
         }
         _ => format!("waiting, n={} vs {}", g.canary_n, g.control_n),
     }

@@ -2,7 +2,8 @@
 //!
 //! What stays true: a window's sums depend on the window and its manifest alone; a device settles once.
 use super::*;
-use crate::rollout::evidence::{Arms, MAX_SLICES, devices};
+use crate::rollout::evidence::latency::Timing;
+use crate::rollout::evidence::{Arms, MAX_SLICES, Paces, Settled, devices};
 use crate::rollout::shared::slices_of;
 
 impl Ledger {
@@ -45,6 +46,7 @@ impl Ledger {
                 sums.insert(metric, new);
                 count(evidence, &slices, metric, arm, old, new);
             }
+            time(evidence, &slices, self.timings.entry(rollout.id.clone()).or_default(), sums, (device, arm), window);
             if arm == Arm::Control {
                 evidence.usual.resize(evidence.usual.len().max(window.classes.len()), 0.0);
                 evidence.usual.iter_mut().zip(&window.classes).for_each(|(usual, &n)| *usual += f64::from(n));
@@ -82,18 +84,50 @@ fn count(evidence: &mut Evidence, slices: &[String], metric: Metric, arm: Arm, o
         Arm::Control => arms.control.replace(old, new),
     };
     replace(evidence.arms.entry(metric).or_default());
-    if let Some(share) = devices::settles(metric, old, new) {
-        let settled = evidence.settled.entry(metric).or_default();
-        match arm {
-            Arm::Canary => settled.canary.add(share),
-            Arm::Control => settled.control.add(share),
-        }
-    }
+    let settles = devices::settles(metric, old, new);
+    let settle = |all: &mut BTreeMap<Metric, Settled>| {
+        let Some(share) = settles else { return };
+        let settled = all.entry(metric).or_default();
+        if arm == Arm::Canary { &mut settled.canary } else { &mut settled.control }.add(share);
+    };
+    settle(&mut evidence.settled);
     // A device whose label changes goes on in its new slice; what it showed before stays where it was.
     for slice in slices {
         if evidence.slices.len() < MAX_SLICES || evidence.slices.contains_key(slice) {
             replace(evidence.slices.entry(slice.clone()).or_default().entry(metric).or_default());
+            settle(&mut evidence.apart.entry(slice.clone()).or_default().settled);
         }
+    }
+}
+
+/// Add a window's latencies to a device's own, unless it is its first window; once there are enough, they stand for the device.
+fn time(
+    evidence: &mut Evidence,
+    slices: &[String],
+    timings: &mut Timings,
+    sums: &mut Sums,
+    (device, arm): (&Device, Arm),
+    window: &WindowReport,
+) {
+    if sums.contains_key(&Metric::Latency) {
+        return;
+    }
+    let Some(timing) = timings.get_mut(&device.id) else {
+        timings.insert(device.id.clone(), Timing::default());
+        return;
+    };
+    timing.add(&window.latency);
+    let Some(octaves) = timing.value() else { return };
+    timings.remove(&device.id);
+    let settled = Totals { n: 1.0, x: 0.0 };
+    sums.insert(Metric::Latency, settled);
+    count(evidence, slices, Metric::Latency, arm, Totals::default(), settled);
+    let add = |paces: &mut Paces| if arm == Arm::Canary { &mut paces.canary } else { &mut paces.control }.add(octaves);
+    add(&mut evidence.latency);
+    // Those that there was no room for are not there.
+    let known = |slice: &&String| evidence.slices.contains_key(slice.as_str());
+    for slice in slices.iter().filter(known) {
+        add(&mut evidence.apart.entry(slice.clone()).or_default().latency);
     }
 }
 
@@ -134,11 +168,29 @@ mod tests {
         assert_eq!((settled.canary.devices, settled.control.devices), (1, 0));
         assert_eq!(evidence.arms[&Metric::ErrorRatio].canary, evidence.slices["hw=rev-b"][&Metric::ErrorRatio].canary);
         assert_eq!(evidence.arms[&Metric::ErrorRatio].canary.n, 600.0);
+        assert_eq!(evidence.apart["hw=rev-b"].settled, evidence.settled);
         for i in 0..200 {
             count(&mut evidence, &[format!("serial={i}")], Metric::ErrorRatio, Arm::Control, Totals::default(), totals(1.0));
         }
         assert_eq!(evidence.slices.len(), MAX_SLICES);
         assert_eq!(evidence.arms[&Metric::ErrorRatio].control.devices, 200, "whoever has no slice still counts");
+    }
+
+    #[test]
+    fn a_device_is_timed_once_and_not_in_its_first_window() {
+        let mut evidence = Evidence::default();
+        let (mut timings, mut sums) = (Timings::new(), Sums::new());
+        let device = Device::new("a".parse().unwrap(), String::new(), BTreeMap::new(), Timestamp::from_secs(0));
+        for (bucket, seen) in [(30, 0), (22, 0), (22, 1), (30, 1)] {
+            let mut window = crate::ingest::tests::window(0);
+            window.latency = vec![0; LATENCY_BUCKETS];
+            window.latency[bucket] = 60;
+            time(&mut evidence, &[], &mut timings, &mut sums, (&device, Arm::Canary), &window);
+            assert_eq!((evidence.latency.canary.devices, sums.contains_key(&Metric::Latency)), (seen, seen == 1));
+        }
+        let median = evidence.latency.canary.median(0.5).unwrap().value;
+        assert!((22.0..23.0).contains(&median), "neither the first window nor the fourth counts: {median}");
+        assert!(timings.is_empty() && evidence.arms[&Metric::Latency].canary.devices == 1);
     }
 
     #[test]

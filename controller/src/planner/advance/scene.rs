@@ -76,6 +76,11 @@ impl Scene {
         Self::apart_from(draft, &self.rollout, Some(slice.clone()))
     }
 
+    /// Slices whose devices are not part of this: those that the version failed on, then one left out in thought.
+    pub fn left_out(&self) -> Vec<&Slice> {
+        self.version.poisoned_for.iter().map(|poisoned| &poisoned.slice).chain(&self.apart).collect()
+    }
+
     fn apart_from(draft: &mut Draft<'_>, rollout: &Arc<Rollout>, apart: Option<Slice>) -> Option<Self> {
         let version = draft.state.version(&rollout.spec.line, &rollout.spec.version)?.clone();
         let (index, stage) = rollout.stage().map(|(i, s)| (i, s.clone()))?;

@@ -2,7 +2,8 @@
 //!
 //! When a gate fails, the question is *for whom*. If the failing devices share a label by which the rollout may be judged apart
 //! ([`crate::rollout::RolloutPolicy::slice_by`]), that is hardly an accident ([`crate::rollout::shared`]), and the gate does not
-//! fail without them, then they go back and the others go on. In every other case everyone goes back: a wrong "only them" leaves a
+//! fail without them, then they go back and the others go on. So do devices of a slice in which a *metric* proves harm, if without
+//! them the gate does not fail and this metric passes. In every other case everyone goes back: a wrong "only them" leaves a
 //! bad version running, a wrong "everyone" costs a day. While devices that were told are still on the way, nobody new is told and
 //! the answer may wait for them, because three failures of three say little about a label and three of three beside twelve
 //! sound ones say much. What stays true: nothing here lets a version go on that fails outside the slice.
@@ -19,8 +20,8 @@ use crate::registry::lineage::ancestors;
 use crate::registry::slice::MAX_SLICES;
 use crate::registry::{Poisoned, Slice};
 use crate::rollout::Move;
-use crate::rollout::evidence::Outcome;
-use crate::rollout::gate::Check;
+use crate::rollout::evidence::{Outcome, Verdict};
+use crate::rollout::gate::{Check, GateReport};
 use crate::rollout::shared::{Trait, shared, slices_of};
 
 /// Devices compared on each side: more would not change what is named, and takes time while a bad version runs.
@@ -36,21 +37,31 @@ pub(super) enum Judgement {
     Wait(String),
 }
 
-/// For whom the version is bad, given that the gate fails with `sentence`.
-pub(super) fn judge(draft: &mut Draft<'_>, scene: &Scene, sentence: &str) -> Judgement {
-    let traits = telling_traits(scene);
-    let sound_without = |draft: &mut Draft<'_>, slice: &Slice| {
-        let rest = scene.without(draft, slice);
-        rest.is_some_and(|rest| rest.counts.told() > 0 && verdict::gate(draft, &rest).outcome != Outcome::Fail)
+/// For whom the version is bad, given that this gate fails.
+pub(super) fn judge(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport) -> Judgement {
+    let (traits, sentence) = (telling_traits(scene), gate.sentence.as_str());
+    let without = |draft: &mut Draft<'_>, slice: &Slice| {
+        let rest = scene.without(draft, slice).filter(|rest| rest.counts.told() > 0)?;
+        Some(verdict::gate(draft, &rest)).filter(|gate| gate.outcome != Outcome::Fail)
+    };
+    let sound_without = |draft: &mut Draft<'_>, slice: &Slice| without(draft, slice).is_some();
+    let poison = |draft: &Draft<'_>, slice: &Slice, reason: String| {
+        let (rollout, at) = (scene.rollout.id.clone(), draft.now());
+        let poisoned = Poisoned { slice: slice.clone(), reason, rollout, at };
+        let (line, version) = (scene.version.line.clone(), scene.version.version.clone());
+        Judgement::Slice(Box::new(Step::PoisonSlice { line, version, poisoned }))
     };
     if scene.version.poisoned_for.len() < MAX_SLICES {
         for found in traits.iter().filter(|found| found.is_telling()) {
             if sound_without(draft, &found.slice) {
-                let reason = format!("{sentence} {}", found.sentence);
-                let (rollout, at) = (scene.rollout.id.clone(), draft.now());
-                let poisoned = Poisoned { slice: found.slice.clone(), reason, rollout, at };
-                let (line, version) = (scene.version.line.clone(), scene.version.version.clone());
-                return Judgement::Slice(Box::new(Step::PoisonSlice { line, version, poisoned }));
+                return poison(draft, &found.slice, format!("{sentence} {}", found.sentence));
+            }
+        }
+        for (slice, metric, found) in proven(gate) {
+            // The others must have shown that they are well: not to have been heard of is no such thing.
+            let well = |gate: &GateReport| gate.checks.iter().any(|c| c.name == metric && c.outcome == Outcome::Pass);
+            if without(draft, &slice).is_some_and(|rest| well(&rest)) {
+                return poison(draft, &slice, format!("{found} Without them the check passes."));
             }
         }
         let shared_by_all = traits.iter().filter(|t| t.failing_with == t.failing).find(|t| sound_without(draft, &t.slice));
@@ -64,6 +75,19 @@ pub(super) fn judge(draft: &mut Draft<'_>, scene: &Scene, sentence: &str) -> Jud
     }
     let shares = traits.iter().find(|t| t.is_telling()).map(|t| format!(" {}", t.sentence)).unwrap_or_default();
     Judgement::Everyone(Move::Regress { reason: format!("{sentence}{shares}") })
+}
+
+/// Slices in which a metric proves harm, with the metric and the sentence; those that suffer most first.
+fn proven(gate: &GateReport) -> Vec<(Slice, &'static str, &str)> {
+    let mut found: Vec<_> = gate
+        .checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Fail && check.blocks)
+        .filter_map(|check| Some((check.slice.as_ref()?.parse::<Slice>().ok()?, check.verdict.as_ref()?, check.sentence.as_str())))
+        .collect();
+    let harm = |verdict: &Verdict| verdict.estimate.map_or(0.0, f64::abs);
+    found.sort_by(|a, b| harm(b.1).total_cmp(&harm(a.1)));
+    found.into_iter().map(|(slice, verdict, sentence)| (slice, verdict.metric.as_str(), sentence)).collect()
 }
 
 /// Traits of the failing devices by the labels that the rollout names, the most telling first.

@@ -48,7 +48,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
 
 /// The gate has failed: everyone goes back, or one part of the fleet does, or those on the way are waited for.
 fn for_whom(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport, report: &mut RolloutReport) -> Option<Move> {
-    match slices::judge(draft, scene, &gate.sentence) {
+    match slices::judge(draft, scene, gate) {
         Judgement::Everyone(to) => Some(to),
         Judgement::Slice(step) => {
             draft.push(*step);
@@ -82,12 +82,17 @@ pub(super) fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
 pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
     let evidence: Option<&Arc<_>> = draft.state.evidence.get(&scene.rollout.id);
     let evidence = evidence.map(Arc::as_ref).filter(|e| e.manifest.is_none_or(|m| m == scene.version.manifest.digest));
+    // What devices showed that are not part of this any more says nothing about the others.
+    let left_out = scene.left_out();
+    let rest = evidence.filter(|_| !left_out.is_empty()).map(|evidence| evidence.without(&left_out));
+    let evidence = rest.as_ref().or(evidence);
     judge(&Question {
         policy: &scene.rollout.spec.policy.gate,
         evidence,
         failures: scene.failures(),
         counts: &scene.counts,
         reach: scene.reach(),
+        by_slice: !scene.rollout.spec.policy.slice_by.is_empty(),
         has_baseline: scene.rollout.spec.baseline.is_some(),
         soaking_since: scene.soaking_since,
         stage: scene.outcome(),

@@ -166,3 +166,42 @@ fn a_rollback_goes_at_its_rate_and_those_that_run_the_version_go_first() {
     (0..65).for_each(|_| drop(world.pass(1000)));
     assert_eq!(told(&world), 60, "the rest a minute and two minutes later");
 }
+
+#[test]
+fn a_metric_that_is_bad_on_one_part_takes_that_part_back_and_a_bad_one_everywhere_takes_everyone() {
+    // Every device comes through its trial; on revision b half of the answers are wrong.
+    let mut world = fleet();
+    world.sick = Some(Slice::new("hw", "b"));
+    let mut policy = by_hardware();
+    policy.control_share = 0.2;
+    world.roll_out("2", policy.clone());
+    for _ in 0..300 {
+        world.pass(1000);
+    }
+    assert_eq!(world.phase("r2"), "completed", "{:?}", world.report.rollouts);
+    let two = world.state.version(&line(), &name("2")).unwrap().clone();
+    assert_eq!((two.status.clone(), two.poisoned_for.len()), (VersionStatus::Published, 1));
+    let poisoned = &two.poisoned_for[0];
+    assert_eq!(poisoned.slice, Slice::new("hw", "b"));
+    assert!(poisoned.reason.starts_with("Devices with hw=b: Measured accuracy: canary 50.0 %"), "{}", poisoned.reason);
+    assert!(poisoned.reason.ends_with("Without them the check passes."), "{}", poisoned.reason);
+    world.settle();
+    assert_eq!((running(&world, "a", "2"), running(&world, "b", "1")), (48, 12));
+
+    let mut world = fleet();
+    world.broken.insert("2".to_owned());
+    world.roll_out("2", policy.clone());
+    until_over(&mut world, "r2");
+    let two = world.state.version(&line(), &name("2")).unwrap();
+    assert_eq!((world.phase("r2"), two.poisoned_for.len()), ("rolled_back", 0));
+
+    // Where no label is named, nobody is told apart, and a fifth of the devices is too few to prove the harm: it never goes on.
+    let mut world = fleet();
+    world.sick = Some(Slice::new("hw", "b"));
+    world.roll_out("2", RolloutPolicy { slice_by: Vec::new(), ..policy });
+    for _ in 0..300 {
+        world.pass(1000);
+    }
+    let two = world.state.version(&line(), &name("2")).unwrap();
+    assert_eq!((world.phase("r2"), two.poisoned_for.len(), world.rollout("r2").stage().map(|(i, _)| i)), ("paused", 0, Some(0)));
+}

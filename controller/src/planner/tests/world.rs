@@ -12,8 +12,9 @@ use leeway_protocol::time::Timestamp;
 
 use crate::fleet::{Arm, CohortDoc, Device, Fleet, Selector};
 use crate::planner::{Plan, PlanReport, Policy, Step, plan};
-use crate::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus};
-use crate::rollout::evidence::{Evidence, Metric, Totals};
+use crate::registry::{Alias, ModelLine, ModelVersion, Role, Slice, VersionStatus};
+use crate::rollout::evidence::{Arms, Evidence, Metric, Totals};
+use crate::rollout::shared::slices_of;
 use crate::rollout::{Actor, Move, Rollout, RolloutPolicy, RolloutSpec, Stage};
 use crate::snapshot::{CohortHealth, Snapshot};
 
@@ -68,6 +69,8 @@ pub(crate) struct World {
     pub(crate) takes: BTreeMap<(String, String), Takes>,
     /// Versions that answer wrongly: every inference is an error.
     pub(crate) broken: BTreeSet<String>,
+    /// Devices on which every new version answers wrongly.
+    pub(crate) sick: Option<Slice>,
     pub(crate) report: PlanReport,
     totals: BTreeMap<(String, Arm), Totals>,
 }
@@ -99,8 +102,8 @@ impl World {
             let v = version(v, seq as u64 + 1, None);
             Arc::make_mut(&mut state.versions).insert((line(), v.version.clone()), Arc::new(v));
         }
-        let (takes, broken, totals, report) = Default::default();
-        let mut world = Self { state, now, policy: Policy::default(), takes, broken, report, totals };
+        let (takes, broken, sick, totals, report) = Default::default();
+        let mut world = Self { state, now, policy: Policy::default(), takes, broken, sick, report, totals };
         for cohort in cohorts {
             let selector: Selector = name(&format!("region={cohort}"));
             let doc = CohortDoc { name: name(cohort), line: line(), selector, rank: 0, last_known_good: None, created_at: now };
@@ -335,15 +338,22 @@ impl World {
                     evidence.last_at = Some(self.now);
                 }
                 let Some(arm) = rollout.arm_of(&device, active, candidate, baseline) else { continue };
-                let wrong = if broken && arm == Arm::Canary { 10.0 } else { 1.0 };
+                let sick = self.sick.as_ref().is_some_and(|slice| slice.holds(&device.labels, None));
+                let wrong = if (broken || sick) && arm == Arm::Canary { 10.0 } else { 1.0 };
+                let keys = &rollout.spec.policy.slice_by;
+                let slices: Vec<Slice> = slices_of(&device, None).filter(|slice| keys.iter().any(|key| key == slice.key())).collect();
                 let old = self.totals.entry((device.id.to_string(), arm)).or_default();
                 let new = Totals { n: old.n + 20.0, x: old.x + 20.0 - wrong };
                 for (metric, old, new) in
                     [(Metric::LabelledAccuracy, *old, new), (Metric::ErrorRatio, Totals { n: old.n, x: 0.0 }, Totals { n: new.n, x: 0.0 })]
                 {
-                    let arms = evidence.arms.entry(metric).or_default();
-                    let side = if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control };
-                    side.replace(old, new);
+                    let replace = |arms: &mut Arms| {
+                        if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control }.replace(old, new);
+                    };
+                    replace(evidence.arms.entry(metric).or_default());
+                    for slice in &slices {
+                        replace(evidence.slices.entry(slice.to_string()).or_default().entry(metric).or_default());
+                    }
                 }
                 *old = new;
             }

@@ -243,16 +243,40 @@ fn devices_count_once_and_each_leg_has_its_part_of_the_error() {
 }
 
 #[test]
-fn slices_are_compared_within_themselves() {
-    let arms = |canary: f64, control: f64| Arms {
-        canary: arm(&[Totals { n: 1000.0, x: canary * 1000.0 }; 3]),
-        control: arm(&[Totals { n: 1000.0, x: control * 1000.0 }; 6]),
-    };
-    let slice = |arms: Arms| BTreeMap::from([(Metric::LabelledAccuracy, arms)]);
-    let slices = BTreeMap::from([("hw=rev-a".to_owned(), slice(arms(0.9, 0.9))), ("hw=rev-b".to_owned(), slice(arms(0.4, 0.7)))]);
-    let evidence = Evidence { slices, ..Evidence::default() };
-    let found = evidence.by_slice(Metric::LabelledAccuracy, &limits());
-    let outcomes: Vec<_> = found.iter().map(|(name, verdict)| (*name, verdict.outcome == Outcome::Fail)).collect();
-    assert_eq!(outcomes, [("hw=rev-a", false), ("hw=rev-b", true)]);
-    assert!(evidence.by_slice(Metric::ErrorRatio, &limits()).is_empty());
+fn a_slice_is_taken_out_exactly_and_what_overlaps_it_is_not_judged_any_more() {
+    let totals = |n: f64, x: f64| Totals { n, x };
+    let mut evidence = Evidence::default();
+    let devices = [("hw=a", "site=1", 900.0, 9.0), ("hw=a", "site=2", 100.0, 2.0), ("hw=b", "site=1", 500.0, 90.0)];
+    for (hw, site, n, x) in devices {
+        evidence.arms.entry(Metric::ErrorRatio).or_default().canary.replace(Totals::default(), totals(n, x));
+        evidence.settled.entry(Metric::ErrorRatio).or_default().canary.add(x / n);
+        evidence.latency.canary.add(if hw == "hw=b" { 25.0 } else { 22.0 });
+        (evidence.inferences, evidence.errors) = (evidence.inferences + (n - x) as u64, evidence.errors + x as u64);
+        for slice in [hw, site] {
+            let arms = evidence.slices.entry(slice.to_owned()).or_default().entry(Metric::ErrorRatio).or_default();
+            arms.canary.replace(Totals::default(), totals(n, x));
+            let apart = evidence.apart.entry(slice.to_owned()).or_default();
+            apart.settled.entry(Metric::ErrorRatio).or_default().canary.add(x / n);
+            apart.latency.canary.add(if hw == "hw=b" { 25.0 } else { 22.0 });
+        }
+    }
+    let b: crate::registry::Slice = "hw=b".parse().unwrap();
+    let site: crate::registry::Slice = "site=1".parse().unwrap();
+    let rest = evidence.without(&[&b]);
+    assert_eq!(rest.arms[&Metric::ErrorRatio].canary, arm(&[totals(900.0, 9.0), totals(100.0, 2.0)]));
+    assert_eq!((rest.inferences, rest.errors, rest.latency.canary.devices), (989, 11, 2));
+    assert_eq!(rest.settled[&Metric::ErrorRatio].canary.devices, 2);
+    assert!(rest.slices["site=1"].is_empty() && rest.slices["hw=b"].is_empty() && !rest.slices["hw=a"].is_empty());
+    assert_eq!(rest.slices.len(), evidence.slices.len(), "what a slice may use of the error does not grow again");
+    // A device of both would be taken out twice: of another label, nothing is.
+    assert_eq!(evidence.without(&[&b, &site]), rest);
+    assert_eq!(evidence.without(&[&b, &b]), rest);
+    // What an earlier rollout left out has shown nothing in this one.
+    assert_eq!(evidence.without(&[&"site=9".parse().unwrap(), &b]), rest);
+    assert_eq!(evidence.without(&[]), evidence);
+    let unknown = evidence.without(&[&"hw=c".parse().unwrap()]);
+    assert_eq!((&unknown.arms, unknown.errors), (&evidence.arms, evidence.errors));
+    // However late slices appear, all their tests together use no more than is there.
+    let used: f64 = (1..=MAX_SLICES).map(|k| 1.0 / apart::tests(k)).sum();
+    assert!((used - 1.0).abs() < 1e-12);
 }

@@ -35,6 +35,8 @@ impl Default for GatePolicy {
         let rail = |metric, need| Guardrail { metric, need, ..Guardrail::default() };
         // Five points of accuracy may be the price of a faster model; one device in a hundred is what an update may cost anyway.
         let strict = Limits { tolerance: Some(0.01), ..Limits::default() };
+        // One more bucket of the histogram: what it tells exactly.
+        let twice = Limits { margin: 1.0, ..Limits::default() };
         Self {
             guardrails: vec![
                 rail(Metric::ErrorRatio, Need::Always),
@@ -42,6 +44,7 @@ impl Default for GatePolicy {
                 rail(Metric::EstimatedAccuracy, Need::IfSeen),
                 rail(Metric::LabelledAccuracy, Need::IfSeen),
                 Guardrail { limits: strict, ..rail(Metric::DeviceFailures, Need::IfSeen) },
+                Guardrail { limits: twice, ..rail(Metric::Latency, Need::IfSeen) },
             ],
             false_abort: 0.05,
             min_devices: 1,

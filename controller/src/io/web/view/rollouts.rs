@@ -284,7 +284,8 @@ impl<'a> Look<'a> {
                 let seen = verdict.estimate.is_some();
                 let (word, level) = if seen { outcome_word(outcome) } else { ("waiting", Level::Idle) };
                 let sentence = check.map_or_else(|| verdict.sentence.clone(), |c| c.sentence.clone());
-                Guardrail { sentence, ..guardrail(rail, &arms, &verdict, word, level) }
+                let row = Guardrail { sentence, ..guardrail(rail, &arms, &verdict, word, level) };
+                if rail.metric == Metric::Latency { of_latency(row, found) } else { row }
             })
             .collect()
     }
@@ -427,4 +428,10 @@ fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &
         higher_is_worse: !better,
         sentence: verdict.sentence.clone(),
     }
+}
+
+/// Latencies have medians, not shares; what is judged is their ratio less 1.
+fn of_latency(row: Guardrail, found: &evidence::Evidence) -> Guardrail {
+    let micros = |side: &crate::sequential::ladder::Ladder| side.median(0.5).map(|median| median.value.exp2() / 1e3);
+    Guardrail { unit: "µs".to_owned(), canary: micros(&found.latency.canary), control: micros(&found.latency.control), ..row }
 }
