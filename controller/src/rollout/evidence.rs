@@ -18,8 +18,10 @@
 //! own offset would otherwise look like a difference between versions. What stays true: adding the same totals twice changes
 //! nothing, as a device's new totals replace its old ones.
 use leeway_protocol::digest::Digest;
+use leeway_protocol::report::UserMetric;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::sequential::boundary::Horizon;
@@ -27,14 +29,17 @@ use crate::sequential::boundary::Horizon;
 mod assignment;
 pub mod devices;
 pub mod failures;
+pub mod metric;
 mod rows;
 
 pub use assignment::{SampleRatio, sample_ratio};
 pub use devices::Settled;
 
 /// What a guardrail compares. Every metric is a share of trials, so that one test serves them all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
+///
+/// In documents it is a text, `error_ratio` or `user:retry`; how it is written and read is in [`metric`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum Metric {
     /// Inferences that failed, of inferences; lower is better.
     ErrorRatio,
@@ -49,20 +54,26 @@ pub enum Metric {
     /// Decisions that would have to be others for a window to look like the control group's usual ones, of decisions; lower is
     /// better only where a new version is not meant to decide differently.
     OutputShift,
+    /// What the application tells about its own business, of all it told under that name; its guardrail says which way is good.
+    User(UserMetric),
 }
 
 impl Metric {
-    /// Every metric, in the order they are shown.
+    /// Every metric that needs no application, in the order they are shown.
     pub const ALL: [Self; 6] =
         [Self::ErrorRatio, Self::SlowRatio, Self::LabelledAccuracy, Self::EstimatedAccuracy, Self::DeviceFailures, Self::OutputShift];
 
-    /// Whether more is better.
-    pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::LabelledAccuracy | Self::EstimatedAccuracy)
+    /// Whether more is better: a user metric's limits say it themselves, and are refused if they do not.
+    pub fn higher_is_better(self, limits: &Limits) -> bool {
+        match self {
+            Self::User(_) => limits.higher_is_better != Some(false),
+            known => matches!(known, Self::LabelledAccuracy | Self::EstimatedAccuracy),
+        }
     }
 
-    /// The name it has in JSON and on the command line.
-    pub fn as_str(self) -> &'static str {
+    /// The word it has in JSON and on the command line; a user metric is more than a word, and its [`Display`](std::fmt::Display)
+    /// has the name too.
+    fn word(self) -> &'static str {
         match self {
             Self::ErrorRatio => "error_ratio",
             Self::SlowRatio => "slow_ratio",
@@ -70,19 +81,22 @@ impl Metric {
             Self::EstimatedAccuracy => "estimated_accuracy",
             Self::DeviceFailures => "device_failures",
             Self::OutputShift => "output_shift",
+            Self::User(_) => "user",
         }
     }
 
     /// What people call it.
-    pub fn title(self) -> &'static str {
-        match self {
+    pub fn title(self) -> Cow<'static, str> {
+        let title = match self {
             Self::ErrorRatio => "error ratio",
             Self::SlowRatio => "share of slow inferences",
             Self::LabelledAccuracy => "measured accuracy",
             Self::EstimatedAccuracy => "estimated accuracy",
             Self::DeviceFailures => "share of failed devices",
             Self::OutputShift => "shift of the decisions",
-        }
+            Self::User(name) => return format!("user metric {name}").into(),
+        };
+        title.into()
     }
 }
 
@@ -190,6 +204,8 @@ pub struct Limits {
     pub sharing: f64,
     /// Lag-1 autocorrelation of hits within a device.
     pub rho: f64,
+    /// Whether more is better. Needed for a user metric, refused for every other, whose way is known.
+    pub higher_is_better: Option<bool>,
 }
 
 impl Default for Limits {
@@ -204,6 +220,7 @@ impl Default for Limits {
             pass_alpha: 0.05,
             sharing: 1.0,
             rho: 0.1,
+            higher_is_better: None,
         }
     }
 }

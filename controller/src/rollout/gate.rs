@@ -376,7 +376,7 @@ fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
         }
         (outcome, _) => (outcome, verdict.sentence.clone()),
     };
-    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.as_str().to_owned(), outcome, sentence) }
+    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.to_string(), outcome, sentence) }
 }
 
 /// What the tests of one guardrail say with its part of the error.
@@ -408,7 +408,7 @@ fn enough(rail: &Guardrail, arms: &Arms) -> bool {
 /// Enough trials on both sides, and an estimate that is not worse than the margin.
 fn unharmed(rail: &Guardrail, arms: &Arms, verdict: &Verdict) -> bool {
     let within = verdict.estimate.is_some_and(|difference| {
-        let harm = if rail.metric.higher_is_better() { -difference } else { difference };
+        let harm = if rail.metric.higher_is_better(&rail.limits) { -difference } else { difference };
         harm <= rail.limits.margin
     });
     enough(rail, arms) && within
