@@ -97,10 +97,6 @@ mod tests {
     use super::*;
     use crate::rollout::evidence::{Evidence, Totals};
 
-    fn retry() -> Metric {
-        "user:retry".parse().unwrap()
-    }
-
     #[test]
     fn every_metric_is_read_as_it_is_written_also_as_a_key() {
         let words =

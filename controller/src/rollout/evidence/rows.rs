@@ -11,6 +11,9 @@
 //! 2. the normal-mixture confidence sequence of the difference (`sequential::interval`), asymptotic, stronger by about one
 //!    standard error at some hundred rows; only where both arms have at least [`NORMAL_FROM`] hits and misses.
 //!
+//! A trial may be a share instead of a yes or no (an estimate, a user metric): the likelihood ratio is convex in its value, so its
+//! expectation is at most that of a yes or no with the same mean, and the guarantee stands.
+//!
 //! **Dependence.** Rows are discounted, not trusted: (a) rows of one device by their autocorrelation; (b) devices of one arm by
 //! `sharing`: at its default 1 an arm counts as *one* device's rows, because stations under one sky are right and wrong on the
 //! same days; (c) devices differ for good (offsets), so a variance between devices, estimated over both arms, stays however many
