@@ -22,7 +22,7 @@ pub mod verb;
 pub use alarm::{AbortAction, AbortRule, Dismissal, FailureType};
 pub use gate::{GatePolicy, Guardrail};
 pub use pace::{Every, Ramp, Retries};
-pub use stage::{Membership, OnSuccess, Stage};
+pub use stage::{Membership, OnSuccess, Stage, StageEnd};
 pub use standing::{Standing, standing};
 pub use state::{Action, Actor, IllegalMove, Move, RolloutState};
 
@@ -181,6 +181,9 @@ pub struct Rollout {
     /// What happened to it, the latest last, at most [`MAX_TRANSITIONS`].
     #[serde(default)]
     pub transitions: Vec<Transition>,
+    /// How the stages behind it ended, in order.
+    #[serde(default)]
+    pub ended: Vec<StageEnd>,
 }
 
 /// A rollout that cannot be created.
@@ -354,9 +357,9 @@ impl RolloutPolicy {
 impl Rollout {
     /// A rollout that waits for its turn.
     pub fn new(id: RolloutId, spec: RolloutSpec, reason: String, created_by: Actor, created_at: Timestamp) -> Self {
-        let (approvals, dismissed, transitions) = Default::default();
-        let state = RolloutState::Planned;
-        Self { id, spec, state, reason, created_by, created_at, updated_at: created_at, revision: 1, approvals, dismissed, transitions }
+        let (approvals, dismissed, transitions, ended) = Default::default();
+        let (state, updated_at, revision) = (RolloutState::Planned, created_at, 1);
+        Self { id, spec, state, reason, created_by, created_at, updated_at, revision, approvals, dismissed, transitions, ended }
     }
 
     /// The stage it is in, if it is in one.
@@ -429,12 +432,30 @@ impl Rollout {
         if let Move::Start { baseline, .. } = step {
             self.spec.baseline.clone_from(baseline);
         }
+        self.note_end(step, &state);
         self.state = state;
         self.updated_at = at;
         self.revision += 1;
         let (did, phase, sentence) = (step.as_str().to_owned(), self.state.phase().to_owned(), step.sentence().to_owned());
         self.remember(Transition { at, by: by.clone(), did, phase, sentence });
         Ok(())
+    }
+
+    /// Write down how the stage ended that a move leaves behind.
+    fn note_end(&mut self, step: &Move, after: &RolloutState) {
+        let Some(left) = self.state.stage() else { return };
+        let reached = match after {
+            RolloutState::Running { stage, .. } => *stage,
+            RolloutState::Completed { .. } => left + 1,
+            _ => return,
+        };
+        let passed = matches!(self.state, RolloutState::Paused { passed: true, .. });
+        let by_hand = matches!(step, Move::Promote { .. } | Move::PromoteAll { .. }) && !passed;
+        if reached > left {
+            self.ended.resize(left, StageEnd::Passed);
+            self.ended.push(if by_hand { StageEnd::Promoted } else { StageEnd::Passed });
+            self.ended.resize(reached, StageEnd::Skipped);
+        }
     }
 
     fn remember(&mut self, transition: Transition) {
@@ -448,6 +469,36 @@ impl Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_each_stage_ended_is_remembered() {
+        let (by, at) = (Actor::Controller, Timestamp::from_secs(1));
+        let why = || "because".to_owned();
+        let start = || Move::Start { reason: why(), baseline: None };
+        let advance = || Move::Advance { reason: why() };
+        let pause = |passed| Move::Pause { reason: why(), passed };
+        let (resume, promote) = (|| Move::Resume { reason: why() }, || Move::Promote { reason: why() });
+        use StageEnd::{Passed, Promoted, Skipped};
+        let table: [(Vec<Move>, Vec<StageEnd>); 6] = [
+            (vec![start()], vec![]),
+            (vec![start(), advance(), advance(), Move::Complete { reason: why() }], vec![Passed, Passed, Passed]),
+            (vec![start(), promote(), advance()], vec![Promoted, Passed]),
+            (vec![start(), Move::PromoteAll { reason: why() }], vec![Promoted, Skipped]),
+            (vec![start(), pause(false), resume(), pause(true), resume()], vec![Passed]),
+            (vec![start(), pause(true), promote(), Move::Abort { reason: why() }], vec![Passed]),
+        ];
+        for (moves, ended) in table {
+            let spec = RolloutSpec {
+                line: "rain".parse().unwrap(),
+                version: "2".parse().unwrap(),
+                baseline: None,
+                policy: RolloutPolicy::default(),
+            };
+            let mut rollout = Rollout::new("r".parse().unwrap(), spec, why(), by.clone(), at);
+            moves.iter().for_each(|step| rollout.make(step, &by, at).unwrap());
+            assert_eq!(rollout.ended, ended, "{moves:?}");
+        }
+    }
 
     fn policy(needs: [bool; 3], first: bool) -> RolloutPolicy {
         let mut policy = RolloutPolicy { require_approval: first, ..RolloutPolicy::default() };

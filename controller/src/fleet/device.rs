@@ -209,8 +209,17 @@ pub struct Observed {
     pub active: Option<(Option<Digest>, Option<Digest>)>,
     /// The device ran the rollout's version for the first time.
     pub exposed: bool,
+    /// It proved for the first time to run it.
+    pub proven: bool,
     /// It refused or went back.
     pub failed: Option<Reason>,
+}
+
+impl Observed {
+    /// Whether a rollout is judged by it, or the audit trail speaks of it: more than a sign of life.
+    pub fn counts(&self) -> bool {
+        self.active.is_some() || self.exposed || self.proven || self.failed.is_some()
+    }
 }
 
 impl Device {
@@ -357,6 +366,7 @@ impl Device {
             (part.failure, part.failed_at) = (Some(reason), Some(at));
             part.proven_at = None;
         } else if proven && served >= u64::from(part.proof_inferences) && part.failure.is_none() {
+            observed.proven = part.proven_at.is_none();
             part.proven_at.get_or_insert(at);
         }
     }

@@ -95,6 +95,8 @@ pub struct Position {
 pub struct Dirty {
     /// Devices whose documents changed.
     pub devices: BTreeSet<DeviceId>,
+    /// Of these, those that a rollout is judged by: not to be decided on before they are written down.
+    pub turned: BTreeSet<DeviceId>,
     /// Devices of which something new was seen.
     pub uplinks: BTreeSet<DeviceId>,
     /// Monitors that counted something.
@@ -107,6 +109,7 @@ impl Dirty {
     /// Put back what could not be written down.
     pub fn extend(&mut self, other: Self) {
         self.devices.extend(other.devices);
+        self.turned.extend(other.turned);
         self.uplinks.extend(other.uplinks);
         self.monitors.extend(other.monitors);
         self.evidence.extend(other.evidence);
@@ -169,6 +172,7 @@ impl Ledger {
         self.tallies.remove(device);
         self.recent.remove(device);
         self.dirty.devices.remove(device);
+        self.dirty.turned.remove(device);
         self.dirty.uplinks.remove(device);
     }
 
@@ -326,8 +330,12 @@ impl Ledger {
 
     fn reported(&mut self, device: &DeviceId, reported: &Reported, at: Timestamp) {
         let Some(mut found) = self.snapshot.fleet.device_mut(device) else { return };
-        found.observe(reported.clone(), at);
+        let observed = found.observe(reported.clone(), at);
+        drop(found);
         self.snapshot.revision += 1;
+        if observed.counts() {
+            self.dirty.turned.insert(device.clone());
+        }
     }
 
     fn window(&mut self, device: &DeviceId, window: &WindowReport, at: Timestamp) {

@@ -1,7 +1,8 @@
 //! Writing down what is derived, and putting the state together again at the start.
 //!
-//! Heartbeats and device documents go out once a second: a lost second of them is harmless, and touching a random page with every
-//! report is what makes a store slow. Sums, drift and what was seen go out every few seconds in one transaction with the
+//! Signs of life go out once a second: a lost second of them is harmless, and touching a random page with every report is what makes
+//! a store slow. What rollouts are judged by (a device ran the version, proved it, refused it) is written before anyone may decide
+//! on it. Sums, drift and what was seen go out every few seconds in one transaction with the
 //! position in the logs that they reach to; at the start, what lies behind that position is read again and taken in by the same
 //! function as before. So after a crash the sums are the same as without one.
 use std::collections::BTreeMap;
@@ -87,7 +88,8 @@ pub(super) async fn write(inner: &Inner, whole: bool) -> Result<(), ControlError
     let (dirty, gone) = {
         let mut ledger = inner.ledger();
         let gone = if whole { ledger.tidy() } else { Vec::new() };
-        let devices = std::mem::take(&mut ledger.dirty.devices);
+        let mut devices = std::mem::take(&mut ledger.dirty.devices);
+        devices.append(&mut ledger.dirty.turned);
         let rest = if whole { std::mem::take(&mut ledger.dirty) } else { Default::default() };
         (Dirty { devices, ..rest }, gone)
     };
@@ -96,6 +98,25 @@ pub(super) async fn write(inner: &Inner, whole: bool) -> Result<(), ControlError
         inner.ledger().dirty.extend(dirty);
     }
     outcome
+}
+
+/// Write down devices that a rollout is judged by; the turn is the caller's. What fails is tried again with the next second's.
+pub(super) async fn write_turned(inner: &Inner, at: Timestamp) {
+    let devices = {
+        let mut ledger = inner.ledger();
+        let turned = std::mem::take(&mut ledger.dirty.turned);
+        ledger.dirty.devices.retain(|device| !turned.contains(device));
+        turned
+    };
+    if devices.is_empty() {
+        return;
+    }
+    let dirty = Dirty { devices, ..Dirty::default() };
+    if let Err(error) = commit(inner, &dirty, &[], false, at).await {
+        add(&inner.counters.store_errors, 1);
+        tracing::error!("what devices reported of rollouts was not written down: {error}; trying again");
+        inner.ledger().dirty.extend(dirty);
+    }
 }
 
 async fn commit(inner: &Inner, dirty: &Dirty, gone: &[(Cohort, Digest)], whole: bool, at: Timestamp) -> Result<(), ControlError> {

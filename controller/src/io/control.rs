@@ -256,8 +256,8 @@ impl Inner {
         let mut ledger = self.ledger();
         ledger.snapshot = state;
         if moved {
-            let devices = std::mem::take(&mut ledger.dirty.devices);
-            ledger.dirty = crate::ingest::ledger::Dirty { devices, ..Default::default() };
+            let (devices, turned) = (std::mem::take(&mut ledger.dirty.devices), std::mem::take(&mut ledger.dirty.turned));
+            ledger.dirty = crate::ingest::ledger::Dirty { devices, turned, ..Default::default() };
         }
         drop(ledger);
         self.wake.notify_one();

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc::Receiver;
 
+use super::checkpoint;
 use super::clock;
 use super::control::Inner;
 use super::counters::add;
@@ -138,6 +139,7 @@ pub(super) async fn take_in(inner: &Inner, opened: Vec<Opened>) {
             }
         }
     }
+    checkpoint::write_turned(inner, at).await;
     for (device, boot, counter) in refused.iter().filter_map(|r| r.sender.as_ref()) {
         receipt(device, *boot, *counter);
     }

@@ -5,6 +5,7 @@ use leeway_protocol::ids::{Cohort, Line, RolloutId};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::evidence::Arms;
 use crate::rollout::gate::{Counts, GateReport};
 
 /// The most sentences kept per subject: a page shows ten, and a report is written with every plan.
@@ -46,6 +47,10 @@ pub struct RolloutReport {
     pub headline: String,
     /// Its devices.
     pub counts: Counts,
+    /// Device failures of both sides, as the gate compares them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub failures: Arms,
     /// What the gate says.
     pub gate: Option<GateReport>,
     /// Why it does not go on, the most important first.

@@ -74,6 +74,18 @@ pub enum Membership {
     Frozen,
 }
 
+/// How a stage that lies behind a rollout ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageEnd {
+    /// Its gate passed.
+    Passed,
+    /// A person went on without waiting for the gate.
+    Promoted,
+    /// A person went on from an earlier one to the last.
+    Skipped,
+}
+
 impl Stage {
     /// A stage over every cohort of the line.
     pub fn share(name: &str, share: f64) -> Self {

@@ -154,14 +154,19 @@ fn stage_rows(style: &Style, rollout: &Rollout, stage: &Stage, index: usize, cur
         String::new(),
         String::new(),
     ]);
+    let unnamed = rollout.failing_total.saturating_sub(rollout.failing.len() as u64);
     for (i, d) in rollout.failing.iter().enumerate() {
-        let b = branch(style, &devices.below, i + 1 == rollout.failing.len());
+        let b = branch(style, &devices.below, i + 1 == rollout.failing.len() && unnamed == 0);
         rows.push([
             format!("{}{} {}", b.here, if style.unicode { "□" } else { "-" }, d.device),
             style.state(Level::Bad, &d.phase),
             String::new(),
             style.plain(&d.code),
         ]);
+    }
+    if unnamed > 0 {
+        let more = format!("{} and {unnamed} more", branch(style, &devices.below, true).here.trim_end());
+        rows.push([more, String::new(), String::new(), style.plain("leeway rollout devices names them")]);
     }
     if let Some(found) = rollout.shared.first().filter(|t| t.is_telling()) {
         let info = style.plain(&found.sentence);

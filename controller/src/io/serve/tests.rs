@@ -344,7 +344,9 @@ async fn a_release_reaches_a_device_and_survives_a_kill() {
     let state = controller.snapshot();
     assert_eq!(state.rollouts[&rollout.id].spec, rollout.spec);
     assert_eq!(state.evidence[&rollout.id].inferences, 4);
-    let generation = state.fleet.device(&device.access.device).unwrap().desired.as_ref().unwrap().generation;
+    let known = state.fleet.device(&device.access.device).unwrap();
+    assert!(known.part_in(&rollout.id).unwrap().exposed_at.is_some(), "what a rollout is judged by is on disk before the receipt");
+    let generation = known.desired.as_ref().unwrap().generation;
     assert_eq!(generation, assignment.generation, "told before, and remembered");
 
     // The broker is new and empty; the desired state is there again. The port changed with the restart.

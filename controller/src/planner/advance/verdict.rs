@@ -22,7 +22,8 @@ pub(super) fn ms(ms: u64) -> i64 {
 /// At most one move of the rollout, and its report.
 pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
     let gate = ask(draft, scene);
-    let mut report = RolloutReport { headline: scene.headline(), counts: scene.counts, ..RolloutReport::default() };
+    let mut report =
+        RolloutReport { headline: scene.headline(), counts: scene.counts, failures: scene.failures(), ..RolloutReport::default() };
     report.if_aborted = if_aborted(scene);
     let to = match (&scene.rollout.state, gate.outcome) {
         (_, Outcome::Fail) => for_whom(draft, scene, &gate, &mut report),
@@ -241,8 +242,12 @@ fn conditions(scene: &Scene, gate: &GateReport) -> Vec<Condition> {
     ];
     let heard = gate.checks.iter().find(|c| c.name == "inferences");
     if let Some(check) = heard {
-        let arriving = check.outcome == Outcome::Pass;
-        all.push(condition("TelemetryArriving", Some(arriving), if arriving { "Heard" } else { "Waiting" }, check.sentence.clone()));
+        let (arriving, reason) = match check.outcome {
+            Outcome::Pass => (Some(true), "Heard"),
+            _ if scene.soaking_since.is_none() => (None, "Filling"),
+            _ => (Some(false), "Waiting"),
+        };
+        all.push(condition("TelemetryArriving", arriving, reason, check.sentence.clone()));
     }
     if scene.holds_control() {
         let missing = scene.missing_control();

@@ -55,6 +55,14 @@ fn ascii_is_ascii_and_colours_only_add() {
 }
 
 #[test]
+fn failing_devices_that_are_not_named_are_counted() {
+    let style = Style { color: false, unicode: true, columns: 100, terminal: false };
+    let many = Rollout { failing_total: 31, ..rollout() };
+    assert!(render(&style, now(), &many).contains("└─ and 30 more"), "{}", render(&style, now(), &many));
+    assert!(!render(&style, now(), &rollout()).contains(" more"));
+}
+
+#[test]
 fn a_rollout_without_stages_or_figures_still_renders() {
     let mut empty = rollout();
     empty.stages.clear();

@@ -16,7 +16,7 @@ use crate::io::web::resource::{Condition, Level};
 use crate::io::web::words;
 use crate::planner::RolloutReport;
 use crate::rollout::evidence::{self, Metric, Outcome};
-use crate::rollout::{RolloutState, Stage as StageSpec};
+use crate::rollout::{RolloutState, Stage as StageSpec, StageEnd};
 
 mod shared;
 
@@ -115,6 +115,9 @@ fn sentence(rollout: &crate::rollout::Rollout, report: Option<&RolloutReport>) -
         RolloutState::RollingBack { reason, .. } => format!("Rolling back: {reason}"),
         RolloutState::RolledBack { reason, .. } => format!("Rolled back: {reason}"),
         RolloutState::Aborted { reason, .. } => format!("Aborted: {reason}"),
+        RolloutState::Completed { .. } if rollout.ended.iter().any(|end| *end != StageEnd::Passed) => {
+            format!("{line} {version} is the champion; a person carried it past a gate that had not passed.")
+        }
         RolloutState::Completed { .. } => format!("{line} {version} passed every stage and is the champion."),
     }
 }
@@ -213,7 +216,7 @@ impl<'a> Look<'a> {
     fn stage_state(&self, index: usize) -> (&'static str, Level) {
         let Some(now) = self.stage else { return ("pending", Level::Idle) };
         if index < now {
-            return ("passed", Level::Ok);
+            return self.stage_end(index);
         }
         if index > now {
             return if self.rollout.state.is_over() { ("not reached", Level::Idle) } else { ("pending", Level::Idle) };
@@ -226,7 +229,16 @@ impl<'a> Look<'a> {
             RolloutState::RollingBack { .. } => ("rolling back", Level::Bad),
             RolloutState::RolledBack { .. } => ("failed", Level::Bad),
             RolloutState::Aborted { .. } => ("aborted", Level::Idle),
-            RolloutState::Completed { .. } => ("passed", Level::Ok),
+            RolloutState::Completed { .. } => self.stage_end(index),
+        }
+    }
+
+    fn stage_end(&self, index: usize) -> (&'static str, Level) {
+        match self.rollout.ended.get(index) {
+            Some(StageEnd::Promoted) => ("promoted", Level::Idle),
+            Some(StageEnd::Skipped) => ("skipped", Level::Idle),
+            // Documents from before this was written down say nothing; a stage was mostly passed.
+            Some(StageEnd::Passed) | None => ("passed", Level::Ok),
         }
     }
 
@@ -252,7 +264,10 @@ impl<'a> Look<'a> {
         let rails = self.rollout.spec.policy.gate.guardrails.iter();
         rails
             .map(|rail| {
-                let arms = found.arms.get(&rail.metric).copied().unwrap_or_default();
+                let arms = match rail.metric {
+                    Metric::DeviceFailures => self.report.map(|r| r.failures).unwrap_or_default(),
+                    metric => found.arms.get(&metric).copied().unwrap_or_default(),
+                };
                 let check = checks.iter().find(|c| c.name == rail.metric.to_string());
                 let verdict = check
                     .and_then(|c| c.verdict.clone())
@@ -260,7 +275,8 @@ impl<'a> Look<'a> {
                 let outcome = check.map_or(verdict.outcome, |c| c.outcome);
                 let seen = verdict.estimate.is_some();
                 let (word, level) = if seen { outcome_word(outcome) } else { ("waiting", Level::Idle) };
-                guardrail(rail, &arms, &verdict, word, level)
+                let sentence = check.map_or_else(|| verdict.sentence.clone(), |c| c.sentence.clone());
+                Guardrail { sentence, ..guardrail(rail, &arms, &verdict, word, level) }
             })
             .collect()
     }
@@ -361,16 +377,8 @@ fn ended_in(rollout: &crate::rollout::Rollout) -> Option<usize> {
     if matches!(rollout.state, RolloutState::Completed { .. }) {
         return Some(last);
     }
-    let mut stage = None;
-    for step in &rollout.transitions {
-        stage = match step.did.as_str() {
-            "start" => Some(0),
-            "advance" | "promote" => stage.map(|s: usize| (s + 1).min(last)),
-            "promote-all" => Some(last),
-            _ => stage,
-        };
-    }
-    stage
+    let started = rollout.transitions.iter().any(|step| step.did == "start");
+    started.then(|| rollout.ended.len().min(last))
 }
 
 fn target_words(spec: &StageSpec) -> String {
