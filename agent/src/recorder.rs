@@ -1,7 +1,7 @@
 //! Folds single inferences into closed windows of exact counts, at a few nanoseconds a value.
 //!
 //! Two parts. The always-on part counts every inference: answers, failures, latency, decisions by class and confidence,
-//! labels. The profile, one bin per feature, is paid from a budget of 2 % of the inference's own time (or a thousandth of all
+//! labels, what the application tells of its own. The profile, one bin per feature, is paid from a budget of 2 % of the inference's own time (or a thousandth of all
 //! time, if that is more) and is sampled when that is short; `recorded` against `inferences` says how much. Counting on the
 //! device, not sending values, is what keeps a window at some twenty bytes a feature.
 //!
@@ -12,7 +12,7 @@ use leeway_protocol::capture::CaptureBatch;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::WindowId;
 use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration, Decision, Manifest};
-use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled, MAX_CLASSES, WindowReport, latency_bucket};
+use leeway_protocol::report::{Errors, LATENCY_BUCKETS, Labelled, MAX_CLASSES, UserMetric, UserValue, WindowReport, latency_bucket};
 use leeway_protocol::time::Timestamp;
 
 mod budget;
@@ -23,16 +23,19 @@ pub mod row;
 mod sample;
 #[cfg(test)]
 pub(crate) mod tests;
+mod user;
 
 pub use budget::{IDLE_SHARE, SHARE, TIMED_EVERY};
 pub use memory::REMEMBERED;
 pub use sample::{BATCH_VALUES, HELD_VALUES, PATIENCE_WINDOWS, WAITING_ROWS};
+pub use user::TooManyNames;
 
 use budget::Budget;
 use cells::Cells;
 use memory::Memory;
 use row::{Decided, Row};
 use sample::Sample;
+use user::Told;
 
 /// Inferences after which a window closes whatever the policy says, so that no 32-bit count can overflow.
 const MAX_INFERENCES: u64 = 1 << 31;
@@ -117,6 +120,7 @@ struct Open {
     classes: Vec<u32>,
     labelled: [Labelled; CONFIDENCE_BINS],
     data_time: Option<(Timestamp, Timestamp)>,
+    told: Told,
 }
 
 impl Open {
@@ -131,6 +135,7 @@ impl Open {
             classes: vec![0; classes],
             labelled: [Labelled::default(); CONFIDENCE_BINS],
             data_time: None,
+            told: Told::default(),
         }
     }
 
@@ -190,6 +195,9 @@ impl Recorder {
                 *count = count.wrapping_add(1);
             }
             self.memory.remember(inference.request, decided.class, bin);
+        } else if !self.has_decision {
+            // Nothing to label, but the application may tell what became of it.
+            self.memory.remember(inference.request, 0, 0);
         }
         let at = inference.data_time.unwrap_or(now);
         self.sample.offer(now, inference.request, at, &inference.row, inference.decided);
@@ -238,6 +246,18 @@ impl Recorder {
         true
     }
 
+    /// What the application measured itself, all of it or nothing.
+    pub fn told(&mut self, now: Timestamp, values: &[(UserMetric, UserValue)]) -> Result<(), TooManyNames> {
+        self.open.told.add(values)?;
+        self.open.touch(now);
+        Ok(())
+    }
+
+    /// Whether this model answered a request, as far as is remembered.
+    pub fn answered_to(&mut self, request: u64) -> bool {
+        self.memory.knows(request)
+    }
+
     /// Whether the caller should tell [`Self::measured`] about the inference it has just reported.
     #[inline]
     pub fn wants_timing(&self) -> bool {
@@ -260,7 +280,9 @@ impl Recorder {
         let Some((first, _)) = self.open.moments else { return false };
         // A clock that was set back must not keep a window open for ever.
         let age = now.millis_since(first).unsigned_abs();
-        self.open.inferences >= self.windows.max_inferences.clamp(1, MAX_INFERENCES) || age >= self.windows.max_ms.max(1)
+        self.open.inferences >= self.windows.max_inferences.clamp(1, MAX_INFERENCES)
+            || age >= self.windows.max_ms.max(1)
+            || self.open.told.is_full()
     }
 
     /// Close the open window, if it holds anything. Its number counts from 0 here; the supervisor gives the lasting one.
@@ -291,6 +313,7 @@ impl Recorder {
             labelled: open.labelled,
             // Labels come later than what they are about: a window of labels alone stands where the data last stood.
             data_time: open.data_time.or(last_data),
+            user: open.told.into_totals(),
         })
     }
 

@@ -22,7 +22,7 @@
 //! `cargo run --release -p leeway-controller --example bench_gate -- [--quick] [--seeds N] [--certify]`
 use std::time::Instant;
 
-use leeway_controller::rollout::evidence::{Arm, Arms, Evidence, Metric, Outcome, Settled, Totals, compare, devices};
+use leeway_controller::rollout::evidence::{Arm, Arms, Evidence, Limits, Metric, Outcome, Settled, Totals, compare, devices};
 use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, StageOutcome, TooMany, judge};
 use leeway_controller::sequential::bets::{Values, excess};
 use leeway_controller::sequential::boundary::{Filling, Horizon, Table, enumerate, normal_quantile, wilson};
@@ -419,7 +419,7 @@ fn observe(evidence: &mut Evidence, metric: Metric, is_canary: bool, totals: Tot
     let (arms, settled) = (evidence.arms.entry(metric).or_default(), evidence.settled.entry(metric).or_default());
     let (arm, values) = if is_canary { (&mut arms.canary, &mut settled.canary) } else { (&mut arms.control, &mut settled.control) };
     arm.replace(Totals::default(), totals);
-    if let Some(share) = devices::settles(metric, Totals::default(), totals) {
+    if let Some(share) = devices::settles(metric, &Limits::default(), Totals::default(), totals) {
         values.add(share);
     }
 }

@@ -162,6 +162,7 @@ fn sealed(sender: &Sender, manifest: &Manifest, window: u64, counter: u64) -> In
         classes: vec![60, 40],
         labelled: [Labelled::default(); CONFIDENCE_BINS],
         data_time: None,
+        user: Default::default(),
     };
     let topic = Topic::new(&sender.access.tenant, &sender.id, Channel::Window).to_string();
     let bytes = envelope::seal(&sender.key, &sender.id, BootId(1), counter, Kind::Window, &report.to_bytes()).unwrap_or_default();

@@ -272,6 +272,9 @@ pub enum SpecError {
     /// A risk budget that cannot be meant.
     #[error("risk: {0}")]
     Risk(String),
+    /// A guardrail that does not say enough, or contradicts itself.
+    #[error("gate: {0}")]
+    Gate(String),
 }
 
 impl RolloutPolicy {
@@ -342,6 +345,7 @@ impl RolloutPolicy {
         if let Some(problem) = self.risk.as_ref().and_then(RiskBudget::problem) {
             return Err(SpecError::Risk(problem));
         }
+        self.gate.check().map_err(SpecError::Gate)?;
         self.rate.as_ref().map_or(Ok(()), Ramp::check)
     }
 

@@ -294,6 +294,7 @@ fn close(loaded: &mut Loaded, now: Timestamp, said: &mut Said) {
         classes: vec![n - n / 3, n / 3],
         labelled,
         data_time: None,
+        user: Default::default(),
     };
     said.notices.push((0, RunnerNotice::Window(Box::new(report))));
     loaded.window = WindowId(loaded.window.0 + 1);

@@ -1,7 +1,9 @@
 //! One closed window: what one model did on one device between two moments, as exact counts.
 //!
 //! Identified by (device, model digest, window id), so duplicates and late arrivals change nothing. Postcard inside the signed
-//! envelope; postcard has no evolution of its own, so the first byte names the form and `V1` is frozen by golden bytes.
+//! envelope; postcard has no evolution of its own, so the first byte names the form, and each is frozen by golden bytes.
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -10,8 +12,17 @@ use crate::manifest::CONFIDENCE_BINS;
 use crate::profile::{Counts, MAX_FEATURES};
 use crate::time::Timestamp;
 
+mod form;
+mod user;
+
+use form::Form;
+pub use user::{MAX_USER_METRICS, MAX_USER_NAME, MAX_USER_TRIALS, MILLION, UserMetric, UserMetricError, UserTotals, UserValue};
+
 /// Buckets of the latency histogram: bucket i counts inferences of 2^i to 2^(i+1) nanoseconds; the last one everything above.
 pub const LATENCY_BUCKETS: usize = 40;
+
+/// The newest form this program writes, for those who want to know beforehand.
+pub const NEWEST_FORM: u32 = 2;
 
 /// Inferences that did not give an answer, by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,12 +86,8 @@ pub struct WindowReport {
     pub labelled: [Labelled; CONFIDENCE_BINS],
     /// Application time covered, if the application stamps its requests (simulated weather does): first and last.
     pub data_time: Option<(Timestamp, Timestamp)>,
-}
-
-/// The forms that exist. Append only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum Form {
-    V1(Box<WindowReport>),
+    /// What the application told in this window about what this model did, at most [`MAX_USER_METRICS`].
+    pub user: BTreeMap<UserMetric, UserTotals>,
 }
 
 /// A report that cannot be counted.
@@ -100,17 +107,18 @@ pub const MAX_CLASSES: usize = 4096;
 impl WindowReport {
     /// The bytes that are signed and sent.
     pub fn to_bytes(&self) -> Vec<u8> {
-        postcard::to_stdvec(&Form::V1(Box::new(self.clone()))).unwrap_or_default()
+        postcard::to_stdvec(&Form::of(self.clone())).unwrap_or_default()
     }
 
     /// Read and check a report.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReportError> {
-        let (Form::V1(report), rest) = postcard::take_from_bytes(bytes).map_err(|_| ReportError::Unreadable)?;
+        let (form, rest): (Form, _) = postcard::take_from_bytes(bytes).map_err(|_| ReportError::Unreadable)?;
         if !rest.is_empty() {
             return Err(ReportError::Unreadable);
         }
+        let report = form.into_report();
         report.check()?;
-        Ok(*report)
+        Ok(report)
     }
 
     fn check(&self) -> Result<(), ReportError> {
@@ -132,6 +140,12 @@ impl WindowReport {
         }
         if self.labelled.iter().any(|l| l.correct > l.rows) {
             return fail("more right labels than labels");
+        }
+        if self.user.len() > MAX_USER_METRICS {
+            return fail("more user metrics than the bound");
+        }
+        if !self.user.values().all(UserTotals::adds_up) {
+            return fail("a user metric without trials, with more than the bound, or with a sum above its trials");
         }
         Ok(())
     }
@@ -191,31 +205,58 @@ pub(crate) mod tests {
             classes: vec![6, 4],
             labelled: [Labelled { rows: 1, correct: 1 }; CONFIDENCE_BINS],
             data_time: None,
+            user: BTreeMap::new(),
         }
     }
 
+    fn with_user() -> WindowReport {
+        let user = |name: &str, trials, sum_millionths| (name.parse().unwrap(), UserTotals { trials, sum_millionths });
+        WindowReport { user: [user("pick_success", 40, 38_500_000), user("retry", 3, 0)].into(), ..report() }
+    }
+
     #[test]
-    fn the_wire_form_is_frozen() {
+    fn the_wire_forms_are_frozen() {
         let bytes = report().to_bytes();
         assert_eq!(WindowReport::parse(&bytes), Ok(report()));
-        assert_eq!(Digest::of(&bytes).short(), "45a23e91c4f4", "the wire form of V1 changed: add a V2 instead ({} bytes)", bytes.len());
+        assert_eq!(Digest::of(&bytes).short(), "45a23e91c4f4", "the wire form of V1 changed: add another instead ({} bytes)", bytes.len());
+        let second = with_user().to_bytes();
+        assert_eq!(WindowReport::parse(&second), Ok(with_user()));
+        assert_eq!(Digest::of(&second).short(), "7d89281f6efe", "the wire form of V2 changed: add a V3 instead ({} bytes)", second.len());
+        assert_eq!((bytes[0], second[0]), (0, 1), "an older controller reads what it always read where nothing is new");
+        let tail = b"\x02\x0cpick_success\x28\xa0\xed\xad\x12\x05retry\x03\x00";
+        assert_eq!(&second[bytes.len()..], tail, "the rest of V2 is that of V1");
+        assert_eq!(second[1..bytes.len()], bytes[1..]);
     }
 
     #[test]
     fn reports_that_do_not_add_up_are_refused() {
         type Spoil = fn(&mut WindowReport);
-        let table: [(&str, Spoil); 5] = [
+        fn user(r: &mut WindowReport, name: &str, trials: u64, sum_millionths: u64) {
+            r.user.insert(name.parse().unwrap(), UserTotals { trials, sum_millionths });
+        }
+        let table: [(&str, Spoil); 10] = [
             ("latency", |r| r.latency.truncate(3)),
             ("recorded", |r| r.recorded = 11),
             ("feature", |r| r.features[0].0[0] = 9),
             ("confidence", |r| r.confidence[0] = 9),
             ("labels", |r| r.labelled[0].correct = 2),
+            ("a sum above its trials", |r| user(r, "retry", 3, 3_000_001)),
+            ("no trials", |r| user(r, "retry", 0, 0)),
+            ("trials beyond the bound", |r| user(r, "retry", MAX_USER_TRIALS + 1, 0)),
+            ("a product beyond 64 bits", |r| user(r, "retry", u64::MAX, u64::MAX)),
+            ("too many user metrics", |r| (0..MAX_USER_METRICS).for_each(|i| user(r, &format!("m{i}"), 1, 1))),
         ];
         for (name, spoil) in table {
-            let mut bad = report();
+            let mut bad = with_user();
             spoil(&mut bad);
-            assert!(WindowReport::parse(&bad.to_bytes()).is_err(), "{name}");
+            let refused = WindowReport::parse(&bad.to_bytes());
+            assert!(matches!(refused, Err(ReportError::Inconsistent(_))), "{name}: {refused:?}");
         }
+        let mut misnamed = with_user().to_bytes();
+        let at = misnamed.len() - 3;
+        assert_eq!(misnamed[at], b'y');
+        misnamed[at] = b'Y';
+        assert_eq!(WindowReport::parse(&misnamed), Err(ReportError::Unreadable));
         let good = report().to_bytes();
         assert_eq!(WindowReport::parse(&good[..good.len() - 1]), Err(ReportError::Unreadable));
         let longer: Vec<u8> = good.iter().copied().chain([0]).collect();

@@ -53,7 +53,7 @@ pub struct Engine {
     policy: Policy,
     takes: BTreeMap<DeviceId, Takes>,
     serve: Serve,
-    totals: BTreeMap<(DeviceId, Arm), Totals>,
+    totals: BTreeMap<(DeviceId, Arm, Metric), Totals>,
 }
 
 pub fn id() -> RolloutId {
@@ -66,6 +66,10 @@ fn line() -> Line {
 
 pub fn name<T: std::str::FromStr>(text: &str) -> T {
     text.parse().ok().unwrap_or_else(|| panic!("{text:?} is no name"))
+}
+
+fn word_of_user(text: &str) -> Metric {
+    name(&format!("user:{text}"))
 }
 
 fn manifest_of(version: &str) -> Digest {
@@ -112,7 +116,7 @@ impl Engine {
         let mut rain = ModelLine::new(line(), now);
         rain.rollout.hold_back_share = case.hold_back.unwrap_or(0.0);
         Arc::make_mut(&mut state.lines).insert(line(), Arc::new(rain));
-        let side = Some(Side { errors: 0.0 });
+        let side = Some(Side::default());
         let mut engine = Self {
             state,
             now,
@@ -123,7 +127,7 @@ impl Engine {
             version: name(if case.first_version { "1" } else { "2" }),
             policy: Policy::default(),
             takes: BTreeMap::new(),
-            serve: Serve { canary: side, control: side, canary_with: None },
+            serve: Serve { canary: side.clone(), control: side, canary_with: None },
             totals: BTreeMap::new(),
         };
         for (text, count) in &case.fleet {
@@ -208,7 +212,9 @@ impl Engine {
                 self.connect(who, online);
             }
         }
-        self.serve = step.serve.unwrap_or(self.serve);
+        if let Some(serve) = &step.serve {
+            self.serve = serve.clone();
+        }
         if let Some(join) = &step.join {
             self.join(join);
         }
@@ -496,7 +502,7 @@ impl Engine {
             }
             let canary = self.canary_side(&device);
             if active == candidate
-                && let Some(side) = canary
+                && let Some(side) = &canary
             {
                 let failed = (side.errors * INFERENCES as f64).round() as u64;
                 evidence.inferences += INFERENCES - failed;
@@ -504,15 +510,18 @@ impl Engine {
                 evidence.last_at = Some(self.now);
             }
             let Some(arm) = rollout.arm_of(&device, active, candidate, baseline) else { continue };
-            let Some(side) = (if arm == Arm::Canary { canary } else { self.serve.control }) else { continue };
-            let old = self.totals.entry((device.id.clone(), arm)).or_default();
-            let new = Totals { n: old.n + INFERENCES as f64, x: old.x + (side.errors * INFERENCES as f64).round() };
-            let replace = |arms: &mut Arms| if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control }.replace(*old, new);
-            replace(evidence.arms.entry(Metric::ErrorRatio).or_default());
-            for (key, value) in device.labels.iter().filter(|(key, _)| rollout.spec.policy.slice_by.contains(key)) {
-                replace(evidence.slices.entry(format!("{key}={value}")).or_default().entry(Metric::ErrorRatio).or_default());
+            let Some(side) = (if arm == Arm::Canary { canary } else { self.serve.control.clone() }) else { continue };
+            let told = side.user.iter().map(|(name, mean)| (word_of_user(name), mean * INFERENCES as f64));
+            for (metric, hits) in told.chain([(Metric::ErrorRatio, (side.errors * INFERENCES as f64).round())]) {
+                let old = self.totals.entry((device.id.clone(), arm, metric)).or_default();
+                let new = Totals { n: old.n + INFERENCES as f64, x: old.x + hits };
+                let replace = |arms: &mut Arms| if arm == Arm::Canary { &mut arms.canary } else { &mut arms.control }.replace(*old, new);
+                replace(evidence.arms.entry(metric).or_default());
+                for (key, value) in device.labels.iter().filter(|(key, _)| rollout.spec.policy.slice_by.contains(key)) {
+                    replace(evidence.slices.entry(format!("{key}={value}")).or_default().entry(metric).or_default());
+                }
+                *old = new;
             }
-            *old = new;
         }
         Arc::make_mut(&mut self.state.evidence).insert(id(), Arc::new(evidence));
     }
@@ -520,7 +529,7 @@ impl Engine {
     /// How a device with the version serves.
     fn canary_side(&self, device: &Device) -> Option<Side> {
         let with = self.serve.canary_with.filter(|with| device.labels.get("hw").is_some_and(|hw| hw.chars().eq([with.hw])));
-        with.map(|with| Side { errors: with.errors }).or(self.serve.canary)
+        with.map(|with| Side { errors: with.errors, ..Side::default() }).or_else(|| self.serve.canary.clone())
     }
 
     /// Devices that were ever told the version.

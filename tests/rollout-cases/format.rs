@@ -73,6 +73,7 @@ pub struct Policy {
     pub slice_by: Option<Vec<String>>,
     pub max_failed: Option<u32>,
     pub max_errors: Option<f64>,
+    pub user_metrics: Option<Vec<UserMetric>>,
     pub min_devices: Option<u32>,
     pub min_inferences: Option<u64>,
 }
@@ -117,6 +118,16 @@ pub struct Abort {
     pub share: f64,
     pub min: u32,
     pub action: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserMetric {
+    pub name: String,
+    /// `higher`, `lower`; not said, it cannot be judged.
+    pub better: Option<String>,
+    /// `always`, `if_seen`, `observe`.
+    pub need: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -183,7 +194,7 @@ pub struct Behave {
     pub reason: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Serve {
     pub canary: Option<Side>,
@@ -192,11 +203,12 @@ pub struct Serve {
     pub canary_with: Option<SideWith>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Side {
-    #[serde(default)]
     pub errors: f64,
+    /// What applications tell of every inference, as a mean.
+    pub user: BTreeMap<String, f64>,
 }
 
 /// Devices with `hw` of this value.

@@ -1,5 +1,7 @@
 //! The suite's words for a policy, as Leeway's.
-use leeway_controller::rollout::{AbortRule, Every, Membership, OnSuccess, Ramp, Retries, RolloutPolicy, Stage};
+use leeway_controller::rollout::evidence::Limits;
+use leeway_controller::rollout::gate::Need;
+use leeway_controller::rollout::{AbortRule, Every, Guardrail, Membership, OnSuccess, Ramp, Retries, RolloutPolicy, Stage};
 
 use crate::format;
 
@@ -49,6 +51,7 @@ pub fn of(asked: &format::Policy) -> RolloutPolicy {
     policy.gate.min_devices = asked.min_devices.unwrap_or(policy.gate.min_devices);
     policy.gate.min_inferences = asked.min_inferences.unwrap_or(policy.gate.min_inferences);
     policy.gate.max_error_ratio = asked.max_errors.unwrap_or(policy.gate.max_error_ratio);
+    policy.gate.guardrails.extend(asked.user_metrics.iter().flatten().map(user_metric));
     policy.rate = asked.ramp.as_ref().map(ramp);
     if let Some(retries) = &asked.retries {
         policy.retries = Retries { max: retries.max, after_ms: millis(&retries.after) };
@@ -83,6 +86,17 @@ fn stage(asked: &format::Stage) -> Stage {
     stage.require_approval = asked.approval.unwrap_or(false);
     stage.membership = asked.membership.as_deref().map_or(Membership::Open, word);
     stage
+}
+
+fn user_metric(asked: &format::UserMetric) -> Guardrail {
+    let higher = |way: &str| match way {
+        "higher" => true,
+        "lower" => false,
+        other => panic!("{other:?} is no way to be better: use higher or lower"),
+    };
+    let limits = Limits { higher_is_better: asked.better.as_deref().map(higher), ..Limits::default() };
+    let need = asked.need.as_deref().map_or(Need::Always, word);
+    Guardrail { metric: word(&format!("user:{}", asked.name)), limits, need, ..Guardrail::default() }
 }
 
 fn ramp(asked: &format::Ramp) -> Ramp {

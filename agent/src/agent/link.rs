@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use leeway_protocol::capture::CaptureBatch;
 use leeway_protocol::ids::WindowId;
-use leeway_protocol::report::WindowReport;
+use leeway_protocol::report::{NEWEST_FORM, WindowReport};
 use leeway_protocol::reported::{MAX_RECEIPTS, Receipt, ShadowSummary, Status};
 use leeway_protocol::topic::Channel;
 use leeway_protocol::trust::envelope::{self, Kind};
@@ -63,7 +63,7 @@ impl Agent {
     fn status(&mut self, online: bool) -> Option<Vec<u8>> {
         let session = number(self.state.boot, self.link.sessions);
         let (agent, labels) = (self.settings.agent.clone(), self.settings.labels.clone());
-        let status = Status { v: 1, online, session, agent, labels, report_form: 1 };
+        let status = Status { v: 1, online, session, agent, labels, report_form: NEWEST_FORM };
         let body = serde_json::to_vec(&status).unwrap_or_default();
         self.seal(Kind::Status, &body).map(|(_, bytes)| bytes)
     }

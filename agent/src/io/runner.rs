@@ -28,6 +28,7 @@ mod sandbox;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tools;
 
 pub use files::FileOrgans;

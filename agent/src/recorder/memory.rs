@@ -4,6 +4,7 @@
 //! certainty among the last few thousand requests and with falling luck up to [`REMEMBERED`]. A map and a queue would keep
 //! exactly the last N, at several times the cost on the path of every inference. The newest few are kept apart and moved to
 //! their sets together: one visit to cold memory in so many inferences, with the misses overlapping, instead of one in each.
+//! A labelled decision stays until its place is wanted, so that the application can still tell what else became of it.
 /// Decisions remembered per model: at one a second more than four hours, in 256 KB.
 pub const REMEMBERED: usize = 16_384;
 /// Places at the start; doubled as decisions come, so that a device that decides rarely holds little.
@@ -21,9 +22,11 @@ pub(crate) struct Remembered {
     pub(crate) class: u16,
     /// Its confidence bin.
     pub(crate) bin: u8,
+    /// Its label has come; a second one counts for nothing.
+    labelled: bool,
 }
 
-const EMPTY: Remembered = Remembered { request: 0, turn: 0, class: 0, bin: 0 };
+const EMPTY: Remembered = Remembered { request: 0, turn: 0, class: 0, bin: 0, labelled: false };
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -43,7 +46,7 @@ impl Memory {
         self.turn = self.turn.wrapping_add(1).max(1);
         // A class past the 4,096 a window counts apart cannot be labelled either; no label equals this one.
         let class = u16::try_from(class).unwrap_or(u16::MAX);
-        self.recent.push(Remembered { request, turn: self.turn, class, bin: bin as u8 });
+        self.recent.push(Remembered { request, turn: self.turn, class, bin: bin as u8, labelled: false });
         if self.recent.len() >= RECENT {
             self.settle();
         }
@@ -62,7 +65,7 @@ impl Memory {
     }
 
     fn place(&mut self, new: Remembered) {
-        let place = self.set(new.request).iter_mut().min_by_key(|p| if p.request == new.request { 0 } else { p.turn });
+        let place = self.set(new.request).iter_mut().min_by_key(|p| if p.request == new.request || p.labelled { 0 } else { p.turn });
         if let Some(place) = place {
             *place = new;
         }
@@ -70,14 +73,23 @@ impl Memory {
 
     /// The decision, once: a second label for the same request finds nothing.
     pub(crate) fn recall(&mut self, request: u64) -> Option<Remembered> {
-        let settled = self.set(request).iter_mut().find(|p| p.turn > 0 && p.request == request).map(|place| {
-            let found = *place;
-            place.turn = 0;
-            found
-        });
-        let latest = self.recent.iter().rev().find(|p| p.request == request).copied();
-        self.recent.retain(|p| p.request != request);
+        let label = |place: &mut Remembered| {
+            let open = !place.labelled;
+            place.labelled = true;
+            open.then_some(*place)
+        };
+        let settled = self.set(request).iter_mut().find(|p| p.turn > 0 && p.request == request).and_then(label);
+        // All of them: an earlier one under the same number is not there to be labelled instead.
+        let mut latest = None;
+        for place in self.recent.iter_mut().filter(|p| p.request == request) {
+            latest = label(place).or(latest);
+        }
         latest.or(settled)
+    }
+
+    /// Whether a decision of this request is remembered, labelled or not.
+    pub(crate) fn knows(&mut self, request: u64) -> bool {
+        self.recent.iter().any(|p| p.request == request) || self.set(request).iter().any(|p| p.turn > 0 && p.request == request)
     }
 
     #[inline]
@@ -115,6 +127,11 @@ mod tests {
         assert_eq!(memory.recall(7).map(|r| (r.class, r.bin)), Some((2, 4)));
         assert_eq!(memory.recall(7), None);
         assert_eq!(memory.recall(0), None);
+        assert!(memory.knows(7) && !memory.knows(0), "what was labelled is still known");
+        memory.settle();
+        assert_eq!((memory.recall(7), memory.knows(7)), (None, true), "also in its place");
+        memory.remember(7, 3, 5);
+        assert_eq!(memory.recall(7).map(|r| (r.class, r.bin)), Some((3, 5)), "the number was used again");
         for request in 0..1_000 {
             memory.remember(request, 1, 3);
         }

@@ -136,6 +136,47 @@ fn a_label_after_its_window_counts_in_the_next_one() {
 }
 
 #[test]
+fn what_the_application_tells_is_added_up_by_name_and_bounded() {
+    let manifest = two_features();
+    let mut recorder = recorder(&manifest, 1_000, CapturePolicy::default());
+    let value = |name: &str, value| (name.parse().unwrap(), UserValue::of(value).unwrap());
+    let at = Timestamp::from_millis;
+    recorder.told(at(1), &[value("pick_success", 1.0), value("retry", 0.0), value("pick_success", 0.25)]).unwrap();
+    serve(&mut recorder, &manifest, 2, plain(3, 0.5, 0.9));
+    assert!(recorder.answered_to(3) && !recorder.answered_to(4));
+    assert!(recorder.label(at(2), 3, 1.0) && recorder.answered_to(3), "a label does not make it forgotten");
+    let six: Vec<_> = (0..6).map(|i| value(&format!("m{i}"), 1.0)).collect();
+    recorder.told(at(3), &six).unwrap();
+    let refused = recorder.told(at(3), &[value("retry", 1.0), value("ninth", 1.0)]).unwrap_err().to_string();
+    assert_eq!(refused, "a window counts at most 8 metrics by name, and holds m0, m1, m2, m3, m4, m5, pick_success, retry: use these");
+    recorder.told(at(4), &[value("retry", 1.0)]).unwrap();
+    let report = recorder.close(at(5)).unwrap();
+    assert_eq!(WindowReport::parse(&report.to_bytes()), Ok(report.clone()));
+    let totals = |name: &str| report.user.get(&name.parse().unwrap()).map(|t| (t.trials, t.sum_millionths));
+    assert_eq!([totals("pick_success"), totals("retry"), totals("ninth")], [Some((2, 1_250_000)), Some((2, 1_000_000)), None]);
+    assert_eq!(report.user.len(), 8);
+    // The next window begins with no names, is worth sending for what was told alone, and closes by time.
+    assert_eq!(recorder.close(at(6)), None);
+    recorder.told(at(7), &[value("ninth", 1.0)]).unwrap();
+    assert!(!recorder.is_due(at(8)) && recorder.is_due(at(10_007)));
+    let alone = recorder.close(at(10_007)).unwrap();
+    assert_eq!((alone.inferences, alone.user.len()), (0, 1));
+    let nine: Vec<_> = (0..9).map(|i| value(&format!("m{i}"), 1.0)).collect();
+    assert!(recorder.told(at(10_008), &nine).unwrap_err().to_string().ends_with("by name: send fewer names"));
+    assert_eq!(recorder.close(at(10_009)), None, "what was refused opens no window");
+}
+
+#[test]
+fn answers_of_a_model_without_decisions_are_known_too() {
+    let manifest = Manifest { decision: Decision::None, ..two_features() };
+    let mut recorder = recorder(&manifest, 1_000, CapturePolicy::default());
+    serve(&mut recorder, &manifest, 1, plain(3, 0.5, 0.9));
+    assert!(recorder.answered_to(3));
+    assert!(!recorder.label(Timestamp::from_millis(2), 3, 1.0), "there is no decision to label");
+    assert_eq!(recorder.close(Timestamp::from_millis(3)).unwrap().labels().rows, 0);
+}
+
+#[test]
 fn samples_are_chosen_by_hash_within_the_daily_budget() {
     let manifest = two_features();
     let policy = CapturePolicy { uniform: 0.25, max_rows_per_day: 10_000, labelled_only: false, salt: 0 };

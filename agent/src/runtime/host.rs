@@ -11,7 +11,7 @@ use std::sync::Arc;
 use leeway_protocol::assignment::{CapturePolicy, Windows};
 use leeway_protocol::manifest::Manifest;
 use leeway_protocol::reason::{Code, Reason};
-use leeway_protocol::report::Errors;
+use leeway_protocol::report::{Errors, UserMetric, UserValue};
 use leeway_protocol::time::Timestamp;
 
 use super::release::{Files, Organs, Release};
@@ -184,6 +184,23 @@ impl Host {
             found |= seat.recorder.label(now, request, label);
         }
         found
+    }
+
+    /// What the application measured itself, for the model that answered `request`, or else for the one that serves; whether
+    /// there is such a model. It is counted whole or not at all.
+    pub fn told(&mut self, now: Timestamp, request: Option<u64>, values: &[(UserMetric, UserValue)]) -> Result<bool, Refusal> {
+        let slot = match request {
+            None => Some(self.active.ok_or(Refusal::NoModel)?),
+            // The one that serves first: where both know the number, it was used again since.
+            Some(request) => {
+                let knows = |(slot, seat): (&Slot, &mut Seat)| seat.recorder.answered_to(request).then_some(*slot);
+                let known: Vec<Slot> = self.seats.iter_mut().filter_map(knows).collect();
+                known.iter().find(|slot| self.active == Some(**slot)).or(known.first()).copied()
+            }
+        };
+        let Some(seat) = slot.and_then(|slot| self.seats.get_mut(&slot)) else { return Ok(false) };
+        seat.recorder.told(now, values).map_err(|e| Refusal::Rejected(e.to_string()))?;
+        Ok(true)
     }
 
     /// Close what is due and give signs of life; to be called at least every half second.

@@ -55,6 +55,7 @@ fn report(reference: &Reference, block: i64, rho: u8, rows: &[Vec<Option<f64>>])
         classes: vec![],
         labelled: [Labelled::default(); CONFIDENCE_BINS],
         data_time: Some((at, at)),
+        user: Default::default(),
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! A good version is one that does no worse than this. Where nothing was recorded yet a stated assumption stands in, and failure
 //! rates are drawn towards it with the weight of some fifty devices, so that three lucky installs do not promise a perfect fourth.
+use std::collections::BTreeSet;
+
 use leeway_protocol::reported::Running;
 use leeway_protocol::time::Timestamp;
 
+use super::study::is_unforeseen;
 use crate::fleet::{Arm as Side, Device};
 use crate::rollout::evidence::{Arm, Metric};
 use crate::rollout::gate::blames_model;
@@ -63,6 +66,13 @@ impl Base {
     pub fn of(snapshot: &Snapshot, rollout: &Rollout, members: &[&Device]) -> Self {
         let mut sources = Vec::new();
         let (failure, refusal) = failures(snapshot, rollout, members, &mut sources);
+        let rails = rollout.spec.policy.gate.guardrails.iter().map(|rail| rail.metric).filter(|metric| is_unforeseen(*metric));
+        let unforeseen: BTreeSet<String> = rails.map(|metric| metric.to_string()).collect();
+        if !unforeseen.is_empty() {
+            let named = unforeseen.into_iter().collect::<Vec<_>>().join(", ");
+            sources
+                .push(format!("What applications will tell is not foreseen: the runs wait for no check of {named}, and none stops them."));
+        }
         let control = latest_control(snapshot, rollout);
         let of = |metric: Metric| control.and_then(|e| e.arms.get(&metric)).and_then(|arms| rate(&arms.control));
         let errors = of(Metric::ErrorRatio);

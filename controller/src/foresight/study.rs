@@ -19,7 +19,8 @@ use crate::fleet::bucket::order;
 use crate::fleet::{Device, Fleet};
 use crate::planner::Policy;
 use crate::registry::ModelLine;
-use crate::rollout::Rollout;
+use crate::rollout::evidence::Metric;
+use crate::rollout::{GatePolicy, Rollout};
 use crate::snapshot::Snapshot;
 
 /// The fleet and the question about it.
@@ -170,11 +171,26 @@ fn lean(device: &Device) -> Device {
     lean
 }
 
+/// Take out guardrails on what no simulated device shows, which would be waited for in vain; the others keep their part of the error.
+fn leave_out_unforeseen(gate: &mut GatePolicy) {
+    if gate.guardrails.iter().any(|rail| is_unforeseen(rail.metric)) {
+        let parts: Vec<f64> = gate.guardrails.iter().map(|rail| gate.alpha_of(rail)).collect();
+        gate.guardrails.iter_mut().zip(parts).for_each(|(rail, part)| rail.limits.alpha = Some(part));
+        gate.guardrails.retain(|rail| !is_unforeseen(rail.metric));
+    }
+}
+
+/// Whether nothing recorded says what a metric will show: applications tell what they like.
+pub(super) fn is_unforeseen(metric: Metric) -> bool {
+    matches!(metric, Metric::User(_))
+}
+
 /// The state without other lines, other rollouts and everything that could ask for a retraining.
 fn world(snapshot: &Snapshot, rollout: &Rollout, fleet: Fleet, scale: f64) -> Snapshot {
     let line = &rollout.spec.line;
     let mut planned = rollout.clone();
     let policy = &mut planned.spec.policy;
+    leave_out_unforeseen(&mut policy.gate);
     (policy.max_per_minute, policy.max_in_flight) = (fewer(policy.max_per_minute, scale), fewer(policy.max_in_flight, scale));
     let quiet = |found: &Arc<ModelLine>| {
         let mut own = found.as_ref().clone();

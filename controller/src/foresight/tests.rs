@@ -224,6 +224,20 @@ fn a_rollout_that_would_stand_still_is_seen_to() {
 }
 
 #[test]
+fn what_applications_will_tell_is_not_foreseen_and_said_so() {
+    let world = flawless(40);
+    let plain = ask(&world, canary_first(), FEW);
+    let mut policy = canary_first();
+    let limits = crate::rollout::evidence::Limits { higher_is_better: Some(true), ..Default::default() };
+    let rail = crate::rollout::Guardrail { metric: name("user:pick_success"), limits, need: Need::Always, ..Default::default() };
+    policy.gate.guardrails.push(rail);
+    let told = ask(&world, policy, FEW);
+    assert_eq!((told.held_up, told.reach.complete_median_ms), (plain.held_up, plain.reach.complete_median_ms));
+    let said = |forecast: &Forecast| forecast.assumed.iter().any(|s| s.contains("the runs wait for no check of user:pick_success"));
+    assert!(said(&told) && !said(&plain), "{:?}", told.assumed);
+}
+
+#[test]
 fn a_budget_that_is_not_met_is_named() {
     let world = flawless(100);
     let mut policy = canary_first();

@@ -79,6 +79,7 @@ pub(crate) fn window(number: u64) -> WindowReport {
         classes: vec![3, 1],
         labelled: [Labelled::default(); CONFIDENCE_BINS],
         data_time: None,
+        user: Default::default(),
     }
 }
 

@@ -33,6 +33,7 @@ fn report(day: i64, confidence: [u32; CONFIDENCE_BINS], labels: u64, correct: u6
         classes: vec![],
         labelled,
         data_time: Some((at, at)),
+        user: Default::default(),
     }
 }
 

@@ -19,8 +19,10 @@
 //! own offset would otherwise look like a difference between versions. What stays true: adding the same totals twice changes
 //! nothing, as a device's new totals replace its old ones.
 use leeway_protocol::digest::Digest;
+use leeway_protocol::report::UserMetric;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::sequential::boundary::Horizon;
@@ -30,6 +32,7 @@ mod assignment;
 pub mod devices;
 pub mod failures;
 pub mod latency;
+pub mod metric;
 mod rows;
 
 pub use assignment::{SampleRatio, sample_ratio};
@@ -37,8 +40,10 @@ pub use devices::Settled;
 pub use latency::Paces;
 
 /// What a guardrail compares. All but two are shares of trials, so that one test serves them all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
+///
+/// In documents it is a text, `error_ratio` or `user:retry`; how it is written and read is in [`metric`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum Metric {
     /// Inferences that failed, of inferences; lower is better.
     ErrorRatio,
@@ -55,10 +60,12 @@ pub enum Metric {
     OutputShift,
     /// The p95 of a device's latency, over devices; lower is better. Its limits are relative: see [`latency`].
     Latency,
+    /// What the application tells about its own business, of all it told under that name; its guardrail says which way is good.
+    User(UserMetric),
 }
 
 impl Metric {
-    /// Every metric, in the order they are shown.
+    /// Every metric that needs no application, in the order they are shown.
     pub const ALL: [Self; 7] = [
         Self::ErrorRatio,
         Self::SlowRatio,
@@ -69,13 +76,17 @@ impl Metric {
         Self::Latency,
     ];
 
-    /// Whether more is better.
-    pub fn higher_is_better(self) -> bool {
-        matches!(self, Self::LabelledAccuracy | Self::EstimatedAccuracy)
+    /// Whether more is better: a user metric's limits say it themselves, and are refused if they do not.
+    pub fn higher_is_better(self, limits: &Limits) -> bool {
+        match self {
+            Self::User(_) => limits.higher_is_better != Some(false),
+            known => matches!(known, Self::LabelledAccuracy | Self::EstimatedAccuracy),
+        }
     }
 
-    /// The name it has in JSON and on the command line.
-    pub fn as_str(self) -> &'static str {
+    /// The word it has in JSON and on the command line; a user metric is more than a word, and its [`Display`](std::fmt::Display)
+    /// has the name too.
+    fn word(self) -> &'static str {
         match self {
             Self::ErrorRatio => "error_ratio",
             Self::SlowRatio => "slow_ratio",
@@ -84,12 +95,13 @@ impl Metric {
             Self::DeviceFailures => "device_failures",
             Self::OutputShift => "output_shift",
             Self::Latency => "latency",
+            Self::User(_) => "user",
         }
     }
 
     /// What people call it.
-    pub fn title(self) -> &'static str {
-        match self {
+    pub fn title(self) -> Cow<'static, str> {
+        let title = match self {
             Self::ErrorRatio => "error ratio",
             Self::SlowRatio => "share of slow inferences",
             Self::LabelledAccuracy => "measured accuracy",
@@ -97,7 +109,9 @@ impl Metric {
             Self::DeviceFailures => "share of failed devices",
             Self::OutputShift => "shift of the decisions",
             Self::Latency => "latency",
-        }
+            Self::User(name) => return format!("user metric {name}").into(),
+        };
+        title.into()
     }
 }
 
@@ -211,6 +225,8 @@ pub struct Limits {
     pub sharing: f64,
     /// Lag-1 autocorrelation of hits within a device.
     pub rho: f64,
+    /// Whether more is better. Needed for a user metric, refused for every other, whose way is known.
+    pub higher_is_better: Option<bool>,
 }
 
 impl Default for Limits {
@@ -225,6 +241,7 @@ impl Default for Limits {
             pass_alpha: 0.05,
             sharing: 1.0,
             rho: 0.1,
+            higher_is_better: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use leeway_protocol::ids::{Line, RolloutId, Version};
 use serde_json::{Map, Value, json};
 
 use super::RolloutPolicy;
+use super::evidence::{Metric, metric};
 
 mod schema;
 pub use schema::schema;
@@ -161,6 +162,11 @@ impl Checker {
             }
             Value::String(text) if schema.get("pattern").is_some_and(|p| p == schema::DURATION) && duration_ms(text).is_none() => {
                 self.say(place, format!("must be a duration such as 90s, 30m, 8h or 2d, but it is {text:?}"));
+            }
+            Value::String(text) if schema.get("pattern").is_some_and(|p| *p == metric::pattern()) => {
+                if let Err(problem) = text.parse::<Metric>() {
+                    self.say(place, problem.to_string());
+                }
             }
             _ => {}
         }

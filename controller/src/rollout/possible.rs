@@ -18,7 +18,7 @@ pub fn never(policy: &RolloutPolicy, compares: bool) -> Option<String> {
     if policy.device_deadline_ms == 0 {
         return Some("a device_deadline of 0 makes every device overdue as it is told: give it one".to_owned());
     }
-    let waits = awaited(policy).next().filter(|_| compares)?.metric.as_str();
+    let waits = awaited(policy).next().filter(|_| compares)?.metric;
     let why = if policy.control_share <= 0.0 {
         "control_share is 0, so no stage holds a control group: give it a share, such as 0.2"
     } else if policy.stages.len() == 1 {
@@ -48,7 +48,7 @@ pub fn not_yet(policy: &RolloutPolicy, compares: bool, members: &[usize]) -> Vec
             ));
         }
         for rail in awaited(policy).filter(|_| holds) {
-            let (metric, least) = (rail.metric.as_str(), rail.limits.min_devices.max(1));
+            let (metric, least) = (rail.metric, rail.limits.min_devices.max(1));
             let fewer = canaries.min(control);
             if (fewer as u64) < least {
                 found.push(format!(

@@ -48,7 +48,8 @@ fn the_runner_refuses_by_name(device: &Device) {
         body.to_string()
     };
     let large = format!("{{\"inputs\":[{}]}}", " ".repeat(33 << 20));
-    let table: [(&str, String, u16, &str); 14] = [
+    let metric = |value: Value| json!({ "metrics": [{ "name": "retry", "value": value }] }).to_string();
+    let table: [(&str, String, u16, &str); 17] = [
         (INFER, "rubbish".to_owned(), 400, "not an inference request"),
         (INFER, String::new(), 400, "not an inference request"),
         (INFER, spoilt(|b| b["inputs"][0]["shape"] = json!([8])), 400, "expected FP32 of shape [1, 8]"),
@@ -63,6 +64,9 @@ fn the_runner_refuses_by_name(device: &Device) {
         (INFER, spoilt(|b| b["parameters"]["data_time"] = json!("yesterday")), 400, "data_time"),
         ("/v2/models/snow/infer", question(&row, None).to_string(), 404, "snow"),
         (INFER, large, 413, "larger than"),
+        ("/leeway/v1/metrics", "rubbish".to_owned(), 400, "expected {\"metrics\""),
+        ("/leeway/v1/metrics", metric(json!(2)), 400, "a share from 0 to 1"),
+        ("/leeway/v1/metrics", metric(Value::Null), 400, "expected f64"),
     ];
     for (path, body, status, says) in &table {
         for socket in [device.tcp(), device.unix()] {

@@ -64,6 +64,7 @@ pub fn honest() -> Vec<(String, Vec<u8>)> {
         classes: vec![6, 4],
         labelled: [Labelled { rows: 1, correct: 1 }; CONFIDENCE_BINS],
         data_time: Some((Timestamp::from_secs(1), Timestamp::from_secs(2))),
+        user: Default::default(),
     };
     let row = CapturedRow {
         request: 1,

@@ -33,6 +33,7 @@ fn window() -> WindowReport {
         classes: vec![],
         labelled: [Labelled::default(); 10],
         data_time: None,
+        user: Default::default(),
     }
 }
 

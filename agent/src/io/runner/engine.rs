@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use leeway_protocol::manifest::Manifest;
 use leeway_protocol::reason::Reason;
+use leeway_protocol::report::{UserMetric, UserValue};
 use leeway_protocol::tensor::Tensor;
 use leeway_protocol::time::Timestamp;
 use tokio::sync::oneshot;
@@ -36,6 +37,8 @@ pub(super) enum Job {
     Reject,
     /// The truth about an earlier request.
     Label { request: u64, label: f32, reply: oneshot::Sender<bool> },
+    /// What the application measured itself, about an earlier request or about what serves.
+    Told { request: Option<u64>, values: Vec<(UserMetric, UserValue)>, reply: oneshot::Sender<Result<bool, Refusal>> },
     /// The supervisor is gone.
     Ended,
 }
@@ -138,6 +141,7 @@ impl Engine {
                 let found = self.host.label(now(), request, label);
                 reply.send(found).ok();
             }
+            Job::Told { request, values, reply } => drop(reply.send(self.host.told(now(), request, &values))),
             Job::Ended => {}
         }
     }

@@ -22,6 +22,7 @@ use super::engine::{Board, Engine, Job, WAITING_JOBS};
 use super::oip::{InferRequest, InferResponse, metadata};
 use super::requests::{self, Numbering};
 use super::sandbox::{self, Keep, Memory};
+use super::told::told;
 use super::{DONE, FileOrgans, Options, REFUSED, pipe};
 use crate::control::{PROTOCOL, RunnerNotice};
 use crate::runtime::host::{Refusal, Serving};
@@ -130,7 +131,7 @@ async fn unix(path: &str) -> anyhow::Result<tokio::net::UnixListener> {
 }
 
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     jobs: SyncSender<Job>,
     board: Board,
     numbering: Arc<Numbering>,
@@ -153,7 +154,7 @@ impl Shared {
         Err(Problem(StatusCode::NOT_FOUND, format!("{asked:?} is not active on this device; {line} version {version} is")))
     }
 
-    fn put(&self, job: Job) -> Result<(), Problem> {
+    pub(super) fn put(&self, job: Job) -> Result<(), Problem> {
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Problem(StatusCode::SERVICE_UNAVAILABLE, "too many requests wait already: ask again later".to_owned()),
             TrySendError::Disconnected(_) => Problem(StatusCode::SERVICE_UNAVAILABLE, "the runner is ending".to_owned()),
@@ -162,7 +163,7 @@ impl Shared {
 }
 
 /// An error in the protocol's form.
-struct Problem(StatusCode, String);
+pub(super) struct Problem(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -181,7 +182,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-fn gone<T>(_: T) -> Problem {
+pub(super) fn gone<T>(_: T) -> Problem {
     Problem(StatusCode::SERVICE_UNAVAILABLE, "the runner is ending".to_owned())
 }
 
@@ -203,6 +204,7 @@ fn router(shared: Shared) -> Router {
             post(|s, h, Path((n, v)): Path<(String, String)>, b| async move { infer(s, h, n, Some(v), b).await }),
         )
         .route("/leeway/v1/feedback", post(feedback))
+        .route("/leeway/v1/metrics", post(told))
         .route("/leeway/v1/status", get(status))
         .fallback(|| async {
             Problem(StatusCode::NOT_FOUND, "there is nothing at this path; the Open Inference Protocol starts at /v2".to_owned())
@@ -241,9 +243,9 @@ fn model_ready(State(shared): State<Shared>, name: &str, version: Option<&str>) 
     shared.model(name, version).map(|serving| Json(json!({"name": serving.manifest.line, "ready": true})))
 }
 
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
-fn body(body: Body) -> Result<Bytes, Problem> {
+pub(super) fn body(body: Body) -> Result<Bytes, Problem> {
     body.map_err(|rejection| {
         let status = rejection.status();
         let text = if status == StatusCode::PAYLOAD_TOO_LARGE {

@@ -196,6 +196,59 @@ fn every_bad_request_gets_a_sentence_and_the_server_goes_on() {
 }
 
 #[test]
+fn what_the_application_measures_is_counted_for_the_model_it_is_about() {
+    let runner = Runner::start();
+    let route = "/leeway/v1/metrics";
+    let tell = |body: &Value| runner.post(route, body);
+    assert_eq!(tell(&json!({"metrics": [{"name": "retry", "value": 1}]})).0, 503, "nobody serves yet");
+    runner.load(Role::Active, logistic([1.0, 0.0], 0.0));
+    runner.wait_loaded();
+    let mut named = x(json!([0.0, 0.0]));
+    named["id"] = json!("order-17");
+    assert_eq!(runner.post("/v2/models/rain/infer", &named).0, 200);
+    assert_eq!(runner.post("/leeway/v1/feedback", &json!({"id": "order-17", "label": 1})).1["matched"], true);
+    let (status, answer) =
+        tell(&json!({"metrics": [{"name": "pick_success", "value": 0.5}, {"name": "retry", "value": 0}], "id": "order-17"}));
+    assert_eq!((status, &answer["matched"], &answer["counted"]), (200, &json!(true), &json!(2)), "{answer}");
+    let (status, answer) = tell(&json!({"metrics": [{"name": "retry", "value": 1}], "id": "order-18"}));
+    assert_eq!((status, &answer["matched"], &answer["counted"]), (200, &json!(false), &json!(0)), "{answer}");
+    assert_eq!(tell(&json!({"metrics": [{"name": "retry", "value": 1}]})).1["message"], "the value was counted");
+
+    let one = |name: Value, value: Value| json!({"metrics": [{"name": name, "value": value}]}).to_string();
+    let many = |count: usize, name: &dyn Fn(usize) -> String| {
+        let metrics: Vec<Value> = (0..count).map(|i| json!({"name": name(i), "value": 1})).collect();
+        json!({"metrics": metrics}).to_string()
+    };
+    let table = [
+        ("expected {\"metrics\"", "{".to_owned()),
+        ("missing field `metrics`", "{}".to_owned()),
+        ("send 1 to 1000", json!({"metrics": []}).to_string()),
+        ("send 1 to 1000", many(1_001, &|_| "retry".to_owned())),
+        ("unknown field `label`", json!({"metrics": [{"name": "retry", "value": 1, "label": 1}]}).to_string()),
+        ("retry is 1.5: send a share from 0 to 1", one(json!("retry"), json!(1.5))),
+        ("retry is -1: send a share", one(json!("retry"), json!(-1))),
+        ("expected f64", one(json!("retry"), json!("yes"))),
+        ("expected f64", one(json!("retry"), Value::Null)),
+        ("number out of range", "{\"metrics\": [{\"name\": \"retry\", \"value\": 1e400}]}".to_owned()),
+        ("expected value", "{\"metrics\": [{\"name\": \"retry\", \"value\": NaN}]}".to_owned()),
+        ("\"Retry\" cannot name a user metric: use 1 to 24", one(json!("Retry"), json!(1))),
+        ("holds pick_success, retry: use these", many(7, &|i| format!("m{i}"))),
+        ("are too many for one call", " ".repeat(200_000)),
+    ];
+    for (want, body) in &table {
+        let (status, answer) = runner.send("POST", route, "", body);
+        let error = answer["error"].as_str().unwrap();
+        assert!(status == 400 && error.contains(want), "{want}: {status} {error}");
+    }
+    assert_eq!(runner.get(route).0, 405);
+    runner.command(RunnerCommand::CloseWindows);
+    let report: WindowReport = runner.wait(|n| if let RunnerNotice::Window(report) = n { Some(*report) } else { None });
+    let totals: Vec<_> = report.user.iter().map(|(name, t)| (name.as_str(), t.trials, t.sum_millionths)).collect();
+    assert_eq!(totals, [("pick_success", 1, 500_000), ("retry", 2, 1_000_000)], "what was refused left no trace");
+    assert_eq!(report.errors.rejected, 0);
+}
+
+#[test]
 fn recurrent_state_stays_inside_and_can_be_asked_for() {
     let runner = Runner::start();
     runner.load(Role::Active, counter());

@@ -2,6 +2,7 @@
 //!
 //! What stays true: a window's sums depend on the window and its manifest alone; a device settles once.
 use super::*;
+use crate::rollout::GatePolicy;
 use crate::rollout::evidence::latency::Timing;
 use crate::rollout::evidence::{Arms, MAX_SLICES, Paces, Settled, devices};
 use crate::rollout::shared::slices_of;
@@ -40,11 +41,13 @@ impl Ledger {
         if let Some(arm) = arm {
             // Both arms are measured from what the control group did before, so that a control differs from it by chance only.
             let shift = shift(&evidence.usual, &window.classes).map(|shift| (Metric::OutputShift, shift));
-            for (metric, more) in contributions(window, manifest).into_iter().chain(shift) {
+            let gate = &spec.policy.gate;
+            for (metric, more) in contributions(window, manifest).into_iter().chain(shift).filter(|(metric, _)| is_counted(gate, *metric)) {
                 let old = sums.get(&metric).copied().unwrap_or_default();
                 let new = Totals { n: old.n + more.n, x: old.x + more.x };
                 sums.insert(metric, new);
-                count(evidence, &slices, metric, arm, old, new);
+                let settled = devices::settles(metric, &gate.limits_of(metric), old, new);
+                count(evidence, &slices, metric, arm, (old, new), settled);
             }
             time(evidence, &slices, self.timings.entry(rollout.id.clone()).or_default(), sums, (device, arm), window);
             if arm == Arm::Control {
@@ -77,16 +80,21 @@ fn slices(rollout: &Rollout, device: &Device, cohort: Option<&Cohort>) -> Vec<St
     all.filter(|slice| keys.iter().any(|key| key == slice.key())).map(|slice| slice.to_string()).collect()
 }
 
-/// Put a device's new totals in the place of its old ones.
-fn count(evidence: &mut Evidence, slices: &[String], metric: Metric, arm: Arm, old: Totals, new: Totals) {
+/// Whether a rollout counts a metric. Of what applications tell, only what its guardrails name: their number is bounded, that of
+/// the names that devices can think of is not.
+fn is_counted(gate: &GatePolicy, metric: Metric) -> bool {
+    !matches!(metric, Metric::User(_)) || gate.guardrails.iter().any(|rail| rail.metric == metric)
+}
+
+/// Put a device's new totals in the place of its old ones, and its share among the settled ones if it has just settled.
+fn count(evidence: &mut Evidence, slices: &[String], metric: Metric, arm: Arm, (old, new): (Totals, Totals), settled: Option<f64>) {
     let replace = |arms: &mut Arms| match arm {
         Arm::Canary => arms.canary.replace(old, new),
         Arm::Control => arms.control.replace(old, new),
     };
     replace(evidence.arms.entry(metric).or_default());
-    let settles = devices::settles(metric, old, new);
     let settle = |all: &mut BTreeMap<Metric, Settled>| {
-        let Some(share) = settles else { return };
+        let Some(share) = settled else { return };
         let settled = all.entry(metric).or_default();
         if arm == Arm::Canary { &mut settled.canary } else { &mut settled.control }.add(share);
     };
@@ -121,7 +129,7 @@ fn time(
     timings.remove(&device.id);
     let settled = Totals { n: 1.0, x: 0.0 };
     sums.insert(Metric::Latency, settled);
-    count(evidence, slices, Metric::Latency, arm, Totals::default(), settled);
+    count(evidence, slices, Metric::Latency, arm, (Totals::default(), settled), None);
     let add = |paces: &mut Paces| if arm == Arm::Canary { &mut paces.canary } else { &mut paces.control }.add(octaves);
     add(&mut evidence.latency);
     // Those that there was no room for are not there.
@@ -150,19 +158,23 @@ pub fn contributions(window: &WindowReport, manifest: &Manifest) -> Vec<(Metric,
         let expected = window.confidence.iter().zip(&manifest.calibration.accuracy).map(|(&n, accuracy)| f64::from(n) * accuracy).sum();
         out.push((Metric::EstimatedAccuracy, Totals { n: decided, x: expected }));
     }
+    out.extend(window.user.iter().map(|(name, told)| (Metric::User(*name), Totals { n: told.trials as f64, x: told.sum() })));
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::evidence::Limits;
 
     #[test]
     fn a_device_settles_once_and_slices_are_bounded() {
         let mut evidence = Evidence::default();
         let totals = |n: f64| Totals { n, x: n / 2.0 };
         for (old, new) in [(0.0, 30.0), (30.0, 60.0), (60.0, 600.0)] {
-            count(&mut evidence, &["hw=rev-b".to_owned()], Metric::ErrorRatio, Arm::Canary, totals(old), totals(new));
+            let totals = (totals(old), totals(new));
+            let settled = devices::settles(Metric::ErrorRatio, &Limits::default(), totals.0, totals.1);
+            count(&mut evidence, &["hw=rev-b".to_owned()], Metric::ErrorRatio, Arm::Canary, totals, settled);
         }
         let settled = &evidence.settled[&Metric::ErrorRatio];
         assert_eq!((settled.canary.devices, settled.control.devices), (1, 0));
@@ -170,7 +182,8 @@ mod tests {
         assert_eq!(evidence.arms[&Metric::ErrorRatio].canary.n, 600.0);
         assert_eq!(evidence.apart["hw=rev-b"].settled, evidence.settled);
         for i in 0..200 {
-            count(&mut evidence, &[format!("serial={i}")], Metric::ErrorRatio, Arm::Control, Totals::default(), totals(1.0));
+            let totals = (Totals::default(), totals(1.0));
+            count(&mut evidence, &[format!("serial={i}")], Metric::ErrorRatio, Arm::Control, totals, None);
         }
         assert_eq!(evidence.slices.len(), MAX_SLICES);
         assert_eq!(evidence.arms[&Metric::ErrorRatio].control.devices, 200, "whoever has no slice still counts");
@@ -191,6 +204,51 @@ mod tests {
         let median = evidence.latency.canary.median(0.5).unwrap().value;
         assert!((22.0..23.0).contains(&median), "neither the first window nor the fourth counts: {median}");
         assert!(timings.is_empty() && evidence.arms[&Metric::Latency].canary.devices == 1);
+    }
+
+    #[test]
+    fn what_applications_tell_counts_where_a_guardrail_names_it_and_the_way_it_says() {
+        use leeway_protocol::report::UserTotals;
+
+        use crate::ingest::tests::{manifest, window};
+        use crate::planner::tests::world::{World, manifest_of, name, quick};
+        use crate::rollout::Guardrail;
+
+        let pick: Metric = name("user:pick_success");
+        for (higher_is_better, canary_bad, control_bad) in [(true, 0.75, 0.1), (false, 0.25, 0.9)] {
+            let mut world = World::new();
+            let mut policy = quick();
+            let limits = Limits { higher_is_better: Some(higher_is_better), ..Limits::default() };
+            policy.gate.guardrails.push(Guardrail { metric: pick, limits, ..Guardrail::default() });
+            world.roll_out("2", policy);
+            (0..3).for_each(|_| drop(world.pass(1000)));
+            let mut ledger = Ledger { snapshot: world.state.clone(), ..Ledger::default() };
+            ledger.snapshot.evidence = Default::default();
+            let rollout = world.rollout("r2");
+            let mut heard = [0, 0];
+            // Canaries first: controls count from the first of them on.
+            for arm in [Arm::Canary, Arm::Control] {
+                for device in world.state.fleet.iter().filter(|d| d.part_in(&rollout.id).is_some_and(|part| part.arm == arm)) {
+                    let (version, good) = if arm == Arm::Canary { ("2", 15_000_000) } else { ("1", 54_000_000) };
+                    let told = |sum_millionths| UserTotals { trials: 60, sum_millionths };
+                    let user = [(name("pick_success"), told(good)), (name("stray"), told(0))].into();
+                    let window = WindowReport { manifest: manifest_of(version), user, ..window(1) };
+                    ledger.evidence_for(rollout, &device, &window, &manifest(), world.now);
+                    heard[usize::from(arm == Arm::Control)] += 1;
+                }
+            }
+            let (evidence, sums, _) = ledger.evidence_of(&rollout.id).unwrap();
+            let (arms, settled) = (&evidence.arms[&pick], &evidence.settled[&pick]);
+            assert!(heard[0] > 0 && heard[1] > 0);
+            assert_eq!([arms.canary.devices, arms.control.devices], heard);
+            assert_eq!([arms.canary.share(), arms.control.share()], [Some(0.25), Some(0.9)]);
+            let mean = |values: &crate::sequential::bets::Values| (values.mean().unwrap() * 1e9).round() / 1e9;
+            assert_eq!([mean(&settled.canary), mean(&settled.control)], [canary_bad, control_bad]);
+            assert!(!evidence.arms.contains_key(&name::<Metric>("user:stray")), "no guardrail names it");
+            assert!(sums.values().all(|own| own.len() <= Metric::ALL.len() + 1));
+            let again: Evidence = serde_json::from_slice(&serde_json::to_vec(&evidence).unwrap()).unwrap();
+            assert_eq!(again.settled[&pick].canary.devices, heard[0], "a checkpoint is read as it was written");
+        }
     }
 
     #[test]

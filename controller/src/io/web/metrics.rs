@@ -178,7 +178,7 @@ fn rollouts(web: &Web, registry: &mut Registry) {
             for rail in &rollout.spec.policy.gate.guardrails {
                 let Some(arms) = found.arms.get(&rail.metric) else { continue };
                 let verdict = evidence::compare(rail.metric, &arms.canary, &arms.control, &rail.limits);
-                let metric = rail.metric.as_str().to_owned();
+                let metric = rail.metric.to_string();
                 for (bound, value) in [("estimate", verdict.estimate), ("lower", verdict.lower), ("upper", verdict.upper)] {
                     let Some(value) = value.filter(|v| v.is_finite()) else { continue };
                     difference

@@ -78,7 +78,7 @@ pub(super) fn judge(draft: &mut Draft<'_>, scene: &Scene, gate: &GateReport) -> 
 }
 
 /// Slices in which a metric proves harm, with the metric and the sentence; those that suffer most first.
-fn proven(gate: &GateReport) -> Vec<(Slice, &'static str, &str)> {
+fn proven(gate: &GateReport) -> Vec<(Slice, String, &str)> {
     let mut found: Vec<_> = gate
         .checks
         .iter()
@@ -87,7 +87,7 @@ fn proven(gate: &GateReport) -> Vec<(Slice, &'static str, &str)> {
         .collect();
     let harm = |verdict: &Verdict| verdict.estimate.map_or(0.0, f64::abs);
     found.sort_by(|a, b| harm(b.1).total_cmp(&harm(a.1)));
-    found.into_iter().map(|(slice, verdict, sentence)| (slice, verdict.metric.as_str(), sentence)).collect()
+    found.into_iter().map(|(slice, verdict, sentence)| (slice, verdict.metric.to_string(), sentence)).collect()
 }
 
 /// Traits of the failing devices by the labels that the rollout names, the most telling first.

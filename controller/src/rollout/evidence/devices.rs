@@ -25,9 +25,9 @@ pub struct Settled {
 }
 
 /// What a device's totals stand for once it settles with them: its bad share; `None` before, and ever after.
-pub fn settles(metric: Metric, old: Totals, new: Totals) -> Option<f64> {
+pub fn settles(metric: Metric, limits: &Limits, old: Totals, new: Totals) -> Option<f64> {
     let share = new.x / new.n;
-    (old.n < SETTLED && new.n >= SETTLED).then(|| if metric.higher_is_better() { 1.0 - share } else { share })
+    (old.n < SETTLED && new.n >= SETTLED).then(|| if metric.higher_is_better(limits) { 1.0 - share } else { share })
 }
 
 /// Compare the devices of both arms; `None` while one of them has no device that settled.
@@ -50,13 +50,14 @@ pub fn judge(metric: Metric, settled: &Settled, limits: &Limits) -> Option<Verdi
         Outcome::Pass => format!("within the {:.1} allowed: pass", limits.margin * 100.0),
         Outcome::Inconclusive => format!("{:.1} allowed: inconclusive, more devices are needed", tolerated * 100.0),
     };
-    let name = capital(metric.title());
-    let good = |bad: f64| if metric.higher_is_better() { 1.0 - bad } else { bad } * 100.0;
+    let name = capital(&metric.title());
+    let better = metric.higher_is_better(limits);
+    let good = |bad: f64| if better { 1.0 - bad } else { bad } * 100.0;
     let side = |name: &str, values: &Values, mean: f64| format!("{name} {:.1} % as the mean of {} devices", good(mean), values.devices);
     let sides = format!("{}, {}", side("canary", canary, new), side("control", control, old));
     let range =
         format!("worse by {:.1} points, surely between {:.1} and {:.1}", worse_by.0 * 100.0, worse_by.1 * 100.0, worse_by.2 * 100.0);
-    let sign = |(e, low, high): (f64, f64, f64)| if metric.higher_is_better() { (-e, -high, -low) } else { (e, low, high) };
+    let sign = |(e, low, high): (f64, f64, f64)| if better { (-e, -high, -low) } else { (e, low, high) };
     let (estimate, lower, upper) = sign(worse_by);
     let sentence = format!("{name}, device by device: {sides}; {range}; {end}.");
     Some(Verdict { metric, outcome, estimate: Some(estimate), lower: Some(lower), upper: Some(upper), sentence })

@@ -11,6 +11,9 @@
 //! 2. the normal-mixture confidence sequence of the difference (`sequential::interval`), asymptotic, stronger by about one
 //!    standard error at some hundred rows; only where both arms have at least [`NORMAL_FROM`] hits and misses.
 //!
+//! A trial may be a share instead of a yes or no (an estimate, a user metric): the likelihood ratio is convex in its value, so its
+//! expectation is at most that of a yes or no with the same mean, and the guarantee stands.
+//!
 //! **Dependence.** Rows are discounted, not trusted: (a) rows of one device by their autocorrelation; (b) devices of one arm by
 //! `sharing`: at its default 1 an arm counts as *one* device's rows, because stations under one sky are right and wrong on the
 //! same days; (c) devices differ for good (offsets), so a variance between devices, estimated over both arms, stays however many
@@ -32,7 +35,7 @@ const TUNED_FOR: f64 = 1.0 / 300.0;
 pub(super) fn judge(metric: Metric, canary: &Arm, control: &Arm, limits: &Limits) -> Verdict {
     let (Some(new), Some(old)) = (canary.share(), control.share()) else {
         let missing = if canary.share().is_none() { "the canary" } else { "the control group" };
-        let sentence = format!("{}: nothing to compare yet, {missing} has reported nothing for it.", capital(metric.title()));
+        let sentence = format!("{}: nothing to compare yet, {missing} has reported nothing for it.", capital(&metric.title()));
         return Verdict { metric, outcome: Outcome::Inconclusive, estimate: None, lower: None, upper: None, sentence };
     };
     let spread = between_devices([canary, control], limits);
@@ -40,7 +43,7 @@ pub(super) fn judge(metric: Metric, canary: &Arm, control: &Arm, limits: &Limits
     let difference = new - old;
     let variance = sides[0].variance + sides[1].variance;
     let width = |alpha: f64| half_width(variance, TUNED_FOR, alpha);
-    let worse_by = if metric.higher_is_better() { -difference } else { difference };
+    let worse_by = if metric.higher_is_better(limits) { -difference } else { difference };
     let normal = sides.iter().all(|s| s.bad.min(s.rows - s.bad) >= NORMAL_FROM);
     let refutes = |alpha: f64, margin: f64| universal(&sides, margin) >= (2.0 / alpha.clamp(1e-12, 1.0)).ln();
     let (alpha, tolerated) = (limits.alpha(), limits.tolerated());
@@ -69,7 +72,7 @@ pub(super) struct Side {
 impl Side {
     fn of(arm: &Arm, metric: Metric, spread: f64, limits: &Limits) -> Self {
         let hits = arm.x.clamp(0.0, arm.n);
-        let bad = if metric.higher_is_better() { arm.n - hits } else { hits };
+        let bad = if metric.higher_is_better(limits) { arm.n - hits } else { hits };
         let devices = effective_devices(arm.n, arm.n2);
         let eta = Dependence { rho: limits.rho, sharing: limits.sharing }.eta(devices);
         let share = (bad * eta + 0.5) / (arm.n * eta + 1.0);
@@ -136,5 +139,5 @@ fn sentence(metric: Metric, arms: [&Arm; 2], worse_by: f64, half: f64, outcome: 
         }
         Outcome::Inconclusive => format!("{margin:.1} allowed: inconclusive, more reports are needed"),
     };
-    format!("{}: {}, {}; {range}; {end}.", capital(metric.title()), side("canary", arms[0]), side("control", arms[1]))
+    format!("{}: {}, {}; {range}; {end}.", capital(&metric.title()), side("canary", arms[0]), side("control", arms[1]))
 }

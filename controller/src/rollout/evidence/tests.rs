@@ -216,10 +216,10 @@ fn failed_devices_are_compared_with_the_control_group() {
 fn devices_count_once_and_each_leg_has_its_part_of_the_error() {
     let first = Totals { n: 30.0, x: 24.0 };
     let settled = Totals { n: 60.0, x: 45.0 };
-    assert_eq!(devices::settles(Metric::LabelledAccuracy, Totals::default(), first), None);
-    assert_eq!(devices::settles(Metric::LabelledAccuracy, first, settled), Some(0.25));
-    assert_eq!(devices::settles(Metric::ErrorRatio, first, settled), Some(0.75));
-    assert_eq!(devices::settles(Metric::ErrorRatio, settled, Totals { n: 600.0, x: 450.0 }), None);
+    assert_eq!(devices::settles(Metric::LabelledAccuracy, &Limits::default(), Totals::default(), first), None);
+    assert_eq!(devices::settles(Metric::LabelledAccuracy, &Limits::default(), first, settled), Some(0.25));
+    assert_eq!(devices::settles(Metric::ErrorRatio, &Limits::default(), first, settled), Some(0.75));
+    assert_eq!(devices::settles(Metric::ErrorRatio, &Limits::default(), settled, Totals { n: 600.0, x: 450.0 }), None);
     let limits = Limits { alpha: Some(0.02), rows: 0.75, ..Limits::default() };
     assert_eq!(limits.legs().map(|l| l.alpha()), [0.015, 0.005]);
 

@@ -22,7 +22,8 @@ fn a_file_is_read_with_its_durations() {
         "rate": { "base_per_minute": 10, "factor": 2, "every": { "succeeded": 50 }, "max_per_minute": 500 },
         "abort": [{ "failure": "overdue", "threshold_share": 0.1, "min_executed": 20, "action": "roll_back" }],
         "retries": { "max": 3, "after": "90s" },
-        "gate": { "lost_after": "2d" },
+        "gate": { "lost_after": "2d", "guardrails": [
+            { "metric": "user:pick_success", "limits": { "margin": 0.02, "higher_is_better": true }, "need": "always" } ] },
         "settings": { "spread": "500ms", "window": { "days": ["sat"], "from": "22:00", "to": "05:00" },
             "probation": { "min": "1m", "min_inferences": 5, "boots": 2, "max_error_ratio": 0.1 } },
     });
@@ -38,6 +39,8 @@ fn a_file_is_read_with_its_durations() {
     assert_eq!((policy.abort[0].failure, policy.abort[0].action), (FailureType::Overdue, AbortAction::RollBack));
     assert_eq!((policy.settings.spread_ms, policy.settings.probation.min_ms), (500, 60_000));
     assert!(policy.settings.window.is_some());
+    assert_eq!(policy.gate.guardrails[0].metric.to_string(), "user:pick_success");
+    assert_eq!(policy.gate.guardrails[0].limits.higher_is_better, Some(true));
     assert_eq!(policy.max_in_flight, RolloutPolicy::default().max_in_flight, "what is not said is as by default");
     let bare = read(
         &json!({ "apiVersion": "leeway/v1", "kind": "Rollout", "metadata": { "name": "r" }, "spec": { "line": "rain", "version": "2" } }),
@@ -74,6 +77,18 @@ fn every_mistake_is_named_with_its_place_and_its_remedy() {
         (
             with("/spec/policy/stages", json!([{ "name": "half", "share": 0.5 }])),
             "spec.policy: the last stage (\"half\") must take in everyone",
+        ),
+        (
+            with("/spec/policy/gate", json!({ "guardrails": [{ "metric": "eror_ratio" }] })),
+            "spec.policy.gate.guardrails[0].metric: cannot be \"eror_ratio\"; did you mean \"error_ratio\"?",
+        ),
+        (
+            with("/spec/policy/gate", json!({ "guardrails": [{ "metric": "user:Pick" }] })),
+            "spec.policy.gate.guardrails[0].metric: cannot be \"user:Pick\"; \"Pick\" cannot name a user metric: use 1 to 24 characters",
+        ),
+        (
+            with("/spec/policy/gate", json!({ "guardrails": [{ "metric": "user:retry" }] })),
+            "spec.policy: gate: user:retry needs limits.higher_is_better",
         ),
         (with("/spec/policy/max_in_flight", json!(-1)), "spec.policy.max_in_flight: must be at least 0, but it is -1"),
         (with("/spec/policy/rate", json!({ "base_per_minute": 1 })), "spec.policy.rate.every: is missing"),

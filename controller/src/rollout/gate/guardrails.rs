@@ -31,7 +31,7 @@ fn guardrail(question: &Question<'_>, rail: &Guardrail) -> Check {
         }
         (outcome, _) => (outcome, verdict.sentence.clone()),
     };
-    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.as_str().to_owned(), outcome, sentence) }
+    Check { blocks, verdict: Some(verdict), ..Check::plain(rail.metric.to_string(), outcome, sentence) }
 }
 
 /// What the tests of one guardrail say with its part of the error.
@@ -80,7 +80,7 @@ fn slices(question: &Question<'_>, rail: &Guardrail) -> Vec<Check> {
         let settled = apart.and_then(|apart| apart.settled.get(&rail.metric));
         let verdict = weigh(question.compare, rail, arms, settled, apart.map(|apart| &apart.latency), alpha);
         let sentence = format!("Devices with {name}: {}", verdict.sentence);
-        let title = format!("{} in {name}", rail.metric.as_str());
+        let title = format!("{} in {name}", rail.metric);
         let check = Check { verdict: Some(verdict), slice: Some(name.clone()), ..Check::plain(title, Outcome::Fail, sentence) };
         check.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Fail).then_some(check)
     };
@@ -108,7 +108,7 @@ fn enough(rail: &Guardrail, arms: &Arms) -> bool {
 /// Enough trials on both sides, and an estimate that is not worse than the margin.
 fn unharmed(rail: &Guardrail, arms: &Arms, verdict: &Verdict) -> bool {
     let within = verdict.estimate.is_some_and(|difference| {
-        let harm = if rail.metric.higher_is_better() { -difference } else { difference };
+        let harm = if rail.metric.higher_is_better(&rail.limits) { -difference } else { difference };
         harm <= rail.limits.margin
     });
     enough(rail, arms) && within

@@ -1,5 +1,8 @@
 //! What an operator says about a gate: what is compared, what is needed before a stage may end, and the one number that states how
 //! often a healthy version may be stopped.
+use std::collections::BTreeMap;
+
+use leeway_protocol::report::MAX_USER_METRICS;
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::evidence::{Limits, Metric};
@@ -104,6 +107,35 @@ impl Guardrail {
 }
 
 impl GatePolicy {
+    /// Whether its guardrails say all that is needed, or what is missing.
+    pub fn check(&self) -> Result<(), String> {
+        let mut ways = BTreeMap::new();
+        for rail in &self.guardrails {
+            let (metric, way) = (rail.metric, rail.limits.higher_is_better);
+            match (metric, way) {
+                (Metric::User(_), None) => {
+                    return Err(format!("{metric} needs limits.higher_is_better: true where more is good, false where less is"));
+                }
+                (Metric::User(_), Some(way)) => {
+                    if *ways.entry(metric).or_insert(way) != way {
+                        return Err(format!("{metric} is said to be better both when higher and when lower: say one of them"));
+                    }
+                }
+                (_, Some(_)) => return Err(format!("it is known which way {metric} is good: leave limits.higher_is_better out")),
+                (_, None) => {}
+            }
+        }
+        if ways.len() > MAX_USER_METRICS {
+            return Err(format!("{} user metrics are compared: at most {MAX_USER_METRICS} can be", ways.len()));
+        }
+        Ok(())
+    }
+
+    /// The limits of a metric, by its first guardrail; the usual ones where it has none.
+    pub fn limits_of(&self, metric: Metric) -> Limits {
+        self.guardrails.iter().find(|rail| rail.metric == metric).map(|rail| rail.limits).unwrap_or_default()
+    }
+
     /// The chance of a wrong failure that a guardrail may use over the whole rollout.
     pub fn alpha_of(&self, rail: &Guardrail) -> f64 {
         if let Some(stated) = rail.limits.alpha {

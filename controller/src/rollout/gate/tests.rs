@@ -185,6 +185,88 @@ fn one_stated_error_is_shared_out_over_the_comparisons() {
     assert_eq!(of(&silent, Metric::DeviceFailures), 0.0);
 }
 
+fn told(way: bool, need: Need) -> Guardrail {
+    let limits = Limits { higher_is_better: Some(way), ..Limits::default() };
+    Guardrail { metric: "user:retry".parse().unwrap(), limits, need, ..Guardrail::default() }
+}
+
+#[test]
+fn a_user_metric_is_judged_the_way_its_guardrail_says() {
+    let more = Arms { canary: arm(3, 1000.0, 900.0), control: arm(12, 4000.0, 1200.0) };
+    let less = Arms { canary: arm(3, 1000.0, 300.0), control: arm(12, 4000.0, 3600.0) };
+    let same = Arms { canary: arm(3, 1000.0, 300.0), control: arm(12, 4000.0, 1200.0) };
+    let table = [
+        (false, more, Outcome::Fail),
+        (true, more, Outcome::Pass),
+        (true, less, Outcome::Fail),
+        (false, less, Outcome::Pass),
+        (true, same, Outcome::Pass),
+        (false, same, Outcome::Pass),
+    ];
+    for (way, arms, outcome) in table {
+        let mut case = Case::good();
+        case.policy.guardrails.push(told(way, Need::IfSeen));
+        assert_eq!(case.policy.check(), Ok(()));
+        assert_eq!(case.judged().outcome, Outcome::Pass, "nobody told anything");
+        case.evidence.as_mut().unwrap().arms.insert("user:retry".parse().unwrap(), arms);
+        let report = case.judged();
+        assert_eq!(report.outcome, outcome, "{way} {arms:?}: {}", report.sentence);
+        if outcome == Outcome::Fail {
+            assert!(report.sentence.starts_with("User metric retry: canary"), "{}", report.sentence);
+        }
+    }
+    // Device by device too, with the shares as the application told them.
+    let mut case = Case::good();
+    case.policy.guardrails.push(told(true, Need::IfSeen));
+    let metric = "user:retry".parse().unwrap();
+    let evidence = case.evidence.as_mut().unwrap();
+    evidence.arms.insert(metric, Arms { canary: arm(60, 400.0, 200.0), control: arm(240, 1600.0, 1280.0) });
+    case.policy.guardrails.iter_mut().for_each(|rail| rail.limits.rho = 0.95);
+    let settled = evidence.settled.entry(metric).or_default();
+    (0..60).for_each(|_| settled.canary.add(0.5));
+    (0..240).for_each(|_| settled.control.add(0.2));
+    let report = case.judged();
+    assert_eq!(report.outcome, Outcome::Fail);
+    let said = "User metric retry, device by device: canary 50.0 % as the mean of 60 devices, control 80.0 %";
+    assert!(report.sentence.starts_with(said), "{}", report.sentence);
+}
+
+#[test]
+fn a_user_metric_that_nobody_tells_is_waited_for_where_asked_and_takes_its_part_of_the_error() {
+    let mut case = Case::good();
+    case.policy.guardrails.push(told(true, Need::Always));
+    let report = case.judged();
+    assert_eq!(report.outcome, Outcome::Inconclusive);
+    assert!(
+        report.sentence.starts_with("User metric retry: nothing to compare yet, the canary has reported nothing"),
+        "{}",
+        report.sentence
+    );
+    assert_eq!(report.checks.last().unwrap().name, "user:retry");
+    // Four of weight 1, failed devices of weight 2, and this one.
+    let policy = &case.policy;
+    assert!((policy.alpha_of(policy.guardrails.last().unwrap()) - 0.05 / 8.0).abs() < 1e-12);
+    assert!((policy.promised() - 0.05).abs() < 1e-12);
+}
+
+#[test]
+fn guardrails_that_do_not_say_enough_are_refused() {
+    let of = |guardrails: Vec<Guardrail>| GatePolicy { guardrails, ..GatePolicy::default() }.check();
+    let without = Guardrail { limits: Limits::default(), ..told(true, Need::Always) };
+    let known = Guardrail { metric: Metric::ErrorRatio, ..told(true, Need::Always) };
+    let many = (0..9).map(|i| Guardrail { metric: format!("user:m{i}").parse().unwrap(), ..told(true, Need::Always) });
+    for (guardrails, words) in [
+        (vec![without], "user:retry needs limits.higher_is_better: true where more is good"),
+        (vec![known], "it is known which way error_ratio is good"),
+        (vec![told(true, Need::Always), told(false, Need::Observe)], "both when higher and when lower"),
+        (many.collect(), "9 user metrics are compared: at most 8"),
+    ] {
+        let problem = of(guardrails).unwrap_err();
+        assert!(problem.contains(words), "{problem}");
+    }
+    assert_eq!(of(vec![told(true, Need::Always), told(true, Need::Observe)]), Ok(()));
+}
+
 #[test]
 fn absolute_limits_may_leave_the_decision_to_the_control_group() {
     let mut case = Case::good();

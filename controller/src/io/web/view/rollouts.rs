@@ -276,7 +276,7 @@ impl<'a> Look<'a> {
                     Metric::DeviceFailures => self.report.map(|r| r.failures).unwrap_or_default(),
                     metric => found.arms.get(&metric).copied().unwrap_or_default(),
                 };
-                let check = checks.iter().find(|c| c.name == rail.metric.as_str());
+                let check = checks.iter().find(|c| c.name == rail.metric.to_string());
                 let verdict = check
                     .and_then(|c| c.verdict.clone())
                     .unwrap_or_else(|| evidence::compare(rail.metric, &arms.canary, &arms.control, &rail.limits));
@@ -292,7 +292,7 @@ impl<'a> Look<'a> {
 
     fn checks(&self) -> Vec<Check> {
         let Some(gate) = self.report.and_then(|r| r.gate.as_ref()) else { return Vec::new() };
-        let plain = gate.checks.iter().filter(|c| Metric::ALL.iter().all(|m| m.as_str() != c.name));
+        let plain = gate.checks.iter().filter(|c| c.name.parse::<Metric>().is_err());
         plain
             .map(|c| {
                 let (verdict, level) = outcome_word(c.outcome);
@@ -410,10 +410,10 @@ fn outcome_word(outcome: Outcome) -> (&'static str, Level) {
 }
 
 fn guardrail(rail: &crate::rollout::Guardrail, arms: &evidence::Arms, verdict: &evidence::Verdict, word: &str, level: Level) -> Guardrail {
-    let better = rail.metric.higher_is_better();
+    let better = rail.metric.higher_is_better(&rail.limits);
     Guardrail {
-        metric: rail.metric.as_str().to_owned(),
-        title: crate::io::web::words::capital(rail.metric.title()),
+        metric: rail.metric.to_string(),
+        title: crate::io::web::words::capital(&rail.metric.title()),
         verdict: word.to_owned(),
         level,
         unit: "%".to_owned(),
