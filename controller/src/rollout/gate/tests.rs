@@ -243,7 +243,7 @@ fn a_user_metric_that_nobody_tells_is_waited_for_where_asked_and_takes_its_part_
         report.sentence
     );
     assert_eq!(report.checks.last().unwrap().name, "user:retry");
-    // Four of weight 1, failed devices of weight 2, and this one.
+    // Five of weight 1, failed devices of weight 2, and this one.
     let policy = &case.policy;
     assert!((policy.alpha_of(policy.guardrails.last().unwrap()) - 0.05 / 8.0).abs() < 1e-12);
     assert!((policy.promised() - 0.05).abs() < 1e-12);
