@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use leeway_controller::rollout::evidence::apart::Apart;
-use leeway_controller::rollout::evidence::{Arms, Evidence, Metric, Outcome, Settled, Totals, compare, devices};
+use leeway_controller::rollout::evidence::{Arms, Evidence, Limits, Metric, Outcome, Settled, Totals, compare, devices};
 use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, StageOutcome, judge};
 use leeway_protocol::time::Timestamp;
 use rand_chacha::ChaCha8Rng;
@@ -76,7 +76,7 @@ fn rollout(policy: &GatePolicy, by_slice: bool, (elsewhere, first): (f64, f64), 
 }
 
 fn observe(evidence: &mut Evidence, is_canary: bool, slice: &str, totals: Totals) {
-    let share = devices::settles(Metric::ErrorRatio, Totals::default(), totals);
+    let share = devices::settles(Metric::ErrorRatio, &Limits::default(), Totals::default(), totals);
     let count = |arms: &mut BTreeMap<Metric, Arms>, settled: &mut BTreeMap<Metric, Settled>| {
         let (arms, settled) = (arms.entry(Metric::ErrorRatio).or_default(), settled.entry(Metric::ErrorRatio).or_default());
         let (arm, values) = if is_canary { (&mut arms.canary, &mut settled.canary) } else { (&mut arms.control, &mut settled.control) };
