@@ -1,9 +1,9 @@
 //! Folds single inferences into closed windows of exact counts, at a few nanoseconds a value.
 //!
 //! Two parts. The always-on part counts every inference: answers, failures, latency, decisions by class and confidence,
-//! labels, what the application tells of its own. The profile, one bin per feature, is paid from a budget of 2 % of the inference's own time (or a thousandth of all
-//! time, if that is more) and is sampled when that is short; `recorded` against `inferences` says how much. Counting on the
-//! device, not sending values, is what keeps a window at some twenty bytes a feature.
+//! labels, what the application tells of its own. The profile, one bin per feature, is paid from a budget of 2 % of the
+//! inference's own time (or a thousandth of all time, if that is more) and is sampled when that is short; `recorded` against
+//! `inferences` says how much. Counting on the device, not sending values, is what keeps a window at some twenty bytes a feature.
 //!
 //! Pure: the moment and the measured nanoseconds are handed in, chance is a hash. What stays true: every recorded inference
 //! lands in exactly one bin of every feature, and a window is sent once or not at all.

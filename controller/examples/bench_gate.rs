@@ -20,10 +20,11 @@
 //! the whole gate with its default policy. `--certify` adds the exact enumeration of the error over the null.
 //!
 //! `cargo run --release -p leeway-controller --example bench_gate -- [--quick] [--seeds N] [--certify]`
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use leeway_controller::rollout::evidence::{Arm, Arms, Evidence, Limits, Metric, Outcome, Settled, Totals, compare, devices};
-use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, StageOutcome, TooMany, judge};
+use leeway_controller::rollout::gate::{Counts, GatePolicy, GateReport, Question, StageOutcome, TooMany, judge};
 use leeway_controller::sequential::bets::{Values, excess};
 use leeway_controller::sequential::boundary::{Filling, Horizon, Table, enumerate, normal_quantile, wilson};
 use leeway_protocol::time::Timestamp;
@@ -378,9 +379,9 @@ fn rollout(policy: &GatePolicy, harm: f64, seed: usize) -> Option<usize> {
         for (is_canary, count) in [(true, 1), (false, step.controls)] {
             for _ in 0..count {
                 let right = (200.0 * (0.85 + 0.05 * chance.normal()).clamp(0.0, 1.0)).round();
-                observe(&mut evidence, Metric::LabelledAccuracy, is_canary, Totals { n: 200.0, x: right });
+                observe((&mut evidence.arms, &mut evidence.settled), Metric::LabelledAccuracy, is_canary, Totals { n: 200.0, x: right });
                 let served = serve(&mut chance, 0.01);
-                observe(&mut evidence, Metric::ErrorRatio, is_canary, served);
+                observe((&mut evidence.arms, &mut evidence.settled), Metric::ErrorRatio, is_canary, served);
             }
         }
         evidence.inferences += 2_000;
@@ -394,29 +395,38 @@ fn rollout(policy: &GatePolicy, harm: f64, seed: usize) -> Option<usize> {
             failed_by_model,
             ..Counts::default()
         };
-        let question = Question {
-            policy,
-            evidence: Some(&evidence),
-            failures,
-            counts: &counts,
-            reach: 500,
-            by_slice: false,
-            has_baseline: true,
-            soaking_since: Some(Timestamp::from_secs(0)),
-            stage: StageOutcome::default(),
-            abort: &[],
-            dismissed: &[],
-            compare,
-        };
-        if (step.failed || n % 10 == 0) && judge(&question).outcome == Outcome::Fail {
+        if (step.failed || n % 10 == 0) && ask(policy, &evidence, failures, &counts, true).outcome == Outcome::Fail {
             return Some(n + 1);
         }
     }
     None
 }
 
-fn observe(evidence: &mut Evidence, metric: Metric, is_canary: bool, totals: Totals) {
-    let (arms, settled) = (evidence.arms.entry(metric).or_default(), evidence.settled.entry(metric).or_default());
+/// The whole gate about a fleet of 500, as the planner asks it. With `by_slice`, which is a rollout's default, half of each metric's
+/// error is for parts of the fleet.
+fn ask(policy: &GatePolicy, evidence: &Evidence, failures: Arms, counts: &Counts, by_slice: bool) -> GateReport {
+    judge(&Question {
+        policy,
+        evidence: Some(evidence),
+        failures,
+        counts,
+        reach: 500,
+        by_slice,
+        has_baseline: true,
+        soaking_since: Some(Timestamp::from_secs(0)),
+        stage: StageOutcome::default(),
+        abort: &[],
+        dismissed: &[],
+        compare,
+    })
+}
+
+/// What one metric showed, over all devices or those of a slice.
+type Shown<'e> = (&'e mut BTreeMap<Metric, Arms>, &'e mut BTreeMap<Metric, Settled>);
+
+/// Count a device that is heard of once.
+fn observe((arms, settled): Shown<'_>, metric: Metric, is_canary: bool, totals: Totals) {
+    let (arms, settled) = (arms.entry(metric).or_default(), settled.entry(metric).or_default());
     let (arm, values) = if is_canary { (&mut arms.canary, &mut settled.canary) } else { (&mut arms.control, &mut settled.control) };
     arm.replace(Totals::default(), totals);
     if let Some(share) = devices::settles(metric, &Limits::default(), Totals::default(), totals) {

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use leeway_controller::io::web::resource::rollout::Rollout;
+use leeway_controller::rollout::Action;
 use leeway_firmware_sim::io::fleet::FleetHandle;
 use leeway_firmware_sim::sensor::{Break, Fault};
 use leeway_tests::api::Answer;
@@ -119,7 +120,7 @@ impl Operator {
     /// The page offers what the state allows, and nothing else.
     fn shows_its_verbs(&self, rollout: &Rollout) {
         let page = self.site.api().get(&format!("/rollouts/{}", rollout.summary.id)).and_then(Answer::ok).expect("its page").text();
-        for verb in ["pause", "resume", "promote", "promote-all", "abort", "approve"] {
+        for verb in Action::ALL.map(Action::as_str) {
             let offered = page.contains(&format!("action=\"/rollouts/{}/{verb}\"", rollout.summary.id));
             let allowed = rollout.allowed_actions.iter().any(|action| action == verb);
             assert_eq!(offered, allowed, "{verb} on the page of a rollout that is {}", rollout.summary.phase);
@@ -234,7 +235,10 @@ fn through_every_verb(op: &mut Operator) {
     op.killed_while("book", "completed");
     op.until_all_run("2.0.0", op.devices);
     let seen = op.watched("book", 0);
-    assert!(["canary", "half", "all"].iter().all(|stage| seen.contains(stage)), "{seen}");
+    for (stage, end) in [("canary", "promoted"), ("half", "promoted"), ("most", "skipped"), ("all", "passed")] {
+        let line = seen.lines().rfind(|line| line.contains("# stage ") && line.contains(stage)).unwrap_or_default();
+        assert!(line.contains(end), "stage {stage} was {end}: {seen}");
+    }
     let trail = op.site.leeway(&["events", "--subject", "rollouts/book", "--json"]).ok().out;
     let reasons =
         ["read and understood", "a storm is coming", "the storm is over", "canaries look well", "seen enough", "the rest at once"];
@@ -288,7 +292,6 @@ fn alarmed_and_waved_through(op: &mut Operator) {
         policy["stages"] = json!([{ "name": "all", "share": 1.0, "soak": "200ms", "deadline": "2h", "success_share": 0.5 }]);
     });
     op.until("alarmed", "paused by its alarm", |r| r.summary.phase == "paused");
-    op.until("alarmed", "everyone told has answered", |r| r.checks.iter().all(|c| c.name != "in_flight"));
     op.killed_while("alarmed", "paused");
     assert_eq!(op.verb(&["dismiss", "alarmed", "--reason", "known", "--check", "devices"]).code, 6, "no data would be a pass");
     let told = |op: &Operator| op.site.events(0).iter().filter(|e| e.kind == "device.desired" && e.sentence.contains("alarmed")).count();

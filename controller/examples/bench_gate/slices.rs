@@ -3,16 +3,13 @@
 //! The whole gate with its default guardrails, as the planner asks it, over one metric: failed inferences, 100 canaries and 400 controls
 //! on five revisions of hardware. *Alike* counts false aborts; a harm is 15 points more failed inferences everywhere, or 40 on
 //! one revision of the five, which is eight in the whole, of which five are tolerated.
-use std::collections::BTreeMap;
-
-use leeway_controller::rollout::evidence::apart::Apart;
-use leeway_controller::rollout::evidence::{Arms, Evidence, Limits, Metric, Outcome, Settled, Totals, compare, devices};
-use leeway_controller::rollout::gate::{Counts, GatePolicy, Question, StageOutcome, judge};
+use leeway_controller::rollout::evidence::{Arms, Evidence, Metric, Outcome};
+use leeway_controller::rollout::gate::{Counts, GatePolicy};
 use leeway_protocol::time::Timestamp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
-use crate::{Chance, Stops, serve};
+use crate::{Chance, Stops, ask, observe, serve};
 
 /// Share of failed inferences with the baseline.
 const BASE: f64 = 0.02;
@@ -46,26 +43,16 @@ fn rollout(policy: &GatePolicy, by_slice: bool, (elsewhere, first): (f64, f64), 
             let revision = (chance.uniform() * REVISIONS as f64) as usize % REVISIONS;
             let harm = if revision == 0 { first } else { elsewhere };
             let served = serve(&mut chance, BASE + if is_canary { harm } else { 0.0 });
-            observe(&mut evidence, is_canary, &format!("hw={revision}"), served);
+            let Evidence { arms, settled, slices, apart, .. } = &mut evidence;
+            let slice = format!("hw={revision}");
+            observe((arms, settled), Metric::ErrorRatio, is_canary, served);
+            let settled = &mut apart.entry(slice.clone()).or_default().settled;
+            observe((slices.entry(slice).or_default(), settled), Metric::ErrorRatio, is_canary, served);
         }
         evidence.inferences += 2_000;
         let counts = Counts { members: 500, control: 400, running: n, ..Counts::default() };
-        let question = Question {
-            policy,
-            evidence: Some(&evidence),
-            failures: Arms::default(),
-            counts: &counts,
-            reach: 500,
-            by_slice,
-            has_baseline: true,
-            soaking_since: Some(Timestamp::from_secs(0)),
-            stage: StageOutcome::default(),
-            abort: &[],
-            dismissed: &[],
-            compare,
-        };
         if n % 2 == 0 {
-            let judged = judge(&question);
+            let judged = ask(policy, &evidence, Arms::default(), &counts, by_slice);
             if judged.outcome == Outcome::Fail {
                 let named: Vec<&str> = judged.checks.iter().filter_map(|check| check.slice.as_deref()).collect();
                 return Some((n, named == ["hw=0"]));
@@ -73,17 +60,4 @@ fn rollout(policy: &GatePolicy, by_slice: bool, (elsewhere, first): (f64, f64), 
         }
     }
     None
-}
-
-fn observe(evidence: &mut Evidence, is_canary: bool, slice: &str, totals: Totals) {
-    let share = devices::settles(Metric::ErrorRatio, &Limits::default(), Totals::default(), totals);
-    let count = |arms: &mut BTreeMap<Metric, Arms>, settled: &mut BTreeMap<Metric, Settled>| {
-        let (arms, settled) = (arms.entry(Metric::ErrorRatio).or_default(), settled.entry(Metric::ErrorRatio).or_default());
-        let (arm, values) = if is_canary { (&mut arms.canary, &mut settled.canary) } else { (&mut arms.control, &mut settled.control) };
-        arm.replace(Totals::default(), totals);
-        share.into_iter().for_each(|share| values.add(share));
-    };
-    count(&mut evidence.arms, &mut evidence.settled);
-    let apart: &mut Apart = evidence.apart.entry(slice.to_owned()).or_default();
-    count(evidence.slices.entry(slice.to_owned()).or_default(), &mut apart.settled);
 }

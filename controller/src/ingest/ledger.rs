@@ -98,7 +98,7 @@ pub struct Position {
 pub struct Dirty {
     /// Devices whose documents changed.
     pub devices: BTreeSet<DeviceId>,
-    /// Of these, those that a rollout is judged by: not to be decided on before they are written down.
+    /// Devices that showed what a rollout is judged by: not to be decided on before they are written down.
     pub turned: BTreeSet<DeviceId>,
     /// Devices of which something new was seen.
     pub uplinks: BTreeSet<DeviceId>,

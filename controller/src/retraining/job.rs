@@ -123,3 +123,13 @@ impl JobState {
         matches!(self, Self::Queued | Self::Running { .. } | Self::Evaluating { .. } | Self::Approved { .. })
     }
 }
+
+#[cfg(test)]
+impl RetrainRequest {
+    /// One that a person made of line `rain`; for tests.
+    pub(crate) fn of_a_test(id: &str, parent: &str, asked_at: Timestamp) -> Self {
+        let (line, parent) = ("rain".parse().unwrap(), parent.parse().unwrap());
+        let (trigger, reason) = (Trigger::Asked { by: "alice".to_owned() }, "The season has changed.".to_owned());
+        Self { id: id.to_owned(), line, parent, trigger, cohorts: Vec::new(), reason, evidence: Vec::new(), asked_at }
+    }
+}

@@ -226,16 +226,8 @@ mod tests {
     }
 
     fn job(state: JobState, at: i64) -> TrainingJob {
-        let request = RetrainRequest {
-            id: "rain-1".into(),
-            line: "rain".parse().unwrap(),
-            parent: "1.0.0".parse().unwrap(),
-            trigger: Trigger::Drift { features: vec![] },
-            cohorts: vec![],
-            reason: String::new(),
-            evidence: vec![],
-            asked_at: Timestamp::from_millis(at),
-        };
+        let asked = RetrainRequest::of_a_test("rain-1", "1.0.0", Timestamp::from_millis(at));
+        let request = RetrainRequest { trigger: Trigger::Drift { features: vec![] }, ..asked };
         TrainingJob { request, state, updated_at: Timestamp::from_millis(at) }
     }
 

@@ -11,6 +11,10 @@ use super::{Guardrail, RolloutPolicy, Stage};
 /// Why a rollout of this policy could not pass in any fleet, in a sentence that says what to change. `compares`: whether there is a
 /// version to compare with.
 pub fn never(policy: &RolloutPolicy, compares: bool) -> Option<String> {
+    contradiction(policy, compares).map(|why| format!("this rollout could never pass: {why}"))
+}
+
+fn contradiction(policy: &RolloutPolicy, compares: bool) -> Option<String> {
     let timeless = |stage: &&Stage| stage.deadline_ms == 0;
     if let Some(stage) = policy.stages.iter().find(timeless) {
         return Some(format!("stage {:?} has a deadline of 0, by which no device can have answered: give it one", stage.name));

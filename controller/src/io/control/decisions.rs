@@ -408,7 +408,7 @@ fn act(state: &mut Snapshot, at: Timestamp, id: &RolloutId, ask: Ask<'_>) -> Cha
 
 /// A rollout that no gate could ever pass is not begun.
 fn check_possible(policy: &RolloutPolicy, compares: bool) -> Result<(), ControlError> {
-    possible::never(policy, compares).map_or(Ok(()), |why| Err(ControlError::Invalid(format!("this rollout could never pass: {why}"))))
+    possible::never(policy, compares).map_or(Ok(()), |why| Err(ControlError::Invalid(why)))
 }
 
 /// A stage may only name cohorts of its line.

@@ -30,254 +30,22 @@ use crate::ingest::tests::{manifest, window};
 use crate::io::broker::MAX_PACKET_BYTES;
 use crate::io::control::{ControlError, EnrolRequest, Enrolled, NewAccessToken, NewRollout, Touched};
 use crate::io::store::tests::small_disk;
-use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
+use crate::retraining::job::{JobState, RetrainRequest, TrainingJob};
 use crate::rollout::{RolloutPolicy, Stage};
 
+mod admission;
+mod device;
+mod place;
 mod supply;
+
+use device::Device;
+use place::Place;
 
 /// No message should take longer; only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn line() -> Line {
     "rain".parse().unwrap()
-}
-
-/// A data directory with everything a controller is handed, and the keys it is not.
-struct Place {
-    dir: tempfile::TempDir,
-    ceremony: Ceremony,
-}
-
-impl Place {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let grants = [LineGrant { line: line(), trainer_io: Some(manifest().io_digest()) }];
-        let mut seed = 0;
-        let mut next = || {
-            seed += 1;
-            [seed; 32]
-        };
-        let ceremony = ceremony(&grants, &Lifetimes::default(), clock::now(), &mut next).unwrap();
-        let place = Self { dir, ceremony };
-        let keys = place.dir.path().join("keys");
-        std::fs::create_dir(&keys).unwrap();
-        for name in ["snapshot", "timestamp", "director"] {
-            place.hand_over(name, &keys.join(format!("{name}.key")));
-        }
-        let documents = [&place.ceremony.image_root, &place.ceremony.image_targets, &place.ceremony.director_root];
-        for (name, bytes) in METADATA_FILES.iter().zip(documents) {
-            std::fs::write(keys.join(name), bytes).unwrap();
-        }
-        let runner = place.runner_path();
-        std::fs::write(&runner, "#!/bin/sh\necho '{\"ok\":true,\"proof\":{\"golden\":\"sha256:".to_owned() + &"0".repeat(64) + "\"}}'\n")
-            .unwrap();
-        std::fs::set_permissions(&runner, std::fs::Permissions::from_mode(0o755)).unwrap();
-        place
-    }
-
-    fn runner_path(&self) -> PathBuf {
-        self.dir.path().join("runner.sh")
-    }
-
-    fn hand_over(&self, name: &str, to: &Path) {
-        std::fs::write(to, self.ceremony.key(name).unwrap().to_key_file(name)).unwrap();
-        std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
-    fn config(&self) -> ServeConfig {
-        let local = ServeConfig::local(self.dir.path().to_owned(), "demo".parse().unwrap());
-        ServeConfig { open_enrolment: true, runner: Some((self.runner_path(), Vec::new())), tick_ms: 20, ..local }
-    }
-
-    async fn start(&self) -> Handle {
-        loop {
-            match self.try_start(self.config()).await {
-                Ok(handle) => return handle,
-                // The controller that was here before lets go of its files in its own time.
-                Err(ServeError::Store(StoreError::InUse(_)) | ServeError::Home(HomeError::Locked(_))) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Why it does not start; past what an earlier try still holds for a moment.
-    async fn refusal(&self, config: ServeConfig) -> String {
-        loop {
-            match self.try_start(config.clone()).await.unwrap_err() {
-                ServeError::Store(StoreError::InUse(_)) | ServeError::Home(HomeError::Locked(_)) => tokio::task::yield_now().await,
-                error => return error.to_string(),
-            }
-        }
-    }
-
-    async fn try_start(&self, config: ServeConfig) -> Result<Handle, ServeError> {
-        start_with(config, |_| Router::new()).await
-    }
-
-    /// Upload model, manifest and signed metadata of one version.
-    async fn publish(&self, controller: &Controller, name: &str, seq: u64) -> Manifest {
-        let model = controller.blobs().put(format!("model {name}").as_bytes()).await.unwrap();
-        let manifest = Manifest { version: name.parse().unwrap(), seq, model, ..manifest() };
-        controller.blobs().put(&manifest.to_bytes()).await.unwrap();
-        controller.upload_role("rain", &self.role(controller, &manifest), "ann").await.unwrap();
-        manifest
-    }
-
-    fn role(&self, controller: &Controller, manifest: &Manifest) -> Vec<u8> {
-        self.role_with(controller, manifest, &TargetCustom::of(manifest))
-    }
-
-    fn role_with(&self, controller: &Controller, manifest: &Manifest, custom: &TargetCustom) -> Vec<u8> {
-        let expires = clock::now().plus_secs(1000);
-        let current = controller.inner.repository().state.contents().role("rain").map(|d| d.claims().clone());
-        let role = current.map_or_else(|| RoleBuilder::new(false, expires), |old| RoleBuilder::after(&old, false, expires));
-        role.add(&manifest.model, custom).sign(&[self.ceremony.key("rain").unwrap()]).unwrap()
-    }
-}
-
-/// A device, played by hand.
-struct Device {
-    key: SigningKey,
-    access: Enrolled,
-    client: AsyncClient,
-    events: EventLoop,
-    counter: u64,
-    /// Came before it was listened for.
-    early: Vec<(String, Vec<u8>)>,
-}
-
-impl Device {
-    async fn enrol(controller: &Controller, n: u8) -> (SigningKey, Enrolled) {
-        let key = SigningKey::from_seed(&[100 + n; 32]);
-        let request = EnrolRequest {
-            device: format!("d{n}").parse().unwrap(),
-            public_key: key.public().hex(),
-            labels: [("region".to_owned(), "coast".to_owned())].into(),
-            token: None,
-            challenge: None,
-            proof: None,
-            csr: None,
-        };
-        (key, controller.enrol(request).await.unwrap())
-    }
-
-    async fn connect(key: SigningKey, access: Enrolled, counter: u64) -> Self {
-        let mqtt = &access.mqtt;
-        let mut options = MqttOptions::new(&mqtt.username, &mqtt.host, mqtt.port);
-        options.set_credentials(&mqtt.username, &mqtt.password).set_max_packet_size(Some(MAX_PACKET_BYTES));
-        let (client, events) = AsyncClient::new(options, 64);
-        let mut device = Self { key, access, client, events, counter, early: Vec::new() };
-        for channel in [Channel::Desired, Channel::Receipt] {
-            device.client.try_subscribe(device.topic(channel), QoS::AtLeastOnce).unwrap();
-        }
-        let mut acks = 0;
-        while acks < 2 {
-            match device.next().await {
-                Packet::SubAck(_) => acks += 1,
-                Packet::Publish(publish) => {
-                    device.early.push((String::from_utf8(publish.topic.to_vec()).unwrap(), publish.payload.to_vec()))
-                }
-                _ => {}
-            }
-        }
-        device.say(Channel::Status, &serde_json::to_vec(&device.status(true)).unwrap());
-        device
-    }
-
-    fn topic(&self, channel: Channel) -> String {
-        Topic::new(&self.access.tenant, &self.access.device, channel).to_string()
-    }
-
-    fn status(&self, online: bool) -> Status {
-        Status { v: 1, online, session: 7, agent: "test".to_owned(), labels: BTreeMap::new(), report_form: 1 }
-    }
-
-    fn say(&mut self, channel: Channel, body: &[u8]) -> u64 {
-        self.counter += 1;
-        let kind = Envelope::of(channel).unwrap();
-        let bytes = envelope::seal(&self.key, &self.access.device, BootId(1), self.counter, kind, body).unwrap();
-        self.client.try_publish(self.topic(channel), QoS::AtLeastOnce, channel.is_retained(), bytes).unwrap();
-        self.counter
-    }
-
-    fn report(&mut self, generation: Generation, manifest: &Manifest, phase: Phase) {
-        let running = Running {
-            line: line(),
-            version: manifest.version.clone(),
-            manifest: manifest.blob().digest,
-            model: manifest.model.digest,
-            since: clock::now(),
-            inferences: 10,
-            golden: Some(Digest::of(b"golden")),
-        };
-        let reported = Reported {
-            v: 1,
-            generation,
-            rollout: None,
-            phase,
-            reason: None,
-            active: Some(running),
-            last_known_good: None,
-            shadow: None,
-            conditions: Vec::new(),
-            trusted: TrustedVersions::default(),
-            agent: "test".to_owned(),
-            boot: BootId(1),
-            outbox: 0,
-            dropped: 0,
-            at: clock::now(),
-        };
-        self.say(Channel::Reported, &serde_json::to_vec(&reported).unwrap());
-    }
-
-    async fn next(&mut self) -> Packet {
-        loop {
-            match timeout(PATIENCE, self.events.poll()).await.expect("a packet comes").unwrap() {
-                Event::Incoming(packet) => return packet,
-                Event::Outgoing(_) => continue,
-            }
-        }
-    }
-
-    /// What comes next on a channel; others are passed over.
-    async fn hear(&mut self, channel: Channel) -> Vec<u8> {
-        let topic = self.topic(channel);
-        if let Some(at) = self.early.iter().position(|(early, _)| *early == topic) {
-            return self.early.remove(at).1;
-        }
-        loop {
-            if let Packet::Publish(publish) = self.next().await
-                && publish.topic == topic.as_bytes()
-            {
-                return publish.payload.to_vec();
-            }
-        }
-    }
-
-    fn director(&self) -> Document<Root> {
-        Document::parse(self.access.director_root.as_bytes(), 1 << 20).unwrap()
-    }
-
-    async fn directive(&mut self) -> (Directive, Assignment) {
-        let bytes = self.hear(Channel::Desired).await;
-        let root = self.director();
-        let directive = director::verify(&bytes, root.claims(), &self.access.device, clock::now(), Generation(0)).unwrap();
-        let assignment = directive.assignment().unwrap();
-        (directive, assignment)
-    }
-
-    /// Receipts until this message's is among them.
-    async fn receipted(&mut self, counter: u64) {
-        let root = self.director();
-        loop {
-            let bytes = self.hear(Channel::Receipt).await;
-            let opened = envelope::open_by_role(&bytes, &self.access.device, Envelope::Receipt, &root.claims().keys_of("targets")).unwrap();
-            let receipt: Receipt = serde_json::from_slice(&opened.body).unwrap();
-            if receipt.stored.contains(&(1, counter)) {
-                return;
-            }
-        }
-    }
 }
 
 fn one_stage() -> RolloutPolicy {
@@ -506,75 +274,6 @@ async fn a_full_disk_gives_no_receipt_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_enrol() {
-    let place = Place::new();
-    let handle = place.try_start(ServeConfig { open_enrolment: false, ..place.config() }).await.unwrap();
-    let controller = &handle.controller;
-    let key = SigningKey::from_seed(&[9; 32]);
-    let device: DeviceId = "d1".parse().unwrap();
-    let ask = |token: Option<&str>, challenge: Option<&str>, proof: Option<String>| EnrolRequest {
-        device: device.clone(),
-        public_key: key.public().hex(),
-        labels: BTreeMap::new(),
-        token: token.map(str::to_owned),
-        challenge: challenge.map(str::to_owned),
-        proof,
-        csr: None,
-    };
-    let challenge = async |request| match controller.enrol(request).await {
-        Err(ControlError::Prove { challenge, .. }) => challenge,
-        other => panic!("{other:?}"),
-    };
-    let sign = |key: &SigningKey, challenge: &str| Some(key.sign(&enrolment::proof(&device, &key.public().hex(), challenge, None)).hex());
-    let refused = controller.enrol(ask(None, None, None)).await.unwrap_err().to_string();
-    assert!(refused.contains("token"), "{refused}");
-    let token = controller.create_token("first", 1, 60_000, "ann").await.unwrap();
-    assert!(matches!(controller.enrol(ask(Some("guess"), None, None)).await, Err(ControlError::Forbidden(_))));
-    let first = controller.enrol(ask(Some(&token), None, None)).await.unwrap();
-    assert_eq!(first.mqtt.username, "d1");
-    let asked = challenge(ask(Some(&token), None, None)).await;
-    let stranger = SigningKey::from_seed(&[10; 32]);
-    let other = EnrolRequest { public_key: stranger.public().hex(), ..ask(Some("guess"), Some(&asked), sign(&stranger, &asked)) };
-    assert!(matches!(controller.enrol(other).await, Err(ControlError::Forbidden(_))), "another key may not take the name");
-    let asked = challenge(ask(None, None, None)).await;
-    let again = controller.enrol(ask(None, Some(&asked), sign(&key, &asked))).await.unwrap();
-    assert_ne!(again.mqtt.password, first.mqtt.password, "a new secret");
-    let _ = challenge(ask(None, Some(&asked), sign(&key, &asked))).await;
-    assert!(controller.principal(&handle.admin_token).is_some() && controller.principal("guess").is_none());
-    let store = std::fs::read(place.dir.path().join("store.redb")).unwrap();
-    let holds = |secret: &str| store.windows(secret.len()).any(|w| w == secret.as_bytes());
-    assert!(!holds(&again.mqtt.password) && !holds(&first.mqtt.password), "secrets are kept as hashes");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tokens_outlive_a_restart_and_end_when_they_should() {
-    let place = Place::new();
-    let handle = place.start().await;
-    let make = async |controller: &Controller, name: &str| {
-        let new = NewAccessToken { name: name.into(), owner: "ann".into(), scope: Scope::Operator, ttl_ms: 60_000 };
-        controller.create_access_token(new, "admin").await.unwrap().0
-    };
-    let (kept, revoked) = (make(&handle.controller, "kept").await, make(&handle.controller, "revoked").await);
-    let ann = Some(Principal { name: "ann".into(), scope: Scope::Operator });
-    assert_eq!((handle.controller.principal(&kept), handle.controller.principal(&revoked)), (ann.clone(), ann.clone()));
-    handle.controller.revoke_access_token("revoked", "lost", "admin").await.unwrap();
-    assert_eq!(handle.controller.principal(&revoked), None);
-    let used = handle.controller.access_tokens()[0].last_used;
-    assert!(used.is_some());
-    handle.shutdown().await;
-    let handle = place.start().await;
-    assert_eq!(handle.controller.access_tokens()[0].last_used, used, "when it was used last is written down");
-    assert_eq!((handle.controller.principal(&kept), handle.controller.principal(&revoked)), (ann, None));
-    assert!(
-        handle
-            .controller
-            .create_access_token(NewAccessToken { name: "short".into(), owner: "ann".into(), scope: Scope::Viewer, ttl_ms: 1 }, "admin")
-            .await
-            .is_err()
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_no_device_would_take_are_refused_here() {
     let place = Place::new();
     let handle = place.start().await;
@@ -649,16 +348,7 @@ async fn a_winner_that_nobody_signs_does_not_block_its_line() {
     let handle = place.start().await;
     let controller = &handle.controller;
     let approve = async |id: &str, updated_at: Timestamp| {
-        let request = RetrainRequest {
-            id: id.to_owned(),
-            line: line(),
-            parent: "1.0.0".parse().unwrap(),
-            trigger: Trigger::Asked { by: "alice".to_owned() },
-            cohorts: Vec::new(),
-            reason: "a test".to_owned(),
-            evidence: Vec::new(),
-            asked_at: updated_at,
-        };
+        let request = RetrainRequest::of_a_test(id, "1.0.0", updated_at);
         let state = JobState::Approved { candidate: Digest::of(id.as_bytes()), sentence: "It won.".to_owned() };
         let mut snapshot = controller.inner.ledger().snapshot.clone();
         Arc::make_mut(&mut snapshot.jobs).insert(id.to_owned(), Arc::new(TrainingJob { request, state, updated_at }));
@@ -681,45 +371,4 @@ async fn a_winner_that_nobody_signs_does_not_block_its_line() {
     assert!(sentence.contains("no worker signed it"), "{sentence}");
     assert!(matches!(state("fresh"), JobState::Approved { .. }));
     handle.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_of_a_device_is_told_of_once_and_a_revoked_one_is_not_heard() {
-    let place = Place::new();
-    let handle = place.start().await;
-    let (key, access) = Device::enrol(&handle.controller, 1).await;
-    let id = access.device.clone();
-    let uplink = |counter: u64, agent: &str| {
-        let status = Status { v: 1, online: true, session: counter, agent: agent.to_owned(), labels: BTreeMap::new(), report_form: 1 };
-        let body = serde_json::to_vec(&status).unwrap();
-        let bytes = envelope::seal(&key, &id, BootId(1), counter, Envelope::Status, &body).unwrap();
-        vec![crate::io::mqtt::Incoming { topic: Topic::new(&access.tenant, &id, Channel::Status).to_string(), bytes }]
-    };
-    let twin = |controller: &Controller| controller.snapshot().fleet.device(&id).unwrap().twin.clone();
-    let controller = &handle.controller;
-    for (counter, agent) in [(2, "one"), (1, "one"), (2, "one"), (1, "one"), (3, "one")] {
-        controller.take_in(uplink(counter, agent)).await;
-    }
-    assert_eq!(twin(controller), None, "late and repeated messages are one device's");
-    for (counter, agent) in [(2, "another"), (3, "another"), (4, "one")] {
-        controller.take_in(uplink(counter, agent)).await;
-    }
-    let sentence = twin(controller).unwrap();
-    assert!(sentence.contains("the key of d1") && sentence.contains("message 2"), "{sentence}");
-    let told = |controller: &Controller| controller.last_events(100).unwrap().iter().filter(|e| e.kind == "device.cloned").count();
-    assert_eq!(told(controller), 1);
-    handle.shutdown().await;
-    let handle = place.start().await;
-    let controller = &handle.controller;
-    assert_eq!(twin(controller), Some(sentence), "it is known after a restart, too");
-    controller.take_in(uplink(4, "another")).await;
-    assert_eq!(told(controller), 1);
-
-    let heard = || controller.snapshot().fleet.device(&id).unwrap().presence.last_seen;
-    controller.decide_on(&id, Decision::Revoke, "there are two", "ann").await.unwrap();
-    let before = heard();
-    controller.take_in(uplink(5, "one")).await;
-    assert_eq!(heard(), before);
-    assert_eq!(controller.look(|ledger| ledger.tally.refused.get(&Why::NotAdmitted).copied()), Some(1), "dropped, and counted");
-    assert!(!controller.snapshot().fleet.device(&id).unwrap().presence.online);
 }

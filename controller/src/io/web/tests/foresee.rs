@@ -52,7 +52,7 @@ async fn a_rollout_beyond_its_own_budget_begins_only_by_force() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_training_brings_beyond_its_lines_budget_waits_and_the_log_says_so() {
-    use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
+    use crate::retraining::job::{JobState, RetrainRequest, TrainingJob};
 
     let site = Site::start().await;
     site.add_version("1.0.0").await;
@@ -61,16 +61,7 @@ async fn what_training_brings_beyond_its_lines_budget_waits_and_the_log_says_so(
     let put = site.put("/api/v1/models/rain", &line(r#"{"risk":{"max_days":0.06}}"#)).await;
     assert_eq!(put.status, 200, "{}", put.text());
     let at = crate::io::clock::now();
-    let request = RetrainRequest {
-        id: "rain-1".to_owned(),
-        line: "rain".parse().unwrap(),
-        parent: "0.9.0".parse().unwrap(),
-        trigger: Trigger::Asked { by: "ann".to_owned() },
-        cohorts: Vec::new(),
-        reason: "The season has changed.".to_owned(),
-        evidence: Vec::new(),
-        asked_at: at,
-    };
+    let request = RetrainRequest::of_a_test("rain-1", "0.9.0", at);
     let job = TrainingJob { request, state: JobState::Published { version: "1.0.0".parse().unwrap() }, updated_at: at };
     std::sync::Arc::make_mut(&mut site.controller().inner.ledger().snapshot.jobs).insert("rain-1".to_owned(), std::sync::Arc::new(job));
     let begun = std::time::Instant::now();

@@ -16,6 +16,15 @@ async fn running(site: &Site) {
     site.until(|s| s.rollouts.values().any(|r| matches!(r.state, RolloutState::Running { .. }))).await;
 }
 
+/// A site with a rollout under way.
+async fn begun() -> Site {
+    let site = Site::start().await;
+    site.add_version("1.0.0").await;
+    assert_eq!(site.put(PATH, &asked(1_000)).await.status, 201);
+    running(&site).await;
+    site
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_applied_once_and_changes_only_what_was_looked_at() {
     let site = Site::start().await;
@@ -60,10 +69,7 @@ async fn a_file_is_applied_once_and_changes_only_what_was_looked_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verb_answers_with_what_it_did_and_not_with_what_was_planned_before() {
-    let site = Site::start().await;
-    site.add_version("1.0.0").await;
-    assert_eq!(site.put(PATH, &asked(1_000)).await.status, 201);
-    running(&site).await;
+    let site = begun().await;
     for (verb, phase, says) in [("pause", "paused", "too windy"), ("resume", "running", "resume (too windy)")] {
         let done = site.post(&format!("{PATH}/{verb}"), r#"{"reason":"too windy"}"#).await;
         let (rollout, text) = (done.json(), done.text());
@@ -77,10 +83,7 @@ async fn a_verb_answers_with_what_it_did_and_not_with_what_was_planned_before() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dismissal_names_its_check_also_from_the_page() {
-    let site = Site::start().await;
-    site.add_version("1.0.0").await;
-    assert_eq!(site.put(PATH, &asked(1_000)).await.status, 201);
-    running(&site).await;
+    let site = begun().await;
     let cookie = site.sign_in().await;
     let form = [("cookie", &*cookie), ("sec-fetch-site", "same-origin"), ("content-type", "application/x-www-form-urlencoded")];
     let dismiss = async |body: &str| site.send("POST", "/rollouts/rain-1.0.0/dismiss", Some(body.as_bytes().to_vec()), &form).await;

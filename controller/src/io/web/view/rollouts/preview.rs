@@ -32,10 +32,10 @@ impl Facts<'_> {
         let policy = new.policy.as_ref().unwrap_or(&line.rollout);
         policy.check().map_err(|e| Refusal::Invalid(e.to_string()))?;
         let baseline = line.champion().filter(|c| **c != new.version).cloned();
-        if let Some(why) = possible::never(policy, baseline.is_some()) {
-            return Err(Refusal::Invalid(format!("this rollout could never pass: {why}")));
-        }
         let compares = baseline.is_some();
+        if let Some(why) = possible::never(policy, compares) {
+            return Err(Refusal::Invalid(why));
+        }
         let spec = crate::rollout::RolloutSpec { line: new.line.clone(), version: new.version.clone(), baseline, policy: policy.clone() };
         let id = new.id.clone().or_else(|| "planned".parse().ok()).ok_or_else(|| Refusal::Invalid("give the rollout a name".to_owned()))?;
         let rollout = crate::rollout::Rollout::new(id, spec, new.reason.clone(), crate::rollout::Actor::Controller, self.now);
