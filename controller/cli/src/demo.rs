@@ -27,8 +27,8 @@ pub struct Demo {
     /// Keep everything in this new folder instead of a temporary one.
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Stations, in three cohorts.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(12..=400))]
+    /// Stations, in three cohorts; fewer than 20 do not live enough days to retrain on.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(20..=400))]
     pub stations: u16,
     /// Port of the dashboard; a free one if not given.
     #[arg(long)]

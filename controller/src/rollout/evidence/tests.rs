@@ -280,3 +280,14 @@ fn a_slice_is_taken_out_exactly_and_what_overlaps_it_is_not_judged_any_more() {
     let used: f64 = (1..=MAX_SLICES).map(|k| 1.0 / apart::tests(k)).sum();
     assert!((used - 1.0).abs() < 1e-12);
 }
+
+#[test]
+fn sums_are_read_as_they_were_written_bit_for_bit() {
+    let mut chance = Chance::new(77);
+    for _ in 0..2_000 {
+        let mut arm = Arm::default();
+        arm.replace(Totals::default(), Totals { n: 1e3 * chance.uniform(), x: 1e3 * chance.uniform() });
+        let again: Arm = serde_json::from_slice(&serde_json::to_vec(&arm).unwrap()).unwrap();
+        assert_eq!(again, arm);
+    }
+}
