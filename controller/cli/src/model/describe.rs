@@ -54,8 +54,17 @@ pub(super) struct Port {
 impl Port {
     /// Concrete sizes and type: unknown leading sizes are 1 (one row at a time), others must be `given`.
     pub(super) fn spec(&self, given: Option<&[u64]>) -> Outcome<TensorSpec> {
-        let unsupported = || Failure::new(format!("{:?} has a type this runtime does not serve", self.name)).code(2);
+        let unsupported = || {
+            Failure::new(format!("{:?} has a type this runtime does not serve", self.name))
+                .code(2)
+                .help("devices serve tensors of numbers: export a scikit-learn model with options={'zipmap': False}")
+        };
         let wanted = self.datatype.as_deref().ok_or_else(unsupported)?;
+        if wanted == "BYTES" {
+            return Err(Failure::new(format!("{:?} holds text, and a device's tensors hold numbers", self.name)).code(2).help(
+                "encode categories as integers before training; for a classifier of named classes, train on their numbers or export with options={'nocl': True}, and the label is the name's place",
+            ));
+        }
         let types = [DType::F32, DType::I8, DType::U8, DType::I32, DType::I64, DType::Bool];
         let dtype = types.into_iter().find(|t| t.oip() == wanted).ok_or_else(unsupported)?;
         let shape = match (given, &self.shape) {
