@@ -477,7 +477,7 @@ def operator_grid(cache, rng):
     weight = lambda *shape: rng.normal(0, 0.5, shape).astype(np.float32).ravel().tolist()
     scored, posts = ["label", "scores"], ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"]
     for post in posts:
-        for lines, classes in [(1, 1), (1, 2), (2, 2), (3, 3)]:
+        for lines, classes in [(1, 2), (2, 2), (3, 3)]:
             attributes = {"coefficients": weight(lines, 3), "intercepts": weight(lines), "classlabels_ints": [3, 7, 9][:classes], "post_transform": post}
             build(f"linear-classifier-{lines}-{classes}-{post}", "LinearClassifier", attributes, scored, rows=gaps)
         for targets in [1, 2]:

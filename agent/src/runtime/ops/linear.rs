@@ -1,8 +1,8 @@
 //! LinearClassifier and LinearRegressor.
 //!
-//! The engine has both, with another answer than onnxruntime where one score stands for two classes: onnxruntime gives
-//! [1 - s, s] whatever the post-transform says, and decides at s > 0. It also leaves a lone score alone unless the
-//! post-transform is PROBIT.
+//! The engine has both, with another answer than onnxruntime where one score stands for two classes: onnxruntime (from 1.32 on; before it
+//! forgot the logistic curve) shows the curve's two sides for LOGISTIC and [1 - s, s] otherwise, and decides at s > 0. A regressor's lone
+//! value it leaves alone unless the post-transform is PROBIT.
 use super::attributes::{Attributes, Refused, labels, refuse};
 use super::rows::Kernel;
 use super::scores::{PostTransform, dot, largest};
@@ -50,10 +50,10 @@ impl Kernel for Classifier {
         let Some(intercepts) = node.floats("intercepts") else { return refuse("intercepts are missing; write zeros if there are none") };
         let lines = Lines::new(node.floats("coefficients").unwrap_or(&[]), intercepts.to_vec())?;
         let (targets, post) = (lines.intercepts.len(), PostTransform::read(node)?);
-        if labels.len() != targets && targets != 1 {
+        if labels.len() != targets.max(2) {
             return refuse(format!("{} class labels for {targets} lines", labels.len()));
         }
-        if targets == 1 && labels.len() == 2 && post == PostTransform::Probit {
+        if targets == 1 && post == PostTransform::Probit {
             return refuse("PROBIT of one score for two classes has no meaning; export with LOGISTIC");
         }
         Ok(Self { lines, labels, post })
@@ -64,7 +64,7 @@ impl Kernel for Classifier {
     }
 
     fn width(&self) -> Option<usize> {
-        Some(if self.labels.len() == 2 { 2 } else { self.lines.intercepts.len() })
+        Some(self.labels.len())
     }
 
     fn run(&self, row: &[f32], out: &mut Vec<f32>) -> Result<i64, Refused> {
@@ -72,13 +72,9 @@ impl Kernel for Classifier {
         self.lines.scores(row, out);
         let scores = out.get_mut(start..).unwrap_or_default();
         if let [score] = *scores {
-            let [negative, positive] = *self.labels else {
-                lone(self.post, scores);
-                return Ok(i64::from(score > 0.0));
-            };
             out.truncate(start);
-            out.extend([1.0 - score, score]);
-            return Ok(if score > 0.0 { positive } else { negative });
+            out.extend(self.post.both_sides(score));
+            return Ok(self.labels.get(usize::from(score > 0.0)).copied().unwrap_or(0));
         }
         let class = largest(scores.iter().copied());
         self.post.apply(scores);

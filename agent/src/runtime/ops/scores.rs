@@ -24,6 +24,11 @@ impl PostTransform {
         })
     }
 
+    /// Of one score that stands for two classes and may be a probability already.
+    pub(super) fn both_sides(self, score: f32) -> [f32; 2] {
+        if self == Self::Logistic { [logistic(-score), logistic(score)] } else { [1.0 - score, score] }
+    }
+
     /// To one row, in place.
     pub(super) fn apply(self, row: &mut [f32]) {
         match self {

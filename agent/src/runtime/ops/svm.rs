@@ -177,7 +177,7 @@ impl rows::Kernel for Classifier {
                         self.post.apply(out.get_mut(start..).unwrap_or_default());
                     }
                     &[score] if self.post == PostTransform::None => out.extend([-score, score]),
-                    &[score] => out.extend([1.0 - score, score]),
+                    &[score] => out.extend(self.post.both_sides(score)),
                     _ => {
                         out.extend(&scores);
                         self.post.apply(out.get_mut(start..).unwrap_or_default());

@@ -39,8 +39,10 @@ fn two_classes_show_both_signs_of_their_one_score() {
     // 0.5·2 - 0.5·1 + 0.25
     assert_eq!(run(&machine(2, "LINEAR"), [2.0, 1.0]), (3, vec![-0.75, 0.75]));
     assert_eq!(run(&machine(2, "LINEAR"), [-2.0, 1.0]), (7, vec![1.25, -1.25]));
-    let logistic = replaced(machine(2, "LINEAR"), text("post_transform", "LOGISTIC"));
-    assert_eq!(run(&logistic, [2.0, 1.0]), (3, vec![0.25, 0.75]), "onnxruntime gives 1 - s and s, whatever the transform");
+    let softmax = replaced(machine(2, "LINEAR"), text("post_transform", "SOFTMAX"));
+    assert_eq!(run(&softmax, [2.0, 1.0]), (3, vec![0.25, 0.75]), "onnxruntime takes the score for a probability");
+    let logistic = run(&replaced(machine(2, "LINEAR"), text("post_transform", "LOGISTIC")), [2.0, 1.0]).1;
+    assert!((logistic[1] - 0.679_178_7).abs() < 1e-6 && (logistic[0] + logistic[1] - 1.0).abs() < 1e-6, "{logistic:?}");
     let named = replaced(machine(2, "LINEAR"), texts("classlabels_strings", &["a", "b"]));
     let named = Node { attribute: named.attribute.into_iter().filter(|a| a.name != "classlabels_ints").collect(), ..named };
     assert_eq!(run(&named, [-2.0, 1.0]).0, 1, "a name's place");
