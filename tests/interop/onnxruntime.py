@@ -74,13 +74,17 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def manifest(case, reference):
-    model = pathlib.Path(case["model"]).read_bytes()
-    names = case["outputs"]
-    vectors = []
+def golden(case, reference):
+    names, vectors = case["outputs"], []
     for inputs in case["golden"]:
         outputs = reference.run(names, inputs, fresh=True)
         vectors.append({"inputs": [tensor(n, inputs[n]) for n in case["free"]], "outputs": [tensor(n, outputs[n]) for n in names]})
+    return {"rtol": case["rtol"], "atol": case["atol"], "vectors": vectors}
+
+
+def manifest(case, reference):
+    model = pathlib.Path(case["model"]).read_bytes()
+    names = case["outputs"]
     first = reference.run(names, case["golden"][0], fresh=True)
     declared = [i.name for i in reference.session.get_inputs()]
     every = {**case["golden"][0], **case["constants"], **{n: np.zeros(s, d) for n, (_, s, d) in case["state"].items()}}
@@ -94,7 +98,7 @@ def manifest(case, reference):
         "decision": {"kind": "none"},
         "reference": {"rows": 0, "features": []},
         "calibration": {"edges": [], "accuracy": [], "rows": []},
-        "golden": {"rtol": case["rtol"], "atol": case["atol"], "vectors": vectors},
+        "golden": golden(case, reference),
         "limits": {"rss_bytes": 1 << 30, "load_ms": 60_000, "p99_us": 10_000_000},
         "lineage": {"code": "", "code_revision": "", "datasets": [], "reason": "interop"},
         "created_at": "2026-11-23T00:00:00Z",
@@ -187,6 +191,10 @@ def refused(publisher, case):
         rows = pathlib.Path(directory) / "rows.csv"
         rows.write_text("a,b,c,d,e,f\n" + "0.1,0.2,0.3,0.4,0.5,0.6\n" * 20)
         asked = ["model", "publish", case["model"], "--line", "interop", "--version", "1", "--key", "none", "--reference", rows, "--decision", "none", "--dry-run"]
+        if case["golden"]:
+            vectors = pathlib.Path(directory) / "golden.json"
+            vectors.write_text(json.dumps(golden(case, Reference(case["model"], case["constants"], case["state"]))))
+            asked += ["--golden", vectors]
         told = subprocess.run([publisher, *asked], capture_output=True, text=True)
     sentence = " ".join(told.stderr.split()) if told.returncode else "it was not refused"
     return {"ok": told.returncode != 0 and all(part in sentence for part in case["refused"]), "why": sentence, "refused": True}
@@ -544,6 +552,16 @@ def recurrent(cache, rng):
     return cases
 
 
+def wrong(cache, rng):
+    """What the engine gets wrong is refused by golden vectors of the training framework, with what to do: a gap that it loses."""
+    nodes = [helper.make_node("Relu", ["X"], ["y"])]
+    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 6])
+    model = helper.make_model(helper.make_graph(nodes, "g", [value("X")], [value("y")]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"X": np.ones((1, 6), np.float32)}, {"X": np.full((1, 6), np.nan, np.float32)}]
+    sentence = ["golden vector 1", "instead of NaN", "export a quantised model again without quantising Softmax"]
+    return {"wrong-gap-lost": case(saved(cache, "gap-lost", model), ["X"], ["y"], inputs=rows, golden=rows, refused=sentence)}
+
+
 def estimator_table(cache, rng):
     """Every estimator of the table in estimators.py, as skl2onnx exports it when nothing is said."""
     place = pathlib.Path(__file__).with_name("estimators.py")
@@ -571,7 +589,7 @@ def main():
     cache.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     makers = {"voice-lstm": voice_lstm, "voice-constant": voice_if, "text-direction": text_direction, "file-type": file_type, "gru": gru, "quantised": quantised}
-    groups = {"sklearn": sklearn_models, "grid": tree_grid, "operator": operator_grid, "window": recurrent, "estimator": estimator_table}
+    groups = {"sklearn": sklearn_models, "grid": tree_grid, "operator": operator_grid, "window": recurrent, "wrong": wrong, "estimator": estimator_table}
     wanted = lambda name: not options.only or any(name.startswith(w) for w in options.only)
     cases = {name: make(cache, rng) for name, make in makers.items() if wanted(name)}
     for name, make in groups.items():

@@ -3,11 +3,12 @@
 //! Golden vectors from the training framework say whether a model computes here what it computed there. Where the publisher has
 //! none they come from this very engine, and then a fault of its optimiser would be signed along: it did turn ordinary quantised
 //! models into garbage without an error. So their inputs are also run operator by operator, and answers that are far apart refuse
-//! the model. Close ones are not told apart (integer kernels round elsewhere), and a model that only runs optimised, or with state,
+//! the model. Close ones are not told apart (integer kernels round elsewhere), gaps are left to golden vectors (some kernels of the
+//! engine lose them, fused or alone), and a model that only runs optimised, or with state,
 //! is judged by its golden vectors alone.
 use std::sync::Arc;
 
-use leeway_protocol::manifest::Manifest;
+use leeway_protocol::manifest::{GoldenVector, Manifest};
 use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::tensor::{DType, Tensor};
 
@@ -27,7 +28,8 @@ pub fn check(scanned: &Scanned, session: &mut Session, manifest: &Manifest) -> R
 }
 
 fn agree(session: &mut Session, written: &mut Session, manifest: &Manifest) -> Result<(), Reason> {
-    for (number, vector) in manifest.golden.vectors.iter().enumerate() {
+    let whole = |vector: &GoldenVector| vector.inputs.iter().flat_map(Tensor::to_f64).all(f64::is_finite);
+    for (number, vector) in manifest.golden.vectors.iter().enumerate().filter(|(_, vector)| whole(vector)) {
         session.reset();
         written.reset();
         let (Ok(got), Ok(want)) = (session.infer(&vector.inputs), written.infer(&vector.inputs)) else { break };

@@ -120,7 +120,14 @@ pub(super) fn runner(tool: &str, options: &[(&str, &Path)]) -> Outcome<(Vec<u8>,
 pub(super) fn refusal(onnx: &Path, answer: &[u8]) -> Failure {
     let value: Value = serde_json::from_slice(answer).unwrap_or_default();
     let said = value.get("sentence").and_then(Value::as_str).unwrap_or("the runner refused the model without saying why");
-    Failure::new(format!("{}: {said}", onnx.display())).code(3)
+    let failure = Failure::new(format!("{}: {said}", onnx.display())).code(3);
+    if value.pointer("/reason/code").and_then(Value::as_str) == Some("golden-mismatch") {
+        return failure.help(
+            "the devices' runtime computes something else than the golden vectors say: export a quantised model again without quantising Softmax \
+             (op_types_to_quantize) or publish it unquantised, try another opset, or widen rtol and atol in --golden if the difference is rounding",
+        );
+    }
+    failure
 }
 
 /// Ask the runner about a file.
