@@ -20,7 +20,7 @@ pub(super) struct OneHotEncoder {
 pub(super) fn whole(x: f64) -> i64 {
     /// 2^63: the first float past the integers.
     const PAST: f64 = 9_223_372_036_854_775_808.0;
-    if x >= -PAST && x < PAST { x as i64 } else { i64::MIN }
+    if (-PAST..PAST).contains(&x) { x as i64 } else { i64::MIN }
 }
 
 impl Kernel for OneHotEncoder {

@@ -171,13 +171,13 @@ impl rows::Kernel for Classifier {
             Mode::Pairs { ranges, coefficients, rho, platt } => {
                 let near: Vec<f32> = self.vectors.nearness(row).collect();
                 let (scores, winner) = vote(ranges, coefficients, rho, &near);
-                match scores.as_slice() {
+                match *scores.as_slice() {
                     _ if !platt.is_empty() => {
                         couple::probabilities(&scores, platt, classes, out);
                         self.post.apply(out.get_mut(start..).unwrap_or_default());
                     }
-                    &[score] if self.post == PostTransform::None => out.extend([-score, score]),
-                    &[score] => out.extend(self.post.both_sides(score)),
+                    [score] if self.post == PostTransform::None => out.extend([-score, score]),
+                    [score] => out.extend(self.post.both_sides(score)),
                     _ => {
                         out.extend(&scores);
                         self.post.apply(out.get_mut(start..).unwrap_or_default());
