@@ -7,6 +7,7 @@ pub mod allow;
 pub mod golden;
 pub mod host;
 pub mod onnx;
+mod opinion;
 pub mod ops;
 pub mod plan;
 pub mod prescan;

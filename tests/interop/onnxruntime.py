@@ -12,6 +12,7 @@ the status is 1 if any case missed its tolerance.
 import argparse
 import base64
 import hashlib
+import importlib.util
 import http.client
 import json
 import pathlib
@@ -38,19 +39,21 @@ NAMES = {np.dtype("float32"): ("f32", "FP32"), np.dtype("int64"): ("i64", "INT64
 class Reference:
     """onnxruntime with its recurrent state carried like the runner does."""
 
-    def __init__(self, path, constants, state):
+    def __init__(self, path, constants, state, classes=None):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.constants, self.links, self.zero = constants, state, None
+        self.constants, self.links, self.zero, self.classes = constants, state, None, classes
 
     def run(self, names, inputs, fresh=False):
         if fresh or self.zero is None:
             self.state = {name: np.zeros(shape, dtype) for name, (_, shape, dtype) in self.links.items()}
             self.zero = True
         outputs = self.session.run(names, {**inputs, **self.constants, **self.state})
-        by_name = dict(zip(names, outputs))
+        # A map per row, as ZipMap makes it for people, is a row of probabilities on a device.
+        row = lambda out: np.array([[one[c] for c in self.classes] for one in out], np.float32) if isinstance(out, list) else out
+        by_name = dict(zip(names, map(row, outputs)))
         for name, (output, _, _) in self.links.items():
             self.state[name] = by_name[output]
         return by_name
@@ -71,13 +74,17 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def manifest(case, reference):
-    model = pathlib.Path(case["model"]).read_bytes()
-    names = case["outputs"]
-    vectors = []
+def golden(case, reference):
+    names, vectors = case["outputs"], []
     for inputs in case["golden"]:
         outputs = reference.run(names, inputs, fresh=True)
         vectors.append({"inputs": [tensor(n, inputs[n]) for n in case["free"]], "outputs": [tensor(n, outputs[n]) for n in names]})
+    return {"rtol": case["rtol"], "atol": case["atol"], "vectors": vectors}
+
+
+def manifest(case, reference):
+    model = pathlib.Path(case["model"]).read_bytes()
+    names = case["outputs"]
     first = reference.run(names, case["golden"][0], fresh=True)
     declared = [i.name for i in reference.session.get_inputs()]
     every = {**case["golden"][0], **case["constants"], **{n: np.zeros(s, d) for n, (_, s, d) in case["state"].items()}}
@@ -91,7 +98,7 @@ def manifest(case, reference):
         "decision": {"kind": "none"},
         "reference": {"rows": 0, "features": []},
         "calibration": {"edges": [], "accuracy": [], "rows": []},
-        "golden": {"rtol": case["rtol"], "atol": case["atol"], "vectors": vectors},
+        "golden": golden(case, reference),
         "limits": {"rss_bytes": 1 << 30, "load_ms": 60_000, "p99_us": 10_000_000},
         "lineage": {"code": "", "code_revision": "", "datasets": [], "reason": "interop"},
         "created_at": "2026-11-23T00:00:00Z",
@@ -169,8 +176,34 @@ class Runner:
         return self.child.wait(timeout=10)
 
 
-def run_case(command, case):
-    reference = Reference(case["model"], case["constants"], case["state"])
+def difference(got, want, relative):
+    """How far apart; a gap agrees with a gap and an infinity with the same one, everything else is infinitely far from them."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(got - want) / (1.0 + relative * np.abs(want)))
+    return float(np.max(np.where(np.isfinite(apart), apart, np.inf), initial=0.0))
+
+
+def refused(publisher, case):
+    """What `leeway model publish` says to a model that devices do not run: a sentence, and what to do."""
+    with tempfile.TemporaryDirectory() as directory:
+        rows = pathlib.Path(directory) / "rows.csv"
+        rows.write_text("a,b,c,d,e,f\n" + "0.1,0.2,0.3,0.4,0.5,0.6\n" * 20)
+        asked = ["model", "publish", case["model"], "--line", "interop", "--version", "1", "--key", "none", "--reference", rows, "--decision", "none", "--dry-run"]
+        if case["golden"]:
+            vectors = pathlib.Path(directory) / "golden.json"
+            vectors.write_text(json.dumps(golden(case, Reference(case["model"], case["constants"], case["state"]))))
+            asked += ["--golden", vectors]
+        told = subprocess.run([publisher, *asked], capture_output=True, text=True)
+    sentence = " ".join(told.stderr.split()) if told.returncode else "it was not refused"
+    return {"ok": told.returncode != 0 and all(part in sentence for part in case["refused"]), "why": sentence, "refused": True}
+
+
+def run_case(command, case, publisher=None):
+    if case["refused"]:
+        return refused(publisher, case) if publisher else {"ok": False, "why": "which program is `leeway`? say it with --publisher"}
+    reference = Reference(case["model"], case["constants"], case["state"], case["classes"])
     document = json.dumps(manifest(case, reference)).encode()
     with tempfile.TemporaryDirectory() as directory:
         place = pathlib.Path(directory)
@@ -197,7 +230,7 @@ def serve(command, directory, document, case, reference):
             want = reference.run(case["outputs"], inputs, fresh=fresh)
             fresh = False
             got = runner.infer(inputs, case["outputs"])
-            worst = max([worst] + [float(np.max(np.abs(got[n] - want[n].astype(np.float64)))) for n in case["outputs"]])
+            worst = max([worst] + [difference(got[n], want[n], case["relative"]) for n in case["outputs"]])
         case["compared"] = len(case["inputs"])
         return worst
     finally:
@@ -208,16 +241,22 @@ def predict(command, place, case, reference):
     rows = case["rows"]
     with open(place / "rows.csv", "w") as file:
         for row in rows:
-            file.write(",".join("" if np.isnan(x) else repr(float(x)) for x in row) + "\n")
-    ran = subprocess.run([*command, "predict", "--model", place / "model.onnx", "--manifest", place / "manifest.json", "--rows", place / "rows.csv"], capture_output=True, check=True)
+            text = lambda x: "" if np.isnan(x) else repr(float(x)) if row.dtype.kind == "f" else str(x)
+            file.write(",".join(map(text, row)) + "\n")
+    ran = subprocess.run([*command, "predict", "--model", place / "model.onnx", "--manifest", place / "manifest.json", "--rows", place / "rows.csv"], capture_output=True)
     lines = ran.stdout.decode().splitlines()[1:]
     assert len(lines) == len(rows), (len(lines), len(rows))
     worst = 0.0
     for line, row in zip(lines, rows):
-        got = np.array([float(x) for x in line.split(",")[2:]])
-        want = reference.run(case["outputs"], {case["free"][0]: row.astype(np.float32)[None, :]}, fresh=True)
+        got = np.array([float(x) if x else np.nan for x in line.split(",")[2:]])
+        try:
+            want = reference.run(case["outputs"], {case["free"][0]: as_row(row)}, fresh=True)
+        except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+            # What onnxruntime refuses to answer must not be answered here either.
+            worst = max(worst, 0.0 if got.size == 0 else np.inf)
+            continue
         want = np.concatenate([want[n].astype(np.float64).ravel() for n in case["outputs"]])
-        worst = max(worst, float(np.max(np.abs(got - want))))
+        worst = max(worst, difference(got, want, case["relative"]) if got.shape == want.shape else np.inf)
     case["compared"] = len(rows)
     return worst
 
@@ -242,10 +281,19 @@ def saved(cache, name, model):
     return str(path)
 
 
-def case(model, free, outputs, inputs=None, rows=None, golden=None, constants=None, state=None, limit=1e-5, rtol=1e-3, atol=1e-4):
-    golden = golden or (inputs[:4] if rows is None else [{free[0]: row.astype(np.float32)[None, :]} for row in rows[:4]])
+def as_row(row):
+    return (row if row.dtype.kind == "i" else row.astype(np.float32))[None, :]
+
+
+def case(model, free, outputs, inputs=None, rows=None, golden=None, constants=None, state=None, limit=1e-5, rtol=1e-3, atol=1e-4, relative=0.0, classes=None,
+         refused=None):
+    if golden is None and rows is not None and not refused:
+        # A model answers rows with gaps only if it was proved on some.
+        gaps = [row for row in rows if row.dtype.kind == "f" and np.isnan(row).any()]
+        golden = [{free[0]: as_row(row)} for row in [*rows[:4], *gaps[:2], *gaps[-1:]]]
+    golden = golden or ([] if refused else inputs[:4])
     return {"model": model, "free": free, "outputs": outputs, "inputs": inputs, "rows": rows, "golden": golden, "constants": constants or {},
-            "state": state or {}, "limit": limit, "rtol": rtol, "atol": atol}
+            "state": state or {}, "limit": limit, "rtol": rtol, "atol": atol, "relative": relative, "classes": classes, "refused": refused}
 
 
 def speech(rng, chunks, size):
@@ -416,9 +464,123 @@ def tree_grid(cache, rng):
     return cases
 
 
+def operator_grid(cache, rng):
+    """Each operator of ai.onnx.ml beside trees, with every choice its attributes give, on rows with gaps, zeros and large numbers."""
+    cases = {}
+    plain = rng.normal(0, 1, (40, 3)).round(1)
+    plain[0], plain[1], plain[2] = 0, 1, [1e4, -3e4, 2e4]
+    gaps = plain.copy()
+    gaps[rng.uniform(size=gaps.shape) < 0.3] = np.nan
+    gaps[3], gaps[4] = np.nan, [1e20, -3e38, 5.0]
+
+    def build(name, op, attributes, outputs=("y",), rows=plain, domain="ai.onnx.ml", constants=(), opset=3, before=()):
+        # Golden vectors are the first rows; gaps come later, so that every model gets that far.
+        nodes = [*before, helper.make_node(op, ["f" if before else "X", *[c.name for c in constants]], list(outputs), domain=domain, **attributes)]
+        infos = [helper.make_tensor_value_info(o, TensorProto.INT64 if o in ("label", "i") else TensorProto.FLOAT, None) for o in outputs]
+        graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 3])], infos, list(constants))
+        sets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", opset)]
+        model = helper.make_model(graph, opset_imports=sets, ir_version=8)
+        cases[f"operator-{name}".lower()] = case(saved(cache, f"operator-{name}", model), ["X"], list(outputs), rows=rows, limit=2e-5, relative=1.0)
+
+    weight = lambda *shape: rng.normal(0, 0.5, shape).astype(np.float32).ravel().tolist()
+    scored, posts = ["label", "scores"], ["NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO"]
+    for post in posts:
+        for lines, classes in [(1, 2), (2, 2), (3, 3)]:
+            attributes = {"coefficients": weight(lines, 3), "intercepts": weight(lines), "classlabels_ints": [3, 7, 9][:classes], "post_transform": post}
+            build(f"linear-classifier-{lines}-{classes}-{post}", "LinearClassifier", attributes, scored, rows=gaps)
+        for targets in [1, 2]:
+            attributes = {"coefficients": weight(targets, 3), "intercepts": weight(targets), "targets": targets, "post_transform": post}
+            build(f"linear-regressor-{targets}-{post}", "LinearRegressor", attributes)
+        for classes in [2, 3, 4]:
+            pairs = classes * (classes - 1) // 2
+            machine = {"kernel_params": [0.3, 0.5, 3.0], "support_vectors": weight(2 * classes, 3), "vectors_per_class": [2] * classes, "rho": weight(pairs),
+                       "coefficients": weight(classes - 1, 2 * classes), "classlabels_ints": [3, 7, 9, 11][:classes], "post_transform": post}
+            for kernel in ["LINEAR", "POLY", "RBF", "SIGMOID"]:
+                build(f"svm-{classes}-{kernel}-{post}", "SVMClassifier", machine | {"kernel_type": kernel}, scored)
+            platt = {"prob_a": [-1.0 - abs(w) for w in weight(pairs)], "prob_b": weight(pairs)}
+            build(f"svm-{classes}-probability-{post}", "SVMClassifier", machine | platt | {"kernel_type": "RBF"}, scored)
+            for sign in ["positive", "mixed"]:
+                lines = [abs(w) if sign == "positive" else w for w in weight(classes, 3)]
+                attributes = {"coefficients": lines, "rho": [0.1], "kernel_params": [0.0, 0.0, 0.0], "classlabels_ints": [3, 7, 9, 11][:classes], "post_transform": post}
+                build(f"svm-lines-{classes}-{sign}-{post}", "SVMClassifier", attributes, scored)
+    for kernel in ["LINEAR", "POLY", "RBF", "SIGMOID"]:
+        for one_class in [0, 1]:
+            attributes = {"kernel_type": kernel, "kernel_params": [0.3, 0.5, 2.0], "support_vectors": weight(4, 3), "coefficients": weight(4), "rho": [0.2], "n_supports": 4}
+            build(f"svm-regressor-{kernel}-{one_class}", "SVMRegressor", attributes | {"one_class": one_class})
+    build("svm-regressor-line", "SVMRegressor", {"coefficients": weight(3), "rho": [0.2], "n_supports": 0, "kernel_params": [0.0, 0.0, 0.0]})
+    for norm in ["MAX", "L1", "L2"]:
+        build(f"normalizer-{norm}", "Normalizer", {"norm": norm}, rows=gaps)
+    build("binarizer", "Binarizer", {"threshold": 0.3})
+    build("binarizer-default", "Binarizer", {})
+    build("imputer-each", "Imputer", {"imputed_value_floats": [1.0, 2.0, 3.0], "replaced_value_float": float("nan")}, rows=gaps)
+    build("imputer-all", "Imputer", {"imputed_value_floats": [1.5], "replaced_value_float": 1.0}, rows=gaps)
+    whole = [helper.make_node("Cast", ["X"], ["f"], to=TensorProto.INT64)]
+    tens = rng.integers(0, 4, (40, 3)) * 10.0
+    keys, values = [0.0, 10.0, 20.0], [0.5, 1.5, 2.5]
+    build("labels-float-float", "LabelEncoder", {"keys_floats": keys, "values_floats": values, "default_float": -9.0}, rows=np.concatenate([tens, gaps]))
+    build("labels-float-integer", "LabelEncoder", {"keys_floats": keys, "values_int64s": [5, 6, 7]}, ("i",), rows=np.concatenate([tens, gaps]))
+    build("labels-integer-float", "LabelEncoder", {"keys_int64s": [0, 10, 20], "values_floats": values}, rows=tens, before=whole)
+    build("labels-integer-integer", "LabelEncoder", {"keys_int64s": [0, 10, 20], "values_int64s": [5, 6, 7], "default_int64": 99}, ("i",), rows=tens, before=whole)
+    build("one-hot", "OneHotEncoder", {"cats_int64s": [0, 10, 20]}, rows=np.concatenate([tens, gaps]))
+    build("one-hot-cast", "OneHotEncoder", {"cats_int64s": [0, 10, 20]}, rows=np.concatenate([tens, gaps]), before=whole)
+    build("one-hot-strict", "OneHotEncoder", {"cats_int64s": [0, 10, 20], "zeros": 0}, rows=np.concatenate([np.minimum(tens, 20), tens]))
+    for length in [2, 3, 5]:
+        build(f"vectorizer-{length}", "FeatureVectorizer", {"inputdimensions": [length]}, rows=gaps)
+    for shape in [[], [1], [1, 1]]:
+        build(f"extractor-{len(shape)}", "ArrayFeatureExtractor", {}, constants=[numpy_helper.from_array(np.full(shape, 2, np.int64), "at")])
+    build("extractor-several", "ArrayFeatureExtractor", {}, constants=[numpy_helper.from_array(np.array([2, 0, 2], np.int64), "at")])
+    for axes in [[1], [0, 1], [-1]]:
+        for keeps in [0, 1]:
+            build(f"log-sum-exp-{len(axes)}{axes[0]}-{keeps}", "ReduceLogSumExp", {"axes": axes, "keepdims": keeps}, domain="")
+    return cases
+
+
+def recurrent(cache, rng):
+    """Layers that begin anew with every window: no state between requests, though the engine would keep it."""
+    cases, hidden, steps = {}, 6, 5
+    for op, gates in [("LSTM", 4), ("GRU", 3), ("RNN", 1)]:
+        init = [numpy_helper.from_array(rng.normal(0, 0.6, shape).astype(np.float32), name)
+                for name, shape in [("W", (1, gates * hidden, 3)), ("R", (1, gates * hidden, hidden)), ("B", (1, 2 * gates * hidden))]]
+        value = lambda n, shape: helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)
+        extra = {"linear_before_reset": 1} if op == "GRU" else {}
+        for length in [1, steps]:
+            nodes = [helper.make_node(op, ["x", "W", "R", "B"], ["all", "last"], hidden_size=hidden, **extra)]
+            graph = helper.make_graph(nodes, "g", [value("x", [length, 1, 3])], [value("all", [length, 1, 1, hidden]), value("last", [1, 1, hidden])], init)
+            path = saved(cache, f"window-{op}-{length}", helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+            windows = [{"x": rng.normal(0, 1, (length, 1, 3)).astype(np.float32)} for _ in range(20)]
+            cases[f"window-{op.lower()}-{length}"] = case(path, ["x"], ["all", "last"], inputs=windows, limit=2e-5)
+    return cases
+
+
+def wrong(cache, rng):
+    """What the engine gets wrong is refused by golden vectors of the training framework, with what to do: a gap that it loses."""
+    nodes = [helper.make_node("Relu", ["X"], ["y"])]
+    value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 6])
+    model = helper.make_model(helper.make_graph(nodes, "g", [value("X")], [value("y")]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rows = [{"X": np.ones((1, 6), np.float32)}, {"X": np.full((1, 6), np.nan, np.float32)}]
+    sentence = ["golden vector 1", "instead of NaN", "export a quantised model again without quantising Softmax"]
+    return {"wrong-gap-lost": case(saved(cache, "gap-lost", model), ["X"], ["y"], inputs=rows, golden=rows, refused=sentence)}
+
+
+def estimator_table(cache, rng):
+    """Every estimator of the table in estimators.py, as skl2onnx exports it when nothing is said."""
+    place = pathlib.Path(__file__).with_name("estimators.py")
+    found = importlib.util.spec_from_file_location("estimators", place)
+    estimators = importlib.util.module_from_spec(found)
+    found.loader.exec_module(estimators)
+    cases = {}
+    for name, made in estimators.table(rng).items():
+        model = estimators.exported(made)
+        outputs = [o.name for o in model.graph.output]
+        cases[f"estimator-{name}"] = case(saved(cache, f"estimator-{name}", model), ["X"], outputs, rows=made["compare"], limit=made["limit"], relative=1.0,
+                                          classes=estimators.classes(model), refused=made.get("refused"))
+    return cases
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runner", required=True, nargs="+", help="the runner and its leading arguments")
+    parser.add_argument("--publisher", default=None, help="the operator's program, for models that are refused when they are published")
     parser.add_argument("--only", nargs="*", default=[], help="names, or beginnings of names, of cases")
     parser.add_argument("--cache", default=None, help="where downloaded and made models are kept")
     parser.add_argument("--json", default=None, help="write the results here too")
@@ -427,7 +589,7 @@ def main():
     cache.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     makers = {"voice-lstm": voice_lstm, "voice-constant": voice_if, "text-direction": text_direction, "file-type": file_type, "gru": gru, "quantised": quantised}
-    groups = {"sklearn": sklearn_models, "grid": tree_grid}
+    groups = {"sklearn": sklearn_models, "grid": tree_grid, "operator": operator_grid, "window": recurrent, "wrong": wrong, "estimator": estimator_table}
     wanted = lambda name: not options.only or any(name.startswith(w) for w in options.only)
     cases = {name: make(cache, rng) for name, make in makers.items() if wanted(name)}
     for name, make in groups.items():
@@ -436,7 +598,7 @@ def main():
     results = {}
     for name, made in cases.items():
         try:
-            results[name] = run_case(options.runner, made)
+            results[name] = run_case(options.runner, made, options.publisher)
         except Exception as error:
             results[name] = {"ok": False, "why": f"{type(error).__name__}: {error}"}
         r = results[name]

@@ -21,10 +21,10 @@ const STANDARD: &str = "
     Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor
 ";
 
-/// Classical machine learning; Scaler, ZipMap and the tree ensembles are our own.
+/// Classical machine learning: all our own but CategoryMapper, whose texts can only be inside a model.
 const ML: &str = "
-    ArrayFeatureExtractor CategoryMapper LinearClassifier LinearRegressor Normalizer Scaler TreeEnsembleClassifier
-    TreeEnsembleRegressor ZipMap
+    ArrayFeatureExtractor Binarizer CategoryMapper FeatureVectorizer Imputer LabelEncoder LinearClassifier LinearRegressor
+    Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsembleClassifier TreeEnsembleRegressor ZipMap
 ";
 
 /// onnxruntime's contributed operators.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use leeway_protocol::manifest::Manifest;
 use leeway_protocol::tensor::{DType, Tensor, TensorSpec};
-use tract_onnx::prelude::{Datum as _, DatumType, IntoRunnable as _, IntoTValue as _, TValue, TVec, TypedSimplePlan};
+use tract_onnx::prelude::{Datum as _, DatumType, IntoRunnable as _, IntoTValue as _, TValue, TVec, TypedModel, TypedSimplePlan};
 use tract_onnx::tract_core::internal::TypedSimpleState;
 
 use super::prescan::Scanned;
@@ -64,7 +64,15 @@ pub enum InferError {
 impl Plan {
     /// Load a scanned model as its manifest says.
     pub fn load(scanned: &Scanned, manifest: &Manifest) -> Result<Self, LoadError> {
-        let model = recipe::load(scanned, manifest)?;
+        Self::of(recipe::load(scanned, manifest)?, manifest)
+    }
+
+    /// The same without the engine's optimiser, to compare with.
+    pub fn load_as_written(scanned: &Scanned, manifest: &Manifest) -> Result<Self, LoadError> {
+        Self::of(recipe::load_as_written(scanned, manifest)?, manifest)
+    }
+
+    fn of(model: TypedModel, manifest: &Manifest) -> Result<Self, LoadError> {
         let made = catch_unwind(AssertUnwindSafe(|| model.into_runnable()));
         let plan = made.map_err(|p| LoadError::Panic(panic_text(&*p)))?.map_err(|e| LoadError::Engine(chain(&e)))?;
         let mut feeds = Vec::new();

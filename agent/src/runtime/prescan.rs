@@ -15,10 +15,11 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::manifest::MAX_MODEL_BYTES;
 use leeway_protocol::reason::{Code, Reason};
 
-use super::allow;
-use super::onnx::{Graph, Model, Node, OperatorSet, Tensor, ValueInfo};
+use super::onnx::{Graph, Model, Node, OperatorSet, Tensor, ValueInfo, element};
+use super::ops::attributes::{Attributes as _, Refused};
 use super::ops::trees::TreeError;
 use super::ops::trees::ensemble::{Ensemble, Kind};
+use super::{allow, ops};
 
 mod attributes;
 mod tensors;
@@ -105,6 +106,14 @@ pub enum PrescanError {
         /// What is wrong.
         problem: TreeError,
     },
+    /// Attributes that one of our own operators refuses.
+    #[error("{node}: {problem}")]
+    Attributes {
+        /// Which operator.
+        node: String,
+        /// What is wrong, and what to do.
+        problem: Refused,
+    },
     /// Names that do not connect.
     #[error("the graph does not connect: {0}; export the model again")]
     Wiring(String),
@@ -179,7 +188,7 @@ pub fn prescan(bytes: Vec<u8>, limits: &Limits) -> Result<Scanned, PrescanError>
         opset,
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().chars().take(80).collect(),
         inputs: graph.input.iter().filter(|i| !weights.contains(i.name.as_str())).map(port).collect(),
-        outputs: graph.output.iter().map(port).collect(),
+        outputs: graph.output.iter().map(|output| zipped(graph, output).unwrap_or_else(|| port(output))).collect(),
         operators: scan.operators,
         nodes: scan.nodes,
         parameters: scan.parameters,
@@ -205,6 +214,13 @@ fn port(info: &ValueInfo) -> Port {
     let tensor = info.kind.as_ref().and_then(|kind| kind.tensor.as_ref());
     let sizes = |shape: &super::onnx::Shape| shape.dim.iter().map(|d| u64::try_from(d.value).ok().filter(|&n| n > 0)).collect();
     Port { name: info.name.clone(), element: tensor.map_or(0, |t| t.elem_type), shape: tensor.and_then(|t| t.shape.as_ref()).map(sizes) }
+}
+
+/// A map for people, as exporters make it of probabilities: on a device the row itself is the output, one number per class.
+fn zipped(graph: &Graph, output: &ValueInfo) -> Option<Port> {
+    let node = graph.node.iter().find(|node| node.output.contains(&output.name)).filter(|node| node.op_type == "ZipMap")?;
+    let classes = node.ints("classlabels_int64s").map(<[i64]>::len).or_else(|| node.texts("classlabels_strings").map(<[Vec<u8>]>::len))?;
+    Some(Port { name: output.name.clone(), element: element::FLOAT, shape: Some(vec![None, Some(classes as u64)]) })
 }
 
 fn check_trees(node: &Node) -> Result<(), PrescanError> {
@@ -294,6 +310,7 @@ impl Scan<'_> {
         }
         attributes::check_sizes(node, constants, self.limits)?;
         check_trees(node)?;
+        ops::check(&node.op_type, node).map_err(|problem| PrescanError::Attributes { node: describe(node), problem })?;
         if node.op_type == "Constant"
             && let (Some(name), Some(tensor)) = (node.output.first(), node.attribute.iter().find_map(|a| a.t.as_ref()))
         {

@@ -15,6 +15,9 @@ use prost::Message as _;
 use tract_onnx::Onnx;
 use tract_onnx::pb;
 use tract_onnx::prelude::{Framework as _, InferenceFact, InferenceModel, InferenceModelExt as _, TractResult, TypedModel};
+use tract_onnx::tract_core::ops::gru_seq::GruSeq;
+use tract_onnx::tract_core::ops::logic::IfThenElse;
+use tract_onnx::tract_core::ops::scan::Scan;
 
 use super::prescan::Scanned;
 use super::tensors::{datum_type, dtype, sizes, spec_text};
@@ -58,16 +61,26 @@ pub fn framework() -> Onnx {
 
 /// Load and optimise.
 pub fn load(scanned: &Scanned, manifest: &Manifest) -> Result<TypedModel, LoadError> {
+    guard(|| {
+        let typed = typed(scanned, manifest)?;
+        typed.into_decluttered().and_then(TypedModel::into_optimized).map_err(|e| LoadError::Engine(chain(&e)))
+    })
+}
+
+/// Load as the file has it, every operator by itself: slower, and without what the engine's optimiser does to it.
+pub fn load_as_written(scanned: &Scanned, manifest: &Manifest) -> Result<TypedModel, LoadError> {
+    guard(|| typed(scanned, manifest))
+}
+
+fn typed(scanned: &Scanned, manifest: &Manifest) -> Result<TypedModel, LoadError> {
     if scanned.digest != manifest.model.digest {
         return Err(LoadError::OtherFile);
     }
-    guard(|| {
-        let proto = pb::ModelProto::decode(scanned.bytes()).map_err(|e| LoadError::Engine(e.to_string()))?;
-        let proto = rewire(proto, manifest)?;
-        let typed = build(&proto, manifest).map_err(|e| LoadError::Engine(chain(&e)))?;
-        check_outputs(&typed, manifest)?;
-        typed.into_decluttered().and_then(TypedModel::into_optimized).map_err(|e| LoadError::Engine(chain(&e)))
-    })
+    let proto = pb::ModelProto::decode(scanned.bytes()).map_err(|e| LoadError::Engine(e.to_string()))?;
+    let proto = rewire(proto, manifest)?;
+    let typed = build(&proto, manifest).map_err(|e| LoadError::Engine(chain(&e)))?;
+    check_outputs(&typed, manifest)?;
+    Ok(typed)
 }
 
 /// Run `work`, turning a panic into an error.
@@ -113,7 +126,8 @@ fn rewire(mut proto: pb::ModelProto, manifest: &Manifest) -> Result<pb::ModelPro
         let Some(info) = graph.output.iter().find(|info| info.name == spec.name) else {
             return mismatch(format!("the model has no output {:?}", spec.name));
         };
-        outputs.push(info.clone());
+        // Which type an output has, the manifest says; the file's may be a map, or texts that are places among them here.
+        outputs.push(pb::ValueInfoProto { r#type: None, ..info.clone() });
     }
     graph.output = outputs;
     Ok(proto)
@@ -139,7 +153,27 @@ fn build(proto: &pb::ModelProto, manifest: &Manifest) -> TractResult<TypedModel>
         let fact = InferenceFact::dt_shape(datum_type(spec.dtype), sizes(&spec.shape));
         model.set_input_fact(at, fact)?;
     }
-    model.into_typed()
+    let mut model = model.into_typed()?;
+    forget(&mut model);
+    Ok(model)
+}
+
+/// Loops begin every inference with the state the graph gives them.
+///
+/// The engine keeps a loop's state (a recurrent layer is a loop) from one run of a session to the next unless it is told not to, so
+/// an answer would depend on the inferences before it. State that shall live on is an output that the manifest links to an input.
+fn forget(model: &mut TypedModel) {
+    for node in &mut model.nodes {
+        if let Some(scan) = node.op_as_mut::<Scan>() {
+            scan.reset_every_turn = true;
+            forget(&mut scan.body);
+        } else if let Some(gru) = node.op_as_mut::<GruSeq>() {
+            gru.reset_every_turn = true;
+        } else if let Some(branches) = node.op_as_mut::<IfThenElse>() {
+            forget(&mut branches.then_body);
+            forget(&mut branches.else_body);
+        }
+    }
 }
 
 /// Types and shapes of the outputs must be those the manifest promises to the application.

@@ -34,6 +34,10 @@ pub(crate) fn floats(name: &str, floats: &[f32]) -> Attribute {
     Attribute { name: name.into(), kind: kind::FLOATS, floats: floats.to_vec(), ..Attribute::default() }
 }
 
+pub(crate) fn float(name: &str, f: f32) -> Attribute {
+    Attribute { name: name.into(), kind: kind::FLOAT, f, ..Attribute::default() }
+}
+
 pub(crate) fn text(name: &str, s: &str) -> Attribute {
     Attribute { name: name.into(), kind: kind::STRING, s: s.as_bytes().to_vec(), ..Attribute::default() }
 }

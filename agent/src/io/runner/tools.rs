@@ -85,7 +85,8 @@ pub(super) fn describe(options: &Options) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
-/// `datatype` is the Open Inference Protocol's name, or null for a type this runtime does not serve; unknown sizes are -1.
+/// `datatype` is the Open Inference Protocol's name, `BYTES` for texts, which this runtime does not serve, or null for
+/// another such type; unknown sizes are -1.
 fn port(port: &Port) -> serde_json::Value {
     use crate::runtime::onnx::element;
     let datatype = match port.element {
@@ -95,6 +96,8 @@ fn port(port: &Port) -> serde_json::Value {
         element::INT32 => Some("INT32"),
         element::INT64 => Some("INT64"),
         element::BOOL => Some("BOOL"),
+        // Known, and not served either: whoever asks can say so.
+        element::STRING => Some("BYTES"),
         _ => None,
     };
     let size = |size: &Option<u64>| size.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1);

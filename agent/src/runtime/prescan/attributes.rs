@@ -10,8 +10,20 @@ use super::{Limits, PrescanError, tensors};
 use crate::runtime::onnx::{Attribute, Node, Tensor};
 
 /// Attributes whose integers are values or labels, not sizes: any integer is harmless in them.
-const VALUES: &[&str] =
-    &["value_int", "value_ints", "classlabels_int64s", "classlabels_ints", "cats_int64s", "keys_int64s", "default_int64", "starts", "ends"];
+const VALUES: &[&str] = &[
+    "value_int",
+    "value_ints",
+    "classlabels_int64s",
+    "classlabels_ints",
+    "cats_int64s",
+    "keys_int64s",
+    "values_int64s",
+    "default_int64",
+    "imputed_value_int64s",
+    "replaced_value_int64",
+    "starts",
+    "ends",
+];
 
 /// Attributes that make an operator walk that many steps per element.
 const REACHES: &[&str] = &["pads", "output_padding", "dilations", "strides"];

@@ -54,8 +54,17 @@ pub(super) struct Port {
 impl Port {
     /// Concrete sizes and type: unknown leading sizes are 1 (one row at a time), others must be `given`.
     pub(super) fn spec(&self, given: Option<&[u64]>) -> Outcome<TensorSpec> {
-        let unsupported = || Failure::new(format!("{:?} has a type this runtime does not serve", self.name)).code(2);
+        let unsupported = || {
+            Failure::new(format!("{:?} has a type this runtime does not serve", self.name))
+                .code(2)
+                .help("devices serve tensors of numbers: export a scikit-learn model with options={'zipmap': False}")
+        };
         let wanted = self.datatype.as_deref().ok_or_else(unsupported)?;
+        if wanted == "BYTES" {
+            return Err(Failure::new(format!("{:?} holds text, and a device's tensors hold numbers", self.name)).code(2).help(
+                "encode categories as integers before training; for a classifier of named classes, train on their numbers or export with options={'nocl': True}, and the label is the name's place",
+            ));
+        }
         let types = [DType::F32, DType::I8, DType::U8, DType::I32, DType::I64, DType::Bool];
         let dtype = types.into_iter().find(|t| t.oip() == wanted).ok_or_else(unsupported)?;
         let shape = match (given, &self.shape) {
@@ -111,7 +120,14 @@ pub(super) fn runner(tool: &str, options: &[(&str, &Path)]) -> Outcome<(Vec<u8>,
 pub(super) fn refusal(onnx: &Path, answer: &[u8]) -> Failure {
     let value: Value = serde_json::from_slice(answer).unwrap_or_default();
     let said = value.get("sentence").and_then(Value::as_str).unwrap_or("the runner refused the model without saying why");
-    Failure::new(format!("{}: {said}", onnx.display())).code(3)
+    let failure = Failure::new(format!("{}: {said}", onnx.display())).code(3);
+    if value.pointer("/reason/code").and_then(Value::as_str) == Some("golden-mismatch") {
+        return failure.help(
+            "the devices' runtime computes something else than the golden vectors say: export a quantised model again without quantising Softmax \
+             (op_types_to_quantize) or publish it unquantised, try another opset, or widen rtol and atol in --golden if the difference is rounding",
+        );
+    }
+    failure
 }
 
 /// Ask the runner about a file.

@@ -4,6 +4,7 @@
 //! a mark; a step is one load, one comparison and one pick. Most exporters use one comparison throughout, which then costs
 //! nothing per node. What stays true: children lie inside the array and behind their parent, so every walk ends.
 use super::finish;
+use crate::runtime::ops::scores::PostTransform;
 
 /// What the trees are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +34,6 @@ pub(super) enum Aggregate {
     Average,
     Min,
     Max,
-}
-
-/// What is done to the joined scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PostTransform {
-    None,
-    Softmax,
-    SoftmaxZero,
-    Logistic,
-    Probit,
 }
 
 /// The feature of a leaf.

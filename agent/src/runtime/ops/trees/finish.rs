@@ -3,7 +3,8 @@
 //! A class or target no tree contributed to shows 0, even beside a base value: onnxruntime has it so. The format does not say what two classes with contributions to only one of them mean; onnxruntime does, and exporters rely
 //! on it: the other class gets 1 - s if all contributions are positive (they are probabilities), -s otherwise (they are
 //! logits), and the label is decided at 0.5 or at 0.
-use super::ensemble::{Aggregate, Ensemble, Kind, PostTransform, Score};
+use super::ensemble::{Aggregate, Ensemble, Kind, Score};
+use crate::runtime::ops::scores::{PostTransform, logistic, probit};
 
 /// Append the scores of one row; the label for a classifier.
 pub(super) fn scores(ensemble: &Ensemble, scores: &mut [Score], out: &mut Vec<f32>) -> i64 {
@@ -79,38 +80,7 @@ fn label(ensemble: &Ensemble, class: usize) -> i64 {
 }
 
 fn append(scores: &[Score], post: PostTransform, out: &mut Vec<f32>) {
-    let values = scores.iter().map(|s| s.shown());
-    match post {
-        PostTransform::None => out.extend(values),
-        PostTransform::Logistic => out.extend(values.map(logistic)),
-        PostTransform::Probit => out.extend(values.map(probit)),
-        PostTransform::Softmax => softmax(scores, |_| true, out),
-        // A score of 0 stays 0 and takes no part.
-        PostTransform::SoftmaxZero => softmax(scores, |x| x.abs() > 1e-7, out),
-    }
-}
-
-fn softmax(scores: &[Score], takes_part: impl Fn(f32) -> bool, out: &mut Vec<f32>) {
-    let most = scores.iter().map(|s| s.shown()).fold(f32::NEG_INFINITY, f32::max);
     let start = out.len();
-    out.extend(scores.iter().map(|s| if takes_part(s.shown()) { (s.shown() - most).exp() } else { 0.0 }));
-    let Some(row) = out.get_mut(start..) else { return };
-    let sum: f32 = row.iter().sum();
-    row.iter_mut().for_each(|x| *x /= sum);
-}
-
-fn logistic(x: f32) -> f32 {
-    // Computed on the side where the exponential cannot overflow.
-    let tail = 1.0 / (1.0 + (-x.abs()).exp());
-    if x < 0.0 { 1.0 - tail } else { tail }
-}
-
-/// The normal distribution's quantile, by Winitzki's approximation of the inverse error function, as onnxruntime has it.
-fn probit(p: f32) -> f32 {
-    const A: f32 = 0.147;
-    let x = 2.0 * p - 1.0;
-    let log = ((1.0 - x) * (1.0 + x)).ln();
-    let v = 2.0 / (std::f32::consts::PI * A) + 0.5 * log;
-    let inverse = (-v + (v * v - log / A).sqrt()).sqrt();
-    std::f32::consts::SQRT_2 * if x < 0.0 { -inverse } else { inverse }
+    out.extend(scores.iter().map(|s| s.shown()));
+    post.apply(out.get_mut(start..).unwrap_or_default());
 }

@@ -1,10 +1,9 @@
 //! From attributes to a checked ensemble; also what the pre-scan asks of a tree node before the engine sees the file.
 use std::collections::HashMap;
 
-use tract_onnx::pb;
-
-use super::ensemble::{Aggregate, Ensemble, Kind, LEAF, Mode, Node, PostTransform};
-use crate::runtime::onnx;
+use super::ensemble::{Aggregate, Ensemble, Kind, LEAF, Mode, Node};
+use crate::runtime::ops::attributes::Attributes;
+use crate::runtime::ops::scores::PostTransform;
 
 /// Nodes over all trees of one operator: a forest of a thousand trees with four thousand nodes each, 64 MB.
 const MAX_NODES: usize = 1 << 22;
@@ -21,50 +20,6 @@ pub struct TreeError(String);
 fn fail<T>(what: impl Into<String>) -> Result<T, TreeError> {
     Err(TreeError(what.into()))
 }
-
-/// Attributes by name, whoever decoded them.
-pub trait Attributes {
-    /// Integers.
-    fn ints(&self, name: &str) -> Option<&[i64]>;
-    /// Floats.
-    fn floats(&self, name: &str) -> Option<&[f32]>;
-    /// Texts.
-    fn texts(&self, name: &str) -> Option<&[Vec<u8>]>;
-    /// One text.
-    fn text(&self, name: &str) -> Option<&[u8]>;
-    /// One integer.
-    fn int(&self, name: &str) -> Option<i64>;
-    /// Whether it is there at all.
-    fn has(&self, name: &str) -> bool;
-}
-
-macro_rules! attributes {
-    ($node:ty) => {
-        impl Attributes for $node {
-            fn ints(&self, name: &str) -> Option<&[i64]> {
-                self.attribute.iter().find(|a| a.name == name).map(|a| a.ints.as_slice()).filter(|v| !v.is_empty())
-            }
-            fn floats(&self, name: &str) -> Option<&[f32]> {
-                self.attribute.iter().find(|a| a.name == name).map(|a| a.floats.as_slice()).filter(|v| !v.is_empty())
-            }
-            fn texts(&self, name: &str) -> Option<&[Vec<u8>]> {
-                self.attribute.iter().find(|a| a.name == name).map(|a| a.strings.as_slice()).filter(|v| !v.is_empty())
-            }
-            fn text(&self, name: &str) -> Option<&[u8]> {
-                self.attribute.iter().find(|a| a.name == name).map(|a| a.s.as_slice())
-            }
-            fn int(&self, name: &str) -> Option<i64> {
-                self.attribute.iter().find(|a| a.name == name).map(|a| a.i)
-            }
-            fn has(&self, name: &str) -> bool {
-                self.attribute.iter().any(|a| a.name == name)
-            }
-        }
-    };
-}
-
-attributes!(onnx::Node);
-attributes!(pb::NodeProto);
 
 /// The columns that describe nodes, all of one length.
 struct Columns<'a> {
@@ -117,7 +72,7 @@ impl Ensemble {
             features: columns.used_features(),
             base,
             aggregate: aggregate(node, kind)?,
-            post: post_transform(node)?,
+            post: PostTransform::read(node).map_err(|e| TreeError(e.0))?,
             labels,
             single,
             all_positive: leaves.all.iter().all(|(.., weight)| *weight >= 0.0),
@@ -348,15 +303,4 @@ fn aggregate(node: &impl Attributes, kind: Kind) -> Result<Aggregate, TreeError>
         b"MAX" => Ok(Aggregate::Max),
         _ => fail("the aggregate function is not SUM, AVERAGE, MIN or MAX"),
     }
-}
-
-fn post_transform(node: &impl Attributes) -> Result<PostTransform, TreeError> {
-    Ok(match node.text("post_transform").unwrap_or(b"NONE") {
-        b"NONE" => PostTransform::None,
-        b"SOFTMAX" => PostTransform::Softmax,
-        b"SOFTMAX_ZERO" => PostTransform::SoftmaxZero,
-        b"LOGISTIC" => PostTransform::Logistic,
-        b"PROBIT" => PostTransform::Probit,
-        _ => return fail("the post-transform is not one of the format's"),
-    })
 }
