@@ -201,7 +201,9 @@ impl Monitor {
 
     fn judge(&mut self, setting: &Setting<'_>, start_ms: i64, block: window::Block) {
         let excluded = self.instruments.judge(setting, &self.cohort, start_ms, &block, &self.standing);
-        self.world.judge(setting, start_ms, &block, |device, feature| excluded.contains(&(device.clone(), feature)));
+        let is_excluded = |device: &DeviceId, feature| excluded.contains(&(device.clone(), feature));
+        let between = |feature| self.instruments.between(feature);
+        self.world.judge(setting, start_ms, &block, is_excluded, &between);
     }
 
     /// One verdict per feature about the world, the most harmful first: moved ones by importance × distance.

@@ -177,11 +177,15 @@ pub struct Setup {
     pub season: bool,
     /// Weather that all devices share, in standard deviations, changing within days: outside what the promise covers.
     pub weather: f64,
+    /// Devices in a cohort.
+    pub cohort: usize,
 }
 
 impl Setup {
-    pub const ALL: Self = Self { name: "autocorrelation 0–0.95, season, offsets", rho: 0.95, offset: true, season: true, weather: 0.0 };
-    pub const PLAIN: Self = Self { name: "independent rows, no season, no offsets", rho: 0.0, offset: false, season: false, weather: 0.0 };
+    pub const ALL: Self =
+        Self { name: "autocorrelation 0–0.95, season, offsets", rho: 0.95, offset: true, season: true, weather: 0.0, cohort: 200 };
+    pub const PLAIN: Self =
+        Self { name: "independent rows, no season, no offsets", rho: 0.0, offset: false, season: false, weather: 0.0, cohort: 200 };
 }
 
 /// A fleet, ready to draw windows from.

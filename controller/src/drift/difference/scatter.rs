@@ -3,8 +3,9 @@
 //! Both are measured, because neither can be assumed. [`Scatter`]: in the base period a device's blocks differ from its cohort's by
 //! some multiple φ of the binomial variance; that multiple tempers the evidence. [`Agreement`]: difference in differences is a
 //! model, and the world breaks it when it bunches its values at a cut (rounded visibility, calm wind: an offset that was harmless moves a
-//! tenth of the values across it) or changes its shape. It then fails for the other devices too; so the mean square by which the
-//! *others* miss their prediction, beyond what φ explains, is the width within which a device is sound.
+//! tenth of the values across it) or changes its shape over the day. It then fails for the other devices too; so the root mean square
+//! of what the *others* miss as a habit ([`Habit`]: noise averages out, what comes back every day does not), or beyond what φ explains
+//! in this very block, gives the width within which a device is sound.
 //!
 //! What stays true: a device has no part in the width it is judged by, and a few broken ones cannot widen it much.
 use leeway_protocol::profile::Special;
@@ -76,92 +77,165 @@ impl Scatter {
 const MIN_SPECIALS: f64 = 5.0;
 /// Other devices needed before their misses say how far a prediction can be trusted.
 const MIN_AGREE: usize = 8;
-/// Blocks of memory: short enough to follow the world, long enough that noise does not pass for misses.
-const MEMORY: f64 = 24.0;
-/// Blocks needed.
+/// Blocks over which a device's misses are averaged: so many that noise averages out, and several seasons of a day.
+const MEMORY: f64 = 240.0;
+/// Blocks after which its average counts.
 const MIN_BLOCKS: f64 = 4.0;
-/// A single miss counts as at most this much: a few broken devices must not make room for each other.
+/// A device's miss counts as at most this much: a few broken devices must not make room for each other.
 const MAX_MISS: f64 = 0.15;
 /// The width in standard deviations of the others' misses, and how sure a miss of one block must be to count at once.
 const WIDTH: f64 = 3.0;
 
-/// How well predictions hold for one feature, over the last blocks.
+/// A device's mean miss per set, over the last blocks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Agreement {
-    /// Weight of the blocks remembered.
+pub(super) struct Habit {
     weight: f64,
-    /// Mean square misses beyond noise, per set, times weight.
-    squares: Vec<f64>,
+    sums: Vec<f64>,
 }
 
-/// What one device's block adds to it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Miss {
-    /// (miss², what noise explains of it), per set.
-    squares: Vec<(f64, f64)>,
-}
-
-impl Miss {
-    /// By how much a device's shares miss what was predicted; `spread` is φ, `base` the rows behind the prediction.
-    pub(super) fn new(sets: &[Set], seen: &Shares, expected: &[f64], spread: f64, base: f64) -> Self {
-        let rows = seen.finite();
-        if rows <= 0.0 {
-            return Self::default();
-        }
-        let one = |(&set, &p): (&Set, &f64)| {
-            let noise = spread * p * (1.0 - p) * (1.0 / rows + 1.0 / base.max(1.0));
-            let bound = (WIDTH * noise.sqrt()).max(MAX_MISS);
-            ((seen.share(set) - p).abs().min(bound).powi(2), noise)
-        };
-        Self { squares: sets.iter().zip(expected).map(one).collect() }
+impl Habit {
+    /// Take a block's misses.
+    pub(super) fn add(&mut self, miss: &Miss) {
+        let keep = 1.0 - 1.0 / MEMORY;
+        self.weight = self.weight * keep + 1.0;
+        self.sums.iter_mut().for_each(|s| *s *= keep);
+        add(&mut self.sums, &miss.signed, 1.0);
     }
 }
 
-/// All misses of one block, ready to leave one device out.
+/// By how much one device's block missed what was predicted, and what it does as a habit.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Misses {
-    devices: usize,
-    sums: Vec<(f64, f64)>,
+pub(super) struct Miss {
+    signed: Vec<f64>,
+    /// Per set: miss², what noise explains of it, and the square of the habit.
+    squares: Vec<[f64; 3]>,
+    /// How far the device was from its cohort in its base period, squared, over all sets.
+    apart: f64,
 }
 
-impl Misses {
+impl Miss {
+    /// The same device, which was so far from its cohort in its base period.
+    pub(super) fn of(mut self, sets: &[Set], own: &Shares, rest: &Shares) -> Self {
+        self.apart = sets.iter().map(|&s| (own.share(s) - rest.share(s)).powi(2)).sum();
+        self
+    }
+
+    /// `spread` is φ, `base` the rows behind the prediction, `habit` the device's own up to now.
+    pub(super) fn new(sets: &[Set], seen: &Shares, expected: &[f64], (spread, base): (f64, f64), habit: &Habit) -> Self {
+        let rows = seen.finite();
+        if rows <= 0.0 || habit.weight < MIN_BLOCKS {
+            let signed = sets.iter().zip(expected).map(|(&s, p)| if rows > 0.0 { seen.share(s) - p } else { 0.0 });
+            return Self { signed: signed.collect(), ..Self::default() };
+        }
+        let signed: Vec<f64> = sets.iter().zip(expected).map(|(&s, p)| seen.share(s) - p).collect();
+        let one = |(i, (&p, miss)): (usize, (&f64, &f64))| {
+            let noise = spread * p * (1.0 - p) * (1.0 / rows + 1.0 / base.max(1.0));
+            let bound = (WIDTH * noise.sqrt()).max(MAX_MISS);
+            let mean = habit.sums.get(i).map_or(0.0, |s| s / habit.weight);
+            [miss.abs().min(bound).powi(2), noise, mean.abs().min(MAX_MISS).powi(2)]
+        };
+        let squares = expected.iter().zip(&signed).enumerate().map(one).collect();
+        Self { signed, squares, apart: 0.0 }
+    }
+}
+
+/// How well predictions hold for one feature in one block: all devices' misses, ready to leave one out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Agreement {
+    devices: usize,
+    sums: Vec<[f64; 3]>,
+    apart: f64,
+}
+
+impl Agreement {
+    /// Add a device that speaks for its cohort; one without habits has no say yet.
     pub(super) fn add(&mut self, miss: &Miss) {
         if miss.squares.is_empty() {
             return;
         }
         self.devices += 1;
-        self.sums.resize(self.sums.len().max(miss.squares.len()), (0.0, 0.0));
-        self.sums.iter_mut().zip(&miss.squares).for_each(|(s, m)| (s.0, s.1) = (s.0 + m.0, s.1 + m.1));
+        self.apart += miss.apart;
+        self.sums.resize(self.sums.len().max(miss.squares.len()), [0.0; 3]);
+        for (sum, one) in self.sums.iter_mut().zip(&miss.squares) {
+            sum.iter_mut().zip(one).for_each(|(s, x)| *s += x);
+        }
     }
-}
 
-impl Agreement {
-    /// The widths per set for one device: from the blocks before, and from the others in this block where they miss beyond doubt.
-    pub(super) fn widths(&self, block: &Misses, own: &Miss) -> Option<Vec<f64>> {
-        let others = block.devices.saturating_sub(usize::from(!own.squares.is_empty()));
-        if others < MIN_AGREE || self.weight < MIN_BLOCKS {
+    /// The widths per set for one device (which was added if it `speaks`): what the others miss as a habit, or beyond doubt in this block.
+    pub(super) fn widths(&self, own: &Miss, speaks: bool) -> Option<Vec<f64>> {
+        let counted = speaks && !own.squares.is_empty();
+        let others = self.devices.saturating_sub(usize::from(counted));
+        if others < MIN_AGREE {
             return None;
         }
         let k = others as f64;
-        let width = |(i, sum): (usize, &(f64, f64))| {
-            let (square, noise) = own.squares.get(i).map_or(*sum, |m| (sum.0 - m.0, sum.1 - m.1));
-            let now = (square - noise) / k - WIDTH * noise / k * (2.0 / k).sqrt();
-            let before = self.squares.get(i).copied().unwrap_or(0.0) / self.weight;
-            WIDTH * now.max(before).max(0.0).sqrt()
+        // What a prediction misses grows with the offset it has to carry: a device twice as far from its cohort may miss twice as much.
+        let usual = (self.apart - if counted { own.apart } else { 0.0 }).max(0.0) / k;
+        let times = if usual > 0.0 { (own.apart / usual).sqrt().max(1.0) } else { 1.0 };
+        let width = |(i, sum): (usize, &[f64; 3])| {
+            let one = own.squares.get(i).copied().filter(|_| counted).unwrap_or_default();
+            let [square, noise, habit] = [0, 1, 2].map(|part: usize| (sum[part] - one[part]).max(0.0) / k);
+            let now = square - noise - WIDTH * noise * (2.0 / k).sqrt();
+            WIDTH * times * now.max(habit).sqrt()
         };
-        Some(block.sums.iter().enumerate().map(width).collect())
+        Some(self.sums.iter().enumerate().map(width).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETS: [Set; 1] = [Set::Below(1)];
+
+    fn miss(share: f64, habit: &Habit) -> Miss {
+        let masses = [0.0, 0.0, 0.0, 0.0, 0.0, share * 100.0, (1.0 - share) * 100.0];
+        Miss::new(&SETS, &Shares::new(&masses), &[0.5], (1.0, 1e6), habit)
     }
 
-    /// Remember a block.
-    pub(super) fn remember(&mut self, block: &Misses) {
-        if block.devices < MIN_AGREE {
-            return;
+    /// The width for the first of these devices after so many blocks; the shares alternate around a half if `noisy`.
+    fn width(shares: &[f64], blocks: usize, noisy: bool) -> Option<f64> {
+        let mut habits = vec![Habit::default(); shares.len()];
+        let mut last = None;
+        for block in 0..=blocks {
+            let share = |s: f64| if noisy && block % 2 == 1 { 1.0 - s } else { s };
+            let misses: Vec<Miss> = shares.iter().zip(&habits).map(|(&s, h)| miss(share(s), h)).collect();
+            let mut agreement = Agreement::default();
+            misses.iter().for_each(|m| agreement.add(m));
+            last = agreement.widths(&misses[0], true).map(|w| w[0]);
+            habits.iter_mut().zip(&misses).for_each(|(h, m)| h.add(m));
         }
-        let keep = 1.0 - 1.0 / MEMORY;
-        self.weight = self.weight * keep + 1.0;
-        self.squares.resize(self.squares.len().max(block.sums.len()), 0.0);
-        let k = block.devices as f64;
-        self.squares.iter_mut().for_each(|s| *s *= keep);
-        self.squares.iter_mut().zip(&block.sums).for_each(|(s, m)| *s += (m.0 - m.1) / k);
+        last
+    }
+
+    #[test]
+    fn the_others_say_how_far_a_prediction_can_be_trusted() {
+        assert_eq!(width(&[0.5; 8], 30, false), None, "seven others are too few");
+        assert_eq!(width(&[0.5; 20], 2, false), None, "two blocks are too few");
+        assert_eq!(width(&[0.5; 20], 30, false), Some(0.0));
+        let scattered = |d: f64| (0..20).map(|i| if i % 2 == 0 { 0.5 + d } else { 0.5 - d }).collect::<Vec<_>>();
+        // Noise of 100 rows is 0.05: to and fro by as much is noise, always to the same side is a habit, 0.2 is news at once.
+        assert!(width(&scattered(0.05), 30, true).unwrap() < 0.02);
+        assert!((width(&scattered(0.05), 30, false).unwrap() - 0.15).abs() < 0.01);
+        assert!(width(&scattered(0.2), 30, true).unwrap() > 0.3);
+        // A dead one among twenty makes little room for another.
+        let mut dead = vec![0.5; 20];
+        (dead[0], dead[1]) = (1.0, 1.0);
+        assert!(width(&dead, 30, false).unwrap() < 0.15);
+    }
+
+    #[test]
+    fn bursts_of_gaps_show_and_single_ones_do_not() {
+        let factor = |gaps: &[f64]| {
+            let mut scatter = Scatter::default();
+            let rest = Shares::new(&[100.0, 0.0, 0.0, 0.0, 0.0, 950.0, 950.0]);
+            for &n in gaps {
+                scatter.add(&SETS, &Shares::new(&[n, 0.0, 0.0, 0.0, 0.0, 50.0 - n / 2.0, 50.0 - n / 2.0]), &rest);
+            }
+            scatter.special_factor(gaps.len() as u32)
+        };
+        assert!(factor(&[5.0, 4.0, 6.0, 7.0, 3.0]).unwrap() < 1.0);
+        assert!(factor(&[0.0, 0.0, 25.0, 0.0, 0.0]).unwrap() > 10.0);
+        assert_eq!(factor(&[0.0; 5]), None);
     }
 }
