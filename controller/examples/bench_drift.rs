@@ -295,7 +295,7 @@ fn broken(fault: Fault, everywhere: bool, setup: Setup, size: &Size, seed: u64, 
     let mut monitor = Monitor::new("bench".parse().expect("a valid name"), manifest(), &reference);
     let names: Vec<DeviceId> = (0..cohort).map(device).collect();
     let mut rules: Vec<Rules> = (0..FEATURES).map(|_| Rules::new()).collect();
-    let mut seen = vec![[false; RULES]; FEATURES];
+    let mut seen = [[false; RULES]; FEATURES];
     let mut found = BTreeSet::new();
     delay.streams += FEATURES;
     for block in 0..days * 24 {

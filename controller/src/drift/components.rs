@@ -157,7 +157,7 @@ pub fn increments(
     tolerance: &Tolerance,
 ) -> Vec<f64> {
     // Components of one set follow each other: what is allowed, and the null's logarithms, are the costly part.
-    let mut known: Option<(Set, (f64, f64), [Option<Null>; 2])> = None;
+    let mut known: Option<Known> = None;
     let one = |c: &Component| {
         let (hits, rows) = observed.of(c.set);
         if rows <= 0.0 {
@@ -185,6 +185,9 @@ pub fn increments(
     };
     components.iter().map(one).collect()
 }
+
+/// A set, what is allowed of it, and the null's side below and above.
+type Known = (Set, (f64, f64), [Option<Null>; 2]);
 
 /// The null's side of a likelihood ratio.
 #[derive(Debug, Clone, Copy)]

@@ -252,4 +252,5 @@ fn a_new_manifest_starts_anew_but_remembers_broken_instruments() {
 }
 
 mod neighbours;
+mod release;
 mod weather;
