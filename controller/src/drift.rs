@@ -9,16 +9,19 @@
 //!
 //! Both feed the e-detector of `sequential::detector` with likelihood ratios of shares ([`components`]); the threshold comes from
 //! one fleet-wide budget of false alarms, split over the layers. Fixed PSI or p-value limits are not offered: PSI > 0.2 gives a
-//! million false alarms a fleet-month at 100 rows a window and is blind at 5,000; against this design 0 were measured.
+//! million false alarms a fleet-month at 100 rows a window and is blind at 5,000. `examples/bench_drift.rs` counts both on a fleet-month.
 //! Evidence (how sure) is kept apart from magnitude (how far, [`magnitude`]).
 //!
 //! **Null** of a stream: in every increment the mean share of each set of bins stays within the tolerance of what is expected.
 //! **Guarantee**: at most `budget.false_alarms` expected false alarms per period in the whole fleet, whatever the size of windows
 //! and however often one looks — provided rows are independent after tempering by the autocorrelation that the devices report
-//! and by `sharing`. Each layer's page says what else it assumes.
+//! and by `sharing`. Each layer's page says what else it assumes. As the fleet grows the threshold c rises with it, and the promise
+//! holds throughout: M/c − Σ 1/c is a supermartingale while c does not fall, so a stream raises an alarm within the period
+//! with chance Σ 1/c at most and N streams Σ N/c, which is the budget's rate at every size of the fleet.
 //!
-//! A monitor belongs to one manifest in one cohort: a new model has another reference, so its streams start anew, and a shift
-//! of outputs at the change of versions is never "drift". What stays true: counts of another manifest are never added.
+//! A monitor belongs to one manifest in one cohort: a new model has another reference, so its streams start anew. Outputs or confidence
+//! that are not as its reference says from its first season on, while no input moved, are the release's doing, and the sentence
+//! says so. What stays true: counts of another manifest are never added.
 pub mod cohort;
 pub mod components;
 pub mod difference;
@@ -122,7 +125,15 @@ pub struct Monitor {
     instruments: DeviceLayer,
     /// Instruments alarmed under an earlier manifest, not yet seen to: their counts do not speak for the world.
     standing: Standing,
+    /// Whether another manifest served here before, and when the first block of this one began.
+    #[serde(default)]
+    succeeds: bool,
+    #[serde(default)]
+    began_ms: Option<i64>,
 }
+
+/// What is said of outputs that moved with the change of versions.
+const BLAMED: &str = " It began with this version, and no input moved: look at the release, not at the world.";
 
 impl Monitor {
     /// Nothing seen yet.
@@ -134,6 +145,8 @@ impl Monitor {
             world: CohortLayer::new(reference),
             instruments: DeviceLayer::default(),
             standing: Standing::new(),
+            succeeds: false,
+            began_ms: None,
         }
     }
 
@@ -145,7 +158,7 @@ impl Monitor {
         for (device, alarms) in self.instruments.alarms() {
             standing.entry(device.clone()).or_default().extend(alarms.map(|v| (v.feature.clone(), v.clone())));
         }
-        Self { standing, ..Self::new(self.cohort.clone(), manifest, reference) }
+        Self { standing, succeeds: true, ..Self::new(self.cohort.clone(), manifest, reference) }
     }
 
     /// A technician has seen to a device: it learns a new base and counts again.
@@ -201,12 +214,23 @@ impl Monitor {
 
     fn judge(&mut self, setting: &Setting<'_>, start_ms: i64, block: window::Block) {
         let excluded = self.instruments.judge(setting, &self.cohort, start_ms, &block, &self.standing);
-        self.world.judge(setting, start_ms, &block, |device, feature| excluded.contains(&(device.clone(), feature)));
+        self.began_ms.get_or_insert(start_ms);
+        let is_excluded = |device: &DeviceId, feature| excluded.contains(&(device.clone(), feature));
+        let between = |feature| self.instruments.between(feature);
+        self.world.judge(setting, start_ms, &block, is_excluded, &between);
     }
 
     /// One verdict per feature about the world, the most harmful first: moved ones by importance × distance.
     pub fn world(&self, setting: &Setting<'_>) -> Vec<Verdict> {
         let mut verdicts = self.world.verdicts(setting, &self.cohort);
+        let inputs_moved = verdicts.iter().any(|v| v.moved && v.kind == verdict::Kind::Input);
+        let first = setting.policy.season_ms.max(setting.policy.block_ms);
+        for v in verdicts.iter_mut().filter(|v| v.moved && v.kind != verdict::Kind::Input && self.succeeds && !inputs_moved) {
+            let since_the_start = self.began_ms.zip(v.since).is_some_and(|(began, since)| since.as_millis() < began.saturating_add(first));
+            if since_the_start {
+                v.sentence.push_str(BLAMED);
+            }
+        }
         verdict::rank(&mut verdicts);
         verdicts
     }

@@ -11,6 +11,11 @@
 //! and by `sharing`. What is not covered: a year that is warmer than the reference's years by more than the tolerance *is* drift
 //! here, and a reference of a few years does not know how warm a year can be; the tolerance (3 points of share) is for that.
 //!
+//! **Few devices.** Devices have offsets of their own, so a cohort of twenty differs from the population its reference was made from by
+//! chance, for good, and by more than the tolerance where offsets are large. How much devices differ is known from their base periods;
+//! three standard errors of the cohort's mean are tolerated where that is more than the tolerance. (A single device, or one whose
+//! base is not over, shows no such variance: there the tolerance alone must cover it.)
+//!
 //! Devices whose instrument is under alarm do not speak for the world.
 use std::collections::BTreeMap;
 
@@ -19,13 +24,18 @@ use leeway_protocol::profile::Reference;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
-use super::components::components;
+use super::components::{Set, Shares, Weights, components};
+use super::difference::{around, sets};
 use super::verdict::{About, Step, Stream, Verdict, add};
 use super::window::Block;
 use crate::sequential::{Dependence, effective_devices};
 
 /// Share of a season's blocks that must be there.
 const MIN_COVERAGE: f64 = 0.75;
+
+/// A cohort of few devices is not the population the reference was made from: its mean may be this many standard errors away, as far as
+/// its devices are known to differ.
+const WIDTH: f64 = 3.0;
 
 /// The streams of one cohort, and the season that is being gathered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -57,13 +67,21 @@ impl CohortLayer {
         Self { streams: reference.features.iter().map(Stream::new).collect(), ..Self::default() }
     }
 
-    pub(super) fn judge(&mut self, setting: &Setting<'_>, start_ms: i64, block: &Block, excluded: impl Fn(&DeviceId, usize) -> bool) {
+    /// Take a block; `excluded` says who does not speak about a feature, `between` how devices differ in it (variance per compared set).
+    pub(super) fn judge(
+        &mut self,
+        setting: &Setting<'_>,
+        start_ms: i64,
+        block: &Block,
+        excluded: impl Fn(&DeviceId, usize) -> bool,
+        between: &dyn Fn(usize) -> Vec<f64>,
+    ) {
         let length = setting.policy.season_ms.max(setting.policy.block_ms);
         if let Some(season) = &self.season
             && start_ms >= season.start_ms + length
         {
             let next = season.start_ms + (start_ms - season.start_ms).div_euclid(length) * length;
-            self.close(setting, length);
+            self.close(setting, length, between);
             self.season = Some(Season::from(next, setting.reference.features.len()));
         }
         let season = self.season.get_or_insert_with(|| Season::from(start_ms, setting.reference.features.len()));
@@ -86,11 +104,11 @@ impl CohortLayer {
         }
         // Without a season every block is one increment.
         if setting.policy.season_ms <= setting.policy.block_ms {
-            self.close(setting, length);
+            self.close(setting, length, between);
         }
     }
 
-    fn close(&mut self, setting: &Setting<'_>, length_ms: i64) {
+    fn close(&mut self, setting: &Setting<'_>, length_ms: i64, between: &dyn Fn(usize) -> Vec<f64>) {
         let Some(season) = self.season.take() else { return };
         let wanted = (length_ms as f64 / setting.policy.block_ms.max(1) as f64).max(1.0);
         if f64::from(season.blocks) < MIN_COVERAGE * wanted.floor() {
@@ -109,17 +127,22 @@ impl CohortLayer {
             }
             let rho = season.rho.get(i).copied().unwrap_or(0.0) / rows;
             let eta = Dependence { rho, sharing: setting.policy.sharing }.eta(devices);
-            let expected_rows = setting.reference.rows as f64;
             let tolerance = &setting.policy.tolerance;
+            let (sets, masses) = (sets(&feature.cuts), Shares::new(&feature.masses));
+            let shares: Vec<f64> = sets.iter().map(|&s| masses.share(s)).collect();
+            let widths: Vec<f64> = between(i).iter().map(|var| (WIDTH * (var / devices).sqrt() - tolerance.share).max(0.0)).collect();
+            let bounds = |set: Set| match set {
+                Set::Below(_) | Set::Bin(_) if widths.iter().any(|&w| w > 0.0) => around(&feature.cuts, set, &shares, &widths),
+                _ => (masses.share(set), masses.share(set)),
+            };
             let parts = components(&feature.cuts);
             let step = Step {
                 start_ms: season.start_ms,
                 parts: &parts,
                 expected: &feature.masses,
-                expected_rows,
-                bounds: None,
+                bounds: Some(&bounds),
                 observed,
-                eta,
+                weights: Weights::even(eta, setting.reference.rows as f64),
                 tolerance,
                 threshold,
             };

@@ -8,7 +8,7 @@
 use leeway_protocol::profile::{Cuts, SPECIALS, Special};
 use serde::{Deserialize, Serialize};
 
-use crate::sequential::log_ratio;
+use crate::sequential::EDGE;
 
 /// Effects beyond the tolerance that are looked for in cuts and bins; between two of them little power is lost.
 const EFFECTS: [f64; 5] = [0.02, 0.05, 0.1, 0.2, 0.4];
@@ -112,48 +112,96 @@ impl Shares {
         if all > 0.0 { part / all } else { 0.0 }
     }
 
+    /// All values, missing ones included.
+    pub fn total(&self) -> f64 {
+        self.total
+    }
+
     /// Finite values.
     pub fn finite(&self) -> f64 {
         self.finite
     }
 }
 
-/// ln L of every component: `observed` counts (tempered by `eta`) against the lowest and highest share that `expected` allows each
-/// set, known from `expected_rows` rows.
+/// How much one counted row is worth, and how many rows the expectation comes from. Missing and strange values come and go for reasons
+/// of their own, so their rows are weighed apart from those of the values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weights {
+    /// η of cuts and regular bins.
+    pub eta: f64,
+    /// Rows behind their expected shares.
+    pub rows: f64,
+    /// η of special bins.
+    pub special_eta: f64,
+    /// Rows behind theirs.
+    pub special_rows: f64,
+}
+
+impl Weights {
+    /// The same for all sets.
+    pub fn even(eta: f64, rows: f64) -> Self {
+        Self { eta, rows, special_eta: eta, special_rows: rows }
+    }
+
+    fn of(&self, set: Set) -> (f64, f64) {
+        if matches!(set, Set::Special(_)) { (self.special_eta, self.special_rows) } else { (self.eta, self.rows) }
+    }
+}
+
+/// ln L of every component: `observed` counts, weighed, against the lowest and highest share that `expected` allows each set.
 pub fn increments(
     components: &[Component],
     expected: impl Fn(Set) -> (f64, f64),
-    expected_rows: f64,
     observed: &Shares,
-    eta: f64,
+    weights: &Weights,
     tolerance: &Tolerance,
 ) -> Vec<f64> {
-    // Components of one set follow each other, and what is allowed is the costly part.
-    let mut known: Option<(Set, (f64, f64))> = None;
-    components
-        .iter()
-        .map(|c| {
-            let (hits, rows) = observed.of(c.set);
-            if rows <= 0.0 {
-                return 0.0;
-            }
-            let (low, high) = match known {
-                Some((set, bounds)) if set == c.set => bounds,
-                _ => expected(c.set),
-            };
-            known = Some((c.set, (low, high)));
-            let share = if c.up { high } else { low }.clamp(0.0, 1.0);
+    // Components of one set follow each other: what is allowed, and the null's logarithms, are the costly part.
+    let mut known: Option<Known> = None;
+    let one = |c: &Component| {
+        let (hits, rows) = observed.of(c.set);
+        if rows <= 0.0 {
+            return 0.0;
+        }
+        let (set, bounds, nulls) = known.get_or_insert_with(|| (c.set, expected(c.set), [None; 2]));
+        if *set != c.set {
+            (*set, *bounds, *nulls) = (c.set, expected(c.set), [None; 2]);
+        }
+        let (eta, expected_rows) = weights.of(c.set);
+        let share = if c.up { bounds.1 } else { bounds.0 }.clamp(0.0, 1.0);
+        let null = nulls[usize::from(c.up)].get_or_insert_with(|| {
             let slack = slack(c.set, share, expected_rows, tolerance);
-            let (p0, p1) = if c.up { (share + slack, share + slack + c.effect) } else { (share - slack, share - slack - c.effect) };
-            // Where the tolerance already reaches the end of the scale there is nothing left to find. L = 0, not 1: a recursion
-            // that learns nothing must not grow with time.
-            if p0 <= 0.0 || p0 >= 1.0 {
-                return NOTHING_TO_FIND;
-            }
-            let p1 = if c.up { p1.min(0.5 * (1.0 + p0)) } else { p1.max(0.5 * p0) };
-            log_ratio(hits * eta, rows * eta, p1, p0)
-        })
-        .collect()
+            Null::new(if c.up { share + slack } else { share - slack })
+        });
+        // Where the tolerance already reaches the end of the scale there is nothing left to find. L = 0, not 1: a recursion
+        // that learns nothing must not grow with time.
+        if null.share <= 0.0 || null.share >= 1.0 {
+            return NOTHING_TO_FIND;
+        }
+        let p0 = null.share;
+        let p1 = if c.up { (p0 + c.effect).min(0.5 * (1.0 + p0)) } else { (p0 - c.effect).max(0.5 * p0) };
+        let p1 = p1.clamp(EDGE, 1.0 - EDGE);
+        eta * (hits * (p1.ln() - null.log) + (rows - hits) * ((1.0 - p1).ln() - null.log_rest))
+    };
+    components.iter().map(one).collect()
+}
+
+/// A set, what is allowed of it, and the null's side below and above.
+type Known = (Set, (f64, f64), [Option<Null>; 2]);
+
+/// The null's side of a likelihood ratio.
+#[derive(Debug, Clone, Copy)]
+struct Null {
+    share: f64,
+    log: f64,
+    log_rest: f64,
+}
+
+impl Null {
+    fn new(share: f64) -> Self {
+        let p = share.clamp(EDGE, 1.0 - EDGE);
+        Self { share, log: p.ln(), log_rest: (1.0 - p).ln() }
+    }
 }
 
 /// The tolerance of a set, widened by how far a share estimated from `rows` rows may be from the truth.
@@ -173,6 +221,7 @@ fn slack(set: Set, share: f64, rows: f64, tolerance: &Tolerance) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sequential::log_ratio;
 
     fn cuts() -> Cuts {
         Cuts::Numeric { edges: (0..=10).map(f64::from).collect() }
@@ -223,9 +272,8 @@ mod tests {
         let all = increments(
             &components(&cuts()),
             |set| (expected.share(set), expected.share(set)),
-            50_000.0,
             &Shares::new(&counts),
-            1.0,
+            &Weights::even(1.0, 50_000.0),
             &TOLERANCE,
         );
         let best = all.iter().copied().fold(f64::MIN, f64::max);

@@ -4,7 +4,7 @@ use leeway_protocol::profile::{FeatureReference, Source};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::components::{Component, Set, Shares, Tolerance, components, increments};
+use super::components::{Component, Set, Shares, Tolerance, Weights, components, increments};
 use super::magnitude::{Direction, Magnitude, magnitude};
 use crate::sequential::detector::EDetector;
 
@@ -109,13 +109,12 @@ pub(super) struct Step<'a> {
     pub(super) start_ms: i64,
     /// The feature's components.
     pub(super) parts: &'a [Component],
-    /// Expected mass per bin, and the number of rows that expectation comes from.
+    /// Expected mass per bin.
     pub(super) expected: &'a [f64],
-    pub(super) expected_rows: f64,
     /// The lowest and highest share a set may have; the expected one itself if `None`.
     pub(super) bounds: Option<&'a dyn Fn(Set) -> (f64, f64)>,
     pub(super) observed: &'a [f64],
-    pub(super) eta: f64,
+    pub(super) weights: Weights,
     pub(super) tolerance: &'a Tolerance,
     pub(super) threshold: f64,
 }
@@ -135,6 +134,11 @@ impl Stream {
         self.alarmed_ms.is_some()
     }
 
+    /// Whether evidence is growing.
+    pub(super) fn is_stirring(&self) -> bool {
+        self.since_ms.is_some()
+    }
+
     pub(super) fn update(&mut self, step: &Step<'_>) {
         let parts = step.parts;
         if !self.detector.fits(parts.len()) {
@@ -142,7 +146,7 @@ impl Stream {
         }
         let (want, seen) = (Shares::new(step.expected), Shares::new(step.observed));
         let bounds = |set: Set| step.bounds.map_or_else(|| (want.share(set), want.share(set)), |bounds| bounds(set));
-        let ln_l = increments(parts, bounds, step.expected_rows, &seen, step.eta, step.tolerance);
+        let ln_l = increments(parts, bounds, &seen, &step.weights, step.tolerance);
         let was_quiet = self.since_ms.is_none();
         self.detector.update(&ln_l);
         let evidence = self.detector.log_evidence();
@@ -152,7 +156,7 @@ impl Stream {
         }
         add(&mut self.observed, step.observed, 1.0);
         add(&mut self.expected, step.expected, step.observed.iter().sum());
-        self.eta = step.eta;
+        self.eta = step.weights.eta;
         match (evidence > QUIET * step.threshold, was_quiet) {
             (true, true) => self.since_ms = Some(step.start_ms),
             (false, _) if !(self.latches && self.is_alarmed()) => (self.since_ms, self.alarmed_ms, self.peak) = (None, None, 0.0),

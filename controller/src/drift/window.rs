@@ -75,6 +75,9 @@ pub struct Blocks {
     open: BTreeMap<i64, Block>,
     /// The block each device was last heard in.
     latest: BTreeMap<DeviceId, i64>,
+    /// How many devices were last heard in each block: asked after every window, so it must not cost a look at every device.
+    #[serde(default)]
+    heard: BTreeMap<i64, usize>,
     judged: Option<i64>,
     late: u64,
 }
@@ -98,17 +101,39 @@ impl Blocks {
         if !self.latest.contains_key(device) && self.latest.len() >= MAX_DEVICES {
             return Err(Refusal::TooManyDevices);
         }
-        let latest = self.latest.entry(device.clone()).or_insert(block);
-        *latest = (*latest).max(block);
+        self.hear(device, block);
         self.open.entry(block).or_default().entry(device.clone()).or_default().add(report);
         Ok(())
+    }
+
+    fn hear(&mut self, device: &DeviceId, block: i64) {
+        // Read from a checkpoint that did not hold it.
+        if self.heard.values().sum::<usize>() != self.latest.len() {
+            self.recount();
+        }
+        let before = match self.latest.get_mut(device) {
+            Some(latest) if *latest >= block => return,
+            Some(latest) => Some(std::mem::replace(latest, block)),
+            None => self.latest.insert(device.clone(), block),
+        };
+        if let Some(count) = before.and_then(|b| self.heard.get_mut(&b)) {
+            *count = count.saturating_sub(1);
+        }
+        *self.heard.entry(block).or_default() += 1;
+    }
+
+    fn recount(&mut self) {
+        self.heard.clear();
+        for &block in self.latest.values() {
+            *self.heard.entry(block).or_default() += 1;
+        }
     }
 
     /// The oldest open block, if it is complete: its start in milliseconds and its counts.
     pub(super) fn complete(&mut self, policy: &DriftPolicy) -> Option<(i64, Block)> {
         let (&oldest, _) = self.open.first_key_value()?;
-        let past = self.latest.values().filter(|&&b| b > oldest + policy.late_blocks.max(0)).count();
-        let heard = self.latest.values().filter(|&&b| b >= oldest - SILENT_BLOCKS).count();
+        let past: usize = self.heard.range(oldest.saturating_add(policy.late_blocks.max(0)).saturating_add(1)..).map(|(_, n)| n).sum();
+        let heard: usize = self.heard.range(oldest - SILENT_BLOCKS..).map(|(_, n)| n).sum();
         (2 * past > heard || self.open.len() > MAX_OPEN).then(|| self.oldest(policy)).flatten()
     }
 
@@ -117,6 +142,7 @@ impl Blocks {
         let (block, devices) = self.open.pop_first()?;
         self.judged = Some(block);
         self.latest.retain(|_, &mut latest| latest >= block - SILENT_BLOCKS);
+        self.heard.retain(|&heard, _| heard >= block - SILENT_BLOCKS);
         Some((block * policy.block_ms.max(1), devices))
     }
 

@@ -11,7 +11,7 @@
 //! State is one f32 per component, kept as ln R; evidence above [`CAP`] is cut, which can only lose alarms that stand already.
 use serde::{Deserialize, Serialize};
 
-use super::{log_add, log_mean};
+use super::log_add;
 
 /// ln R is cut here: far above any threshold (a million streams at one alarm in a thousand periods is ln c = 21 to 30), yet low
 /// enough for the evidence to fall again when the world comes back.
@@ -44,7 +44,10 @@ impl EDetector {
 
     /// ln M, the evidence; hugely negative before the first increment.
     pub fn log_evidence(&self) -> f64 {
-        log_mean(self.log_r.iter().map(|&r| f64::from(r)))
+        let highest = self.log_r.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        // Asked after every window: what adds less than its last bit is left out.
+        let sum: f64 = self.log_r.iter().map(|&r| f64::from(r - highest)).filter(|&d| d > -40.0).map(f64::exp).sum();
+        if self.log_r.is_empty() { f64::NEG_INFINITY } else { f64::from(highest) + (sum / self.log_r.len() as f64).ln() }
     }
 
     /// The component with the most evidence.
