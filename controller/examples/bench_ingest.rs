@@ -226,6 +226,7 @@ async fn publish(controller: &Controller, ceremony: &Ceremony) -> anyhow::Result
         cuts: Cuts::Numeric { edges: (0..=BINS).map(|e| e as f64).collect() },
         masses: masses.clone(),
         importance: None,
+        worth: None,
     };
     let vector = GoldenVector {
         inputs: vec![Tensor::f32("x", &[1, FEATURES as u64], &[0.5; FEATURES])],

@@ -10,7 +10,7 @@
 //! Both feed the e-detector of `sequential::detector` with likelihood ratios of shares ([`components`]); the threshold comes from
 //! one fleet-wide budget of false alarms, split over the layers. Fixed PSI or p-value limits are not offered: PSI > 0.2 gives a
 //! million false alarms a fleet-month at 100 rows a window and is blind at 5,000. `examples/bench_drift.rs` counts both on a fleet-month.
-//! Evidence (how sure) is kept apart from magnitude (how far, [`magnitude`]).
+//! Evidence (how sure) is kept apart from magnitude (how far, [`magnitude`]) and from what it costs ([`cost`]).
 //!
 //! **Null** of a stream: in every increment the mean share of each set of bins stays within the tolerance of what is expected.
 //! **Guarantee**: at most `budget.false_alarms` expected false alarms per period in the whole fleet, whatever the size of windows
@@ -24,6 +24,7 @@
 //! says so. What stays true: counts of another manifest are never added.
 pub mod cohort;
 pub mod components;
+pub mod cost;
 pub mod difference;
 pub mod magnitude;
 pub mod verdict;
@@ -66,6 +67,8 @@ pub struct DriftPolicy {
     pub device_tolerance: Tolerance,
     /// How far devices of a cohort see the same events, 0 to 1; 1 counts a cohort as one device's rows.
     pub sharing: f64,
+    /// Estimated fall of accuracy below which a shift is shown and not shouted, as a share. 0 shouts all of them.
+    pub harmless: f64,
 }
 
 impl Default for DriftPolicy {
@@ -80,6 +83,7 @@ impl Default for DriftPolicy {
             tolerance: Tolerance { share: 0.03, bin: 0.02, special: 0.001 },
             device_tolerance: Tolerance { share: 0.05, bin: 0.05, special: 0.001 },
             sharing: 1.0,
+            harmless: 0.005,
         }
     }
 }
@@ -220,7 +224,7 @@ impl Monitor {
         self.world.judge(setting, start_ms, &block, is_excluded, &between);
     }
 
-    /// One verdict per feature about the world, the most harmful first: moved ones by importance × distance.
+    /// One verdict per feature about the world, the most harmful first: moved ones by estimated cost, then by importance × distance.
     pub fn world(&self, setting: &Setting<'_>) -> Vec<Verdict> {
         let mut verdicts = self.world.verdicts(setting, &self.cohort);
         let inputs_moved = verdicts.iter().any(|v| v.moved && v.kind == verdict::Kind::Input);
@@ -228,6 +232,7 @@ impl Monitor {
         for v in verdicts.iter_mut().filter(|v| v.moved && v.kind != verdict::Kind::Input && self.succeeds && !inputs_moved) {
             let since_the_start = self.began_ms.zip(v.since).is_some_and(|(began, since)| since.as_millis() < began.saturating_add(first));
             if since_the_start {
+                v.release = true;
                 v.sentence.push_str(BLAMED);
             }
         }

@@ -7,6 +7,7 @@ use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration};
 use leeway_protocol::profile::{Cuts, FeatureReference, Source};
 
 pub mod table;
+pub mod worth;
 
 /// Regular bins of a numeric feature.
 const NUMERIC_BINS: usize = 10;
@@ -26,7 +27,7 @@ pub fn feature(name: &str, source: Source, values: &[Option<f64>]) -> Option<Fea
     }
     let total = values.len().max(1) as f64;
     let masses = counts.iter().map(|&n| n as f64 / total).collect();
-    Some(FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None })
+    Some(FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None, worth: None })
 }
 
 fn categories(sorted: &[f64]) -> Option<Cuts> {

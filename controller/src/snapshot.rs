@@ -51,6 +51,12 @@ pub struct CohortHealth {
     /// Names among them that are outputs or the confidence: a shift there is a loss of its own.
     #[serde(default)]
     pub outputs: BTreeSet<String>,
+    /// Features that moved and cost next to nothing, each with its sentence: shown, not shouted.
+    #[serde(default)]
+    pub harmless: BTreeMap<String, String>,
+    /// Outputs that moved with the change of versions, each with its sentence: the release's doing, no reason to retrain.
+    #[serde(default)]
+    pub release: BTreeMap<String, String>,
     /// Whether the labels' own alarm (concept drift) stands.
     #[serde(default)]
     pub concept_drift: bool,

@@ -100,6 +100,7 @@ fn manifest(line: &Line, version: &Version, seq: u64, model: &[u8]) -> Manifest 
         cuts: Cuts::Numeric { edges: vec![-1.0, 0.0, 1.0] },
         masses,
         importance: None,
+        worth: None,
     };
     let vector = GoldenVector { inputs: vec![Tensor::f32("x", &[1, 1], &[0.5])], outputs: vec![Tensor::f32("p", &[1, 2], &[0.2, 0.8])] };
     Manifest {

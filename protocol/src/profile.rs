@@ -99,9 +99,27 @@ pub struct FeatureReference {
     pub cuts: Cuts,
     /// Share of the reference in each bin, special bins first; sums to 1.
     pub masses: Vec<f64>,
-    /// Relative importance for the model's output, 0 to 1, if the publisher measured it.
+    /// Share of the model's decisions that change when this feature's values are permuted among the rows, if the publisher measured it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importance: Option<f64>,
+    /// What the feature is worth to the accuracy, if there were labels to measure it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worth: Option<Worth>,
+}
+
+/// What an input is worth to the model's accuracy, measured on labelled rows that it was not trained on: from these, what a shift of
+/// its distribution costs can be estimated without new labels.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worth {
+    /// Accuracy on the rows whose value lies in each regular bin; the overall accuracy where there were none.
+    pub accuracy: Vec<f64>,
+    /// Rows behind each of them.
+    pub rows: Vec<u64>,
+    /// Accuracy on the same rows with this feature's values permuted among them (Breiman 2001): what is left when the value says
+    /// nothing.
+    pub permuted: f64,
+    /// Accuracy on the rows that were permuted, as they are.
+    pub intact: f64,
 }
 
 /// What the inputs, outputs and confidence looked like on the reference data.
@@ -195,6 +213,18 @@ impl Reference {
             if (f.masses.iter().sum::<f64>() - 1.0).abs() > 1e-6 {
                 return fail("masses must sum to 1");
             }
+            if f.importance.is_some_and(|i| !(0.0..=1.0).contains(&i)) {
+                return fail("importance must be a share from 0 to 1");
+            }
+            if let Some(worth) = &f.worth {
+                let shares = worth.accuracy.iter().chain([&worth.permuted, &worth.intact]);
+                if worth.accuracy.len() != f.cuts.bins() || worth.rows.len() != worth.accuracy.len() {
+                    return fail("worth must have one accuracy and one number of rows per regular bin");
+                }
+                if shares.into_iter().any(|a| !(0.0..=1.0).contains(a)) {
+                    return fail("worth must be accuracies from 0 to 1");
+                }
+            }
         }
         Ok(())
     }
@@ -261,6 +291,7 @@ mod tests {
             cuts: Cuts::Numeric { edges: vec![0.0, 1.0] },
             masses: vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
             importance: None,
+            worth: None,
         };
         let reference = |f: FeatureReference| Reference { rows: 10, features: vec![f] };
         assert!(reference(good.clone()).check().is_ok());

@@ -100,7 +100,7 @@ pub(crate) fn perceptron(hidden: usize) -> Result<(Vec<u8>, Manifest)> {
     let feature = |name: String, source: Source, cuts: Cuts| {
         let mut masses = vec![0.0; SPECIALS + cuts.bins()];
         masses[SPECIALS] = 1.0;
-        FeatureReference { name, source, cuts, masses, importance: None }
+        FeatureReference { name, source, cuts, masses, importance: None, worth: None }
     };
     let mut features: Vec<FeatureReference> =
         (0..INPUTS).map(|index| feature(format!("x{index}"), Source::Input { tensor: 0, index }, edges(-1.0, 1.0))).collect();

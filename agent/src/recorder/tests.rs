@@ -16,7 +16,7 @@ pub(crate) fn manifest_with(features: Vec<(Source, Cuts)>) -> Manifest {
         let bins = SPECIALS + cuts.bins();
         let mut masses = vec![0.0; bins];
         masses[SPECIALS] = 1.0;
-        FeatureReference { name: format!("f{i}"), source, cuts, masses, importance: None }
+        FeatureReference { name: format!("f{i}"), source, cuts, masses, importance: None, worth: None }
     });
     let spec = |name: &str, shape: &[u64]| TensorSpec { name: name.into(), dtype: DType::F32, shape: shape.to_vec() };
     Manifest {

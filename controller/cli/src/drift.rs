@@ -1,7 +1,7 @@
 //! `leeway drift`: which features moved, how sure that is, and whether it matters.
 use clap::Subcommand;
 use leeway_controller::io::web::resource::Level;
-use leeway_controller::io::web::resource::drift::{Drift, Quality};
+use leeway_controller::io::web::resource::drift::{Drift, FeatureDrift, Quality};
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::{Cohort, Line};
 
@@ -35,6 +35,15 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
     Ok(())
 }
 
+fn state(f: &FeatureDrift) -> &'static str {
+    match (f.moved, f.release, f.harmless) {
+        (false, ..) => "as trained",
+        (true, true, _) => "moved with the release",
+        (true, false, true) => "moved, harmless",
+        (true, false, false) => "moved",
+    }
+}
+
 /// As text.
 pub fn render(style: &Style, drift: &Drift, quality: &Quality) -> String {
     let mut text = format!(
@@ -54,16 +63,17 @@ pub fn render(style: &Style, drift: &Drift, quality: &Quality) -> String {
             vec![
                 words::plain(&f.name),
                 f.cohort.clone().unwrap_or_else(|| "all".to_owned()),
-                style.state(f.level, if f.moved { "moved" } else { "as trained" }),
+                style.state(f.level, state(f)),
                 format!("{} of {}", words::number(f.log_evidence), words::number(f.threshold)),
                 words::number(f.psi),
                 words::percent(f.sup_cdf),
                 words::count(f.n),
+                f.cost.filter(|_| f.moved).map_or_else(String::new, |c| format!("{:.1} pt", c.accuracy * 100.0 + 0.0)),
                 if f.moved { f.direction.clone() } else { String::new() },
             ]
         })
         .collect();
-    text += &table(style, &["FEATURE", "COHORT", "STATE", "EVIDENCE", "PSI", "CDF GAP", "N", "READS"], &rows);
+    text += &table(style, &["FEATURE", "COHORT", "STATE", "EVIDENCE", "PSI", "CDF GAP", "N", "COSTS", "READS"], &rows);
     for d in &drift.devices {
         text += &format!("\n{} {}\n", style.state(Level::Warn, &d.device), wrap(&style.plain(&d.sentence), style.columns, 2));
     }

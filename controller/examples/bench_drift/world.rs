@@ -264,7 +264,7 @@ impl World {
             Shape::Weather(_) => WEATHER[index % WEATHER.len()].to_owned(),
             _ => format!("feature_{index}"),
         };
-        FeatureReference { name, source: Source::Input { tensor: 0, index }, cuts, masses, importance: None }
+        FeatureReference { name, source: Source::Input { tensor: 0, index }, cuts, masses, importance: None, worth: None }
     }
 
     /// The bins' cuts on the latent scale, for one device in one hour; a latent value at or above the n-th lies in the n+1-th bin.

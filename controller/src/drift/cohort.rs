@@ -156,7 +156,7 @@ impl CohortLayer {
         streams
             .map(|(index, (stream, feature))| {
                 let current = self.season.as_ref().and_then(|s| s.counts.get(index)).map(Vec::as_slice);
-                stream.verdict(feature, &About { index, cohort, device: None, threshold }, current)
+                stream.verdict(feature, &About { index, cohort, device: None, threshold, harmless: setting.policy.harmless }, current)
             })
             .collect()
     }

@@ -134,7 +134,7 @@ impl DeviceLayer {
                 let instrument = self.instrument(device, index, feature);
                 instrument.judge(&facts, &outlook, widths.as_deref());
                 if instrument.stream.is_alarmed() {
-                    let about = About { index, cohort, device: Some(device), threshold };
+                    let about = About { index, cohort, device: Some(device), threshold, harmless: setting.policy.harmless };
                     instrument.alarm = Some(instrument.stream.verdict(feature, &about, None));
                     excluded.insert((device.clone(), index));
                 }

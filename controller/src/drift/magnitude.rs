@@ -208,7 +208,7 @@ mod tests {
         let mut masses = vec![0.0; SPECIALS];
         masses.extend([0.25; 4]);
         let cuts = Cuts::Numeric { edges: vec![0.0, 1.0, 2.0, 3.0, 4.0] };
-        FeatureReference { name: "wind".into(), source: Source::Input { tensor: 0, index: 0 }, cuts, masses, importance: None }
+        FeatureReference { name: "wind".into(), source: Source::Input { tensor: 0, index: 0 }, cuts, masses, importance: None, worth: None }
     }
 
     #[test]

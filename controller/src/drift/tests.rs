@@ -26,6 +26,7 @@ fn reference(features: usize) -> Reference {
             cuts: Cuts::Numeric { edges: edges.clone() },
             masses,
             importance: None,
+            worth: None,
         }
     };
     Reference { rows: 50_000, features: (0..features).map(feature).collect() }
@@ -252,5 +253,6 @@ fn a_new_manifest_starts_anew_but_remembers_broken_instruments() {
 }
 
 mod neighbours;
+mod cost;
 mod release;
 mod weather;

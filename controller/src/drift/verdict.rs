@@ -5,6 +5,7 @@ use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::components::{Component, Set, Shares, Tolerance, Weights, components, increments};
+use super::cost::Cost;
 use super::magnitude::{Direction, Magnitude, magnitude};
 use crate::sequential::detector::EDetector;
 
@@ -56,8 +57,17 @@ pub struct Verdict {
     pub since: Option<Timestamp>,
     /// When it first passed the threshold.
     pub alarmed_at: Option<Timestamp>,
-    /// Importance for the model's output, if the publisher measured it.
+    /// Share of decisions that permuting the feature changes, if the publisher measured it.
     pub importance: Option<f64>,
+    /// What it costs, if the publisher measured what the feature is worth.
+    #[serde(default)]
+    pub cost: Option<Cost>,
+    /// Whether it moved and that costs next to nothing: shown, not shouted.
+    #[serde(default)]
+    pub harmless: bool,
+    /// Whether an output moved with the change of versions: the release's doing, not the world's.
+    #[serde(default)]
+    pub release: bool,
     /// Share of all movement weighted by importance, once ranked; `None` without importances.
     pub explains: Option<f64>,
     /// Rows counted since then (or in the last increment).
@@ -70,8 +80,9 @@ pub struct Verdict {
     pub sentence: String,
 }
 
-/// Put the most harmful first: moved before unmoved, then importance × distance, then evidence.
+/// Put the most harmful first: moved before unmoved, then estimated cost, then importance × distance, then evidence.
 pub fn rank(verdicts: &mut [Verdict]) {
+    let cost = |v: &Verdict| v.cost.map_or(0.0, |c| c.accuracy.max(0.0));
     let weight = |v: &Verdict| v.importance.unwrap_or(0.0) * v.magnitude.sup_cdf;
     let known = verdicts.iter().any(|v| v.importance.is_some());
     let total: f64 = verdicts.iter().filter(|v| v.moved && v.kind == Kind::Input).map(weight).sum();
@@ -80,7 +91,7 @@ pub fn rank(verdicts: &mut [Verdict]) {
         v.explains = counts.then(|| weight(v) / total);
     }
     verdicts.sort_by(|a, b| {
-        let by_weight = weight(b).total_cmp(&weight(a));
+        let by_weight = cost(b).total_cmp(&cost(a)).then(weight(b).total_cmp(&weight(a)));
         b.moved.cmp(&a.moved).then(by_weight).then(b.log_evidence.total_cmp(&a.log_evidence)).then(a.index.cmp(&b.index))
     });
 }
@@ -193,6 +204,10 @@ impl Stream {
         let standing = self.latches && self.is_alarmed();
         let log_evidence = if standing { self.peak } else { self.log_evidence().max(0.0) };
         let moved = standing || log_evidence >= about.threshold;
+        let cost = match about.device {
+            Some(_) => Cost::of_an_instrument(feature, &expected, &observed),
+            None => Cost::of_the_world(feature, &expected, &observed),
+        };
         let mut verdict = Verdict {
             feature: feature.name.clone(),
             index: about.index,
@@ -206,6 +221,9 @@ impl Stream {
             since: self.since_ms.map(Timestamp::from_millis),
             alarmed_at: self.alarmed_ms.map(Timestamp::from_millis),
             importance: feature.importance,
+            harmless: moved && cost.is_some_and(|c| c.is_below(about.harmless)),
+            cost,
+            release: false,
             explains: None,
             rows,
             observed,
@@ -213,6 +231,9 @@ impl Stream {
             sentence: String::new(),
         };
         verdict.sentence = sentence(&verdict);
+        if let Some(cost) = cost.filter(|_| moved) {
+            verdict.sentence.push_str(&cost.words(about.device.is_some(), about.harmless));
+        }
         verdict
     }
 }
@@ -223,6 +244,8 @@ pub(super) struct About<'a> {
     pub(super) cohort: &'a Cohort,
     pub(super) device: Option<&'a DeviceId>,
     pub(super) threshold: f64,
+    /// Cost below which it is not shouted.
+    pub(super) harmless: f64,
 }
 
 pub(super) fn add(sum: &mut Vec<f64>, more: &[f64], times: f64) {

@@ -149,7 +149,7 @@ pub struct Ledger {
     /// Cohorts that counted something since their health was last judged.
     unjudged: BTreeSet<Cohort>,
     /// Alarms that stand, with what was said about them.
-    alarms: BTreeMap<Alarm, String>,
+    alarms: BTreeMap<Alarm, health::Told>,
 }
 
 /// Which stream's alarm: cohort, feature, and the device if it is about an instrument.

@@ -33,6 +33,7 @@ pub(crate) fn manifest() -> Manifest {
         cuts: Cuts::Numeric { edges: vec![0.0, 1.0] },
         masses: vec![0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
         importance: None,
+        worth: None,
     };
     let vector = GoldenVector { inputs: vec![Tensor::f32("x", &[1, 2], &[0.0, 1.0])], outputs: vec![Tensor::f32("p", &[1, 1], &[0.5])] };
     Manifest {

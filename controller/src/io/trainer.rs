@@ -10,6 +10,7 @@ use leeway_protocol::manifest::Manifest;
 use leeway_protocol::time::Timestamp;
 
 use crate::io::preflight::{Prediction, Runner, RunnerError};
+use crate::reference::worth::{Judged, Question, Questions};
 use crate::trainer::{Artifacts, Rows, TrainError, TrainSpec, draft};
 
 pub mod builtin;
@@ -92,7 +93,7 @@ pub async fn candidate(
     let mut answers = Vec::new();
     for (name, rows) in [("train-rows.csv", &train), ("holdout-rows.csv", &holdout)] {
         let path = dir.join(name);
-        write(&path, csv(&spec.features, rows).as_bytes())?;
+        write(&path, csv(&spec.features, rows.inputs.iter().cloned()).as_bytes())?;
         let predictions = runner.predict(&model_path, &manifest_path, &path).await?;
         if predictions.len() != rows.len() {
             let why = format!("it gave {} answers for {} rows", predictions.len(), rows.len());
@@ -106,18 +107,43 @@ pub async fn candidate(
     artifacts.metrics.insert("holdout_accuracy".to_owned(), right as f64 / holdout.len().max(1) as f64);
     artifacts.metrics.insert("holdout_rows".to_owned(), holdout.len() as f64);
     artifacts.metrics.insert("train_rows".to_owned(), train.len() as f64);
-    Ok(draft::manifest(spec, version, &artifacts, (&train, on_train), (&holdout, on_holdout), now)?)
+    let mut manifest = draft::manifest(spec, version, &artifacts, (&train, on_train), (&holdout, on_holdout), now)?;
+    let judge = |(row, (p, y)): (usize, (&f64, &bool))| Judged { row, decision: class(*p >= 0.5), truth: Some(class(*y)) };
+    let judged: Vec<Judged> = on_holdout.iter().zip(&holdout.labels).enumerate().map(judge).collect();
+    if let Some(questions) = Questions::new(spec.features.len(), judged.len()) {
+        let path = dir.join("permuted-rows.csv");
+        write(&path, csv(&spec.features, questions.iter().map(|q| permuted(&holdout, q))).as_bytes())?;
+        let answers = runner.predict(&model_path, &manifest_path, &path).await?;
+        let answers: Vec<Option<f64>> = answers.iter().map(|a| Some(a.decision).filter(|d| d.is_finite())).collect();
+        let value = |feature: usize, row: usize| holdout.inputs.get(row).and_then(|x| x.get(feature)).map(|v| f64::from(*v));
+        questions.measure(&judged, &mut manifest.reference.features, value, &answers);
+    }
+    Ok(manifest)
+}
+
+fn class(is_one: bool) -> f64 {
+    f64::from(u8::from(is_one))
+}
+
+/// A held-out row with one value from another.
+fn permuted(holdout: &Rows, q: Question) -> Vec<f32> {
+    let mut row = holdout.inputs.get(q.row).cloned().unwrap_or_default();
+    let value = holdout.inputs.get(q.from).and_then(|x| x.get(q.feature));
+    if let (Some(mine), Some(theirs)) = (row.get_mut(q.feature), value) {
+        *mine = *theirs;
+    }
+    row
 }
 
 fn probability(prediction: &Prediction) -> f64 {
     if prediction.decision >= 0.5 { prediction.confidence } else { 1.0 - prediction.confidence }
 }
 
-fn csv(features: &[String], rows: &Rows) -> String {
+fn csv(features: &[String], rows: impl Iterator<Item = Vec<f32>>) -> String {
     use std::fmt::Write as _;
     let mut text = features.join(",");
     text.push('\n');
-    for row in &rows.inputs {
+    for row in rows {
         for (i, value) in row.iter().enumerate() {
             let comma = if i == 0 { "" } else { "," };
             let _ = write!(text, "{comma}{value}");

@@ -133,7 +133,8 @@ fn conditions(draft: &Draft<'_>, line: &ModelLine, champion: &ModelVersion) -> V
         let Some(health) = draft.state.health.get(&cohort.name).filter(|h| h.manifest == Some(champion.manifest.digest)) else { continue };
         conditions.push(Condition {
             cohort: Some(cohort.name.clone()),
-            moved: health.moved.iter().map(|(name, sentence)| (name.clone(), sentence.clone())).collect(),
+            // What one feature alone would cost is an estimate; a loss that is measured counts whatever moved.
+            moved: health.moved.iter().chain(&health.harmless).map(|(name, sentence)| (name.clone(), sentence.clone())).collect(),
             outputs: health.outputs.clone(),
             concept_drift: health.concept_drift,
             expected: health.expected_accuracy,

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use leeway_controller::io::web::words;
 use leeway_controller::reference::table::Table;
+use leeway_controller::reference::worth::{Judged, Questions};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, Version};
-use leeway_protocol::manifest::{Golden, MAX_MODEL_BYTES, Manifest};
+use leeway_protocol::manifest::{Decision, Golden, MAX_MODEL_BYTES, Manifest};
 use leeway_protocol::trust::metadata::{Document, Root};
 
 use super::describe::{describe, refusal, runner};
@@ -23,6 +24,8 @@ use crate::{keys, now, release};
 mod answers;
 mod attach;
 mod draft;
+
+use answers::Answers;
 
 /// `leeway model publish`.
 #[derive(Debug, Args)]
@@ -129,7 +132,15 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
 
     let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
     let made_from = draft::MadeFrom { data: Digest::of(&data), golden, parent };
-    let manifest = draft::manifest(args, first, &columns, &table, &answers, made_from)?;
+    let mut manifest = draft::manifest(args, first, &columns, &table, &answers, made_from)?;
+    measure(
+        args,
+        &mut manifest,
+        &columns,
+        &table,
+        &answers,
+        &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)],
+    )?;
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
     let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
     if !yes {
@@ -155,6 +166,30 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     }
     putln!("published {} {} (number {}), manifest {}", args.line, args.version, published.manifest.seq, published.blob.digest.short());
     eprintln!("help: bring it out with `leeway rollout create --line {} --version {}`", args.line, args.version);
+    Ok(())
+}
+
+/// Ask the model what its inputs are worth to it, where it decides row by row and there are rows enough.
+fn measure(
+    args: &Publish,
+    manifest: &mut Manifest,
+    columns: &[String],
+    table: &Table,
+    answers: &Answers,
+    files: &[(&str, &Path); 3],
+) -> Outcome {
+    let judged: Vec<Judged> = draft::judged(args, table, answers)?.into_iter().map(|(_, judged)| judged).collect();
+    let asks = manifest.decision != Decision::None && manifest.state.is_empty();
+    let Some(questions) = Questions::new(columns.len(), judged.len()).filter(|_| asks) else { return Ok(()) };
+    let [_, _, (_, rows)] = files;
+    fs::write(rows, answers::questions_csv(columns, table, &judged, &questions)?).during("writing the rows")?;
+    let (said, _) = runner("predict", files)?;
+    if said.starts_with(b"{") {
+        return Err(refusal(&args.onnx, &said));
+    }
+    let data = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
+    let value = |feature: usize, row: usize| data.get(feature).and_then(|column| column.get(row).copied().flatten());
+    questions.measure(&judged, &mut manifest.reference.features, value, &answers::decisions(&said));
     Ok(())
 }
 

@@ -28,7 +28,14 @@ fn deciles() -> Reference {
         let cuts = Cuts::Numeric { edges };
         let mut masses = vec![0.0; SPECIALS + cuts.bins()];
         values.iter().for_each(|&x| masses[cuts.bin(Some(x))] += 1.0 / values.len() as f64);
-        FeatureReference { name: NAMES[index].into(), source: Source::Input { tensor: 0, index }, cuts, masses, importance: None }
+        FeatureReference {
+            name: NAMES[index].into(),
+            source: Source::Input { tensor: 0, index },
+            cuts,
+            masses,
+            importance: None,
+            worth: None,
+        }
     };
     Reference { rows: TRAINED_ON as u64, features: (0..NAMES.len()).map(feature).collect() }
 }

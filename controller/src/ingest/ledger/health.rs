@@ -3,9 +3,37 @@
 //! Derived from the monitors alone, so it can be made again at any time. What stays true: an alarm is announced once when it
 //! begins and once when it ends.
 use super::*;
+use crate::drift::cost::Cost;
 
 /// The name under which an alarm of the labels' own detector stands beside the features'.
 const CONCEPT: &str = "labels";
+
+/// Kinds of events about alarms: the world moved and may hurt, it moved and costs next to nothing, a release's outputs are not as its
+/// reference says, an instrument broke.
+const WORLD: &str = "drift.world";
+const HARMLESS: &str = "drift.harmless";
+const RELEASE: &str = "drift.release";
+const INSTRUMENT: &str = "drift.instrument";
+
+/// What was said of an alarm that stands.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    kind: &'static str,
+    sentence: String,
+    cost: Option<Cost>,
+}
+
+impl Told {
+    fn of(verdict: &Verdict) -> Self {
+        let kind = match verdict {
+            v if v.device.is_some() => INSTRUMENT,
+            v if v.release => RELEASE,
+            v if v.harmless => HARMLESS,
+            _ => WORLD,
+        };
+        Self { kind, sentence: verdict.sentence.clone(), cost: verdict.cost }
+    }
+}
 
 impl Ledger {
     pub(super) fn setting<'a>(&'a self, manifest: &'a Manifest) -> Setting<'a> {
@@ -69,12 +97,17 @@ impl Ledger {
             let mut standing = BTreeMap::new();
             for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
                 if verdict.device.is_none() {
-                    health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
-                    if verdict.kind != Kind::Input {
+                    let told = match (verdict.release, verdict.harmless) {
+                        (true, _) => &mut health.release,
+                        (false, true) => &mut health.harmless,
+                        (false, false) => &mut health.moved,
+                    };
+                    told.insert(verdict.feature.clone(), verdict.sentence.clone());
+                    if verdict.kind != Kind::Input && !verdict.release {
                         health.outputs.insert(verdict.feature.clone());
                     }
                 }
-                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), verdict.sentence.clone());
+                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), Told::of(verdict));
             }
             self.judge_quality(&cohort, manifest, &mut health, &mut standing);
             events.extend(self.announce(&cohort, standing, at));
@@ -87,7 +120,7 @@ impl Ledger {
         events
     }
 
-    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, String>) {
+    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, Told>) {
         health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
         let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
         let verdict = quality.verdict(&self.quality, self.qualities.len().max(1) as u64);
@@ -98,27 +131,31 @@ impl Ledger {
             // The labels changed their meaning: an alarm of its own, though no input moved.
             health.concept_drift = true;
             health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
-            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), verdict.sentence);
+            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), Told { kind: WORLD, sentence: verdict.sentence, cost: None });
         }
     }
 
     /// Alarms of one cohort that began or ended.
-    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, String>, at: Timestamp) -> Vec<Draft> {
-        let event = |kind: &str, alarm: &Alarm, sentence: String| {
+    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, Told>, at: Timestamp) -> Vec<Draft> {
+        let event = |kind: &str, alarm: &Alarm, sentence: String, cost: Option<Cost>| {
             let (cohort, feature, device) = alarm;
             let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
-            let data = json!({ "cohort": cohort, "feature": feature, "device": device });
+            let mut data = json!({ "cohort": cohort, "feature": feature, "device": device });
+            if let (Some(cost), Some(fields)) = (cost, data.as_object_mut()) {
+                fields.insert("cost".to_owned(), json!(cost));
+            }
             Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
         };
         let mut events = Vec::new();
-        for (alarm, sentence) in &standing {
-            if !self.alarms.contains_key(alarm) {
-                let kind = if alarm.2.is_some() { "drift.instrument" } else { "drift.world" };
-                events.push(event(kind, alarm, sentence.clone()));
+        for (alarm, told) in &standing {
+            // A shift that was harmless and hurts now is news again; one that ceased to hurt is not.
+            let known = self.alarms.get(alarm);
+            if known.is_none() || known.is_some_and(|k| k.kind == HARMLESS && told.kind != HARMLESS) {
+                events.push(event(told.kind, alarm, told.sentence.clone(), told.cost));
             }
         }
         for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
-            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0)));
+            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0), None));
         }
         self.alarms.retain(|alarm, _| alarm.0 != *cohort);
         self.alarms.extend(standing);

@@ -1,5 +1,6 @@
 //! Rows out to the runner, answers back.
 use leeway_controller::reference::table::Table;
+use leeway_controller::reference::worth::{Judged, Questions};
 use leeway_protocol::manifest::Manifest;
 
 use crate::failure::{Failure, Outcome};
@@ -45,6 +46,29 @@ pub(super) fn csv(columns: &[String], table: &Table) -> Outcome<String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// The rows of `questions` as CSV with a header: each judged row with one value from another.
+pub(super) fn questions_csv(columns: &[String], table: &Table, judged: &[Judged], questions: &Questions) -> Outcome<String> {
+    let data = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
+    let row = |at: usize| judged.get(at).map_or(0, |j| j.row);
+    let mut text = columns.join(",");
+    text.push('\n');
+    for question in questions.iter() {
+        let cell = |(feature, column): (usize, &&[Option<f64>])| {
+            let from = if feature == question.feature { question.from } else { question.row };
+            column.get(row(from)).copied().flatten().map_or_else(String::new, |v| v.to_string())
+        };
+        text.push_str(&data.iter().enumerate().map(cell).collect::<Vec<_>>().join(","));
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The decisions in the runner's answers, line by line; `None` where it gave none.
+pub(super) fn decisions(said: &[u8]) -> Vec<Option<f64>> {
+    let first = |line: &str| line.split(',').next().and_then(|cell| cell.trim().parse().ok()).filter(|d: &f64| d.is_finite());
+    String::from_utf8_lossy(said).lines().skip(1).map(first).collect()
 }
 
 /// Read the runner's answers; rows it could not answer (a missing value) are left out.

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use leeway_controller::reference;
 use leeway_controller::reference::table::Table;
+use leeway_controller::reference::worth::Judged;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::manifest::{
     Blob, CONFIDENCE_BINS, Calibration, Dataset, Decision, Golden, GoldenVector, Limits, Lineage, Manifest, StateLink,
@@ -184,7 +185,8 @@ pub(super) fn manifest(
         let confidences: Vec<Option<f64>> = answers.rows.iter().map(|a| Some(a.confidence)).collect();
         features.extend(reference::feature("confidence", Source::Confidence, &confidences));
     }
-    let judged = judged(args, table, answers)?;
+    let right = |(confidence, j): (f64, Judged)| j.truth.map(|truth| (confidence, (truth - j.decision).abs() < 0.5));
+    let judged: Vec<(f64, bool)> = judged(args, table, answers)?.into_iter().filter_map(right).collect();
     let calibration = if decides { reference::calibration(&judged) } else { Calibration::default() };
     let mut metrics: BTreeMap<String, f64> = args.metrics.iter().cloned().collect();
     if !judged.is_empty() {
@@ -209,14 +211,19 @@ pub(super) fn manifest(
     Ok(Manifest { reference: Reference { rows: first.reference.rows, features }, calibration, golden, lineage, ..first })
 }
 
-/// (Confidence, right) of the held-out rows.
-fn judged(args: &Publish, table: &Table, answers: &Answers) -> Outcome<Vec<(f64, bool)>> {
-    let Some(label) = &args.label_column else { return Ok(Vec::new()) };
-    let truth = table.column(label)?;
+/// The held-out rows that the model decided, with its confidence and, where there is a label column, the truth.
+pub(super) fn judged(args: &Publish, table: &Table, answers: &Answers) -> Outcome<Vec<(f64, Judged)>> {
+    let truth = args.label_column.as_ref().map(|label| table.column(label)).transpose()?;
     let held_out = answers.rows.iter().filter(|a| a.row % HOLDOUT == 0 || answers.rows.len() < 100);
-    let judge = |a: &Answer| truth.get(a.row).copied().flatten().map(|t| (a.confidence, (t - a.decision).abs() < 0.5));
-    let judged: Vec<(f64, bool)> = held_out.filter_map(judge).filter(|(c, _)| c.is_finite()).collect();
-    if judged.is_empty() && args.decision != Reading::None {
+    let judge = |a: &Answer| {
+        let truth = truth.and_then(|column| column.get(a.row).copied().flatten());
+        (a.confidence, Judged { row: a.row, decision: a.decision, truth })
+    };
+    let judged: Vec<(f64, Judged)> = held_out.map(judge).filter(|(c, _)| c.is_finite()).collect();
+    if let Some(label) = &args.label_column
+        && args.decision != Reading::None
+        && judged.iter().all(|(_, j)| j.truth.is_none())
+    {
         return Err(Failure::new(format!("no held-out row has both an answer and a value in column {label:?}")).code(2));
     }
     Ok(judged)

@@ -23,6 +23,7 @@ pub fn drift_page(now: Timestamp, seq: u64, lines: &[String], drift: &Drift, qua
                         @if drift.features.is_empty() { (empty("Nothing counted yet", "Devices send exact counts when a window closes; the first ones fill this table.", None)) }
                         @else { div.features { @for group in grouped(&drift.features) { (feature(now, drift, &group)) } } }
                     }))
+                    (matrix(drift))
                     (devices(now, &drift.devices))
                     (card("How it is judged", html! {}, html! { p.note { (drift.method) } }))
                 }
@@ -48,7 +49,7 @@ fn state_word(level: Level) -> &'static str {
     match level {
         Level::Idle => "No data",
         Level::Ok => "As at training time",
-        Level::Busy => "Watching",
+        Level::Busy => "Moved, harmless",
         Level::Warn => "Moved",
         Level::Bad => "Moved, and quality suffers",
     }
@@ -88,7 +89,7 @@ fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
     html! {
         div class={ "feature " (tone(f.level)) } {
             div {
-                div.title { h3 { (words::capital(&words::plain(&f.name))) } (badge(f.level, if f.moved { "moved" } else { "as at training time" })) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
+                div.title { h3 { (words::capital(&words::plain(&f.name))) } (badge(f.level, feature_word(f))) @if let Some(since) = f.since { span.note { "since " (when(now, since)) } } }
                 @if group.len() > 1 || drift.cohort.is_none() {
                     div.places { @for g in group { @if let Some(cohort) = &g.cohort { a href={ "/drift?line=" (drift.line) "&cohort=" (cohort) } { (sign(g.level)) (cohort) } } } }
                 }
@@ -97,7 +98,8 @@ fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
                     span { "evidence " b { (words::number(f.log_evidence)) } " of " (words::number(f.threshold)) }
                     span { "PSI " b { (words::number(f.psi)) } }
                     span { "largest CDF gap " b { (words::percent(f.sup_cdf)) } }
-                    @if let Some(importance) = f.importance { span { "importance " b { (words::percent(importance)) } } }
+                    @if let Some(importance) = f.importance { span title="Share of decisions that change when its values are permuted" { "importance " b { (words::percent(importance)) } } }
+                    @if let Some(cost) = f.cost.filter(|_| f.moved) { span title="Estimated fall of accuracy if only this feature changed, with its 95 % interval" { "costs " b { (points(cost.accuracy)) } " (" (points(cost.low)) " to " (points(cost.high)) ")" } }
                     span { "n = " b { (words::count(f.n)) } }
                     @if f.missing >= SHOWN { span { "missing " b { (words::percent(f.missing)) } } }
                     @if f.outside >= SHOWN { span { "outside the reference " b { (words::percent(f.outside)) } } }
@@ -108,6 +110,51 @@ fn feature(now: Timestamp, drift: &Drift, group: &[&FeatureDrift]) -> Markup {
     }
 }
 
+fn feature_word(f: &FeatureDrift) -> &'static str {
+    match (f.moved, f.release, f.harmless) {
+        (false, ..) => "as at training time",
+        (true, true, _) => "moved with the release",
+        (true, false, true) => "moved, harmless",
+        (true, false, false) => "moved",
+    }
+}
+
+/// A fall of accuracy: `2.1 pt`.
+fn points(share: f64) -> String {
+    format!("{:.1} pt", share * 100.0 + 0.0)
+}
+
+/// Every feature in every cohort at a glance; nothing where there is one cohort only.
+fn matrix(drift: &Drift) -> Markup {
+    let mut cohorts: Vec<&str> = drift.features.iter().filter_map(|f| f.cohort.as_deref()).collect();
+    cohorts.sort_unstable();
+    cohorts.dedup();
+    if cohorts.len() < 2 {
+        return html! {};
+    }
+    let cell = |group: &[&FeatureDrift], cohort: &str| {
+        let found = group.iter().find(|f| f.cohort.as_deref() == Some(cohort)).copied();
+        html! {
+            td.num {
+                @match found {
+                    Some(f) => { (sign(f.level)) " " @if let Some(cost) = f.cost.filter(|_| f.moved) { (points(cost.accuracy)) } @else { (words::number(f.psi)) } }
+                    None => (words::UNKNOWN),
+                }
+            }
+        }
+    };
+    flush(
+        "Feature by cohort",
+        html! { "what a shift costs in points of accuracy where that is known, its PSI otherwise" },
+        html! {
+            table {
+                thead { tr { th { "Feature" } @for cohort in &cohorts { th.num { a href={ "/drift?line=" (drift.line) "&cohort=" (cohort) } { (cohort) } } } } }
+                tbody { @for group in grouped(&drift.features) { @if let Some(first) = group.first() { tr { td { (words::plain(&first.name)) } @for cohort in &cohorts { (cell(&group, cohort)) } } } } }
+            }
+        },
+    )
+}
+
 fn devices(now: Timestamp, devices: &[DeviceDrift]) -> Markup {
     flush(
         "Devices unlike their cohort",
@@ -116,10 +163,11 @@ fn devices(now: Timestamp, devices: &[DeviceDrift]) -> Markup {
             @if devices.is_empty() { (empty("None", "Every device's inputs look like its cohort's.", None)) }
             @else {
                 table {
-                    thead { tr { th { "Device" } th { "Cohort" } th { "Feature" } th.num { "Evidence" } th.num { "Since" } } }
+                    thead { tr { th { "Device" } th { "Cohort" } th { "Feature" } th.num { "Costs it" } th.num { "Evidence" } th.num { "Since" } } }
                     tbody { @for d in devices { tr {
                         td { a href={ "/devices/" (d.device) } { (d.device) } span.sub { (d.sentence) } }
                         td { (d.cohort) } td { (words::plain(&d.feature)) }
+                        td.num { @if let Some(cost) = d.cost { (points(cost.accuracy.max(0.0))) } @else { (words::UNKNOWN) } }
                         td.num { (words::number(d.log_evidence)) " of " (words::number(d.threshold)) }
                         td.num { @if let Some(since) = d.since { (when(now, since)) } @else { (words::UNKNOWN) } }
                     } } }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Level;
+use crate::drift::cost::Cost;
 
 /// Drift of one line, over the whole fleet or in one cohort.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -55,8 +56,14 @@ pub struct FeatureDrift {
     pub sup_cdf: f64,
     /// Which way: `higher`, `lower`, `wider`, …; empty if unclear.
     pub direction: String,
-    /// Importance for the model's output, 0 to 1, if known.
+    /// Share of decisions that permuting the feature changes, 0 to 1, if the publisher measured it.
     pub importance: Option<f64>,
+    /// Estimated fall of accuracy, if the publisher measured what the feature is worth.
+    pub cost: Option<Cost>,
+    /// Whether it moved and that costs next to nothing.
+    pub harmless: bool,
+    /// Whether it is an output that moved with the change of versions: the release's doing.
+    pub release: bool,
     /// Values counted.
     pub n: u64,
     /// Share without a usable value (null, not finite).
@@ -98,6 +105,8 @@ pub struct DeviceDrift {
     pub log_evidence: f64,
     /// What it must pass.
     pub threshold: f64,
+    /// Fall of accuracy that it costs this device at worst, if the publisher measured what the feature is worth.
+    pub cost: Option<Cost>,
     /// Since when.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,

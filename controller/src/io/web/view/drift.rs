@@ -34,7 +34,8 @@ pub(in crate::io::web) struct Findings<'a> {
 /// The resource.
 pub(in crate::io::web) fn drift(f: &Findings<'_>) -> Drift {
     let mut features: Vec<FeatureDrift> = f.world.iter().map(|v| feature(v, f.reference)).collect();
-    features.sort_by(|a, b| b.moved.cmp(&a.moved).then_with(|| b.psi.total_cmp(&a.psi)));
+    let cost = |f: &FeatureDrift| f.cost.filter(|_| f.moved).map_or(0.0, |c| c.accuracy.max(0.0));
+    features.sort_by(|a, b| b.moved.cmp(&a.moved).then_with(|| cost(b).total_cmp(&cost(a))).then_with(|| b.psi.total_cmp(&a.psi)));
     let rows: f64 = f.world.iter().map(|v| v.rows).fold(0.0, f64::max);
     let (level, sentence) = headline(f, &features);
     Drift {
@@ -85,15 +86,14 @@ fn headline(f: &Findings<'_>, features: &[FeatureDrift]) -> (Level, String) {
         return (Level::Ok, format!("None of {} features has moved since training in {where_}.", names.len()));
     }
     let verb = if moved.len() == 1 { "has" } else { "have" };
-    (
-        Level::Warn,
-        format!(
-            "{} of {} features {verb} moved since training: {}.",
-            moved.len(),
-            names.len(),
-            words::list(&moved.iter().map(|name| words::plain(name)).collect::<Vec<_>>())
-        ),
-    )
+    let named = words::list(&moved.iter().map(|name| words::plain(name)).collect::<Vec<_>>());
+    let shouted = features.iter().filter(|x| x.moved && !x.harmless).map(|x| x.name.as_str()).collect::<std::collections::BTreeSet<_>>();
+    let (level, harm) = match shouted.len() {
+        0 => (Level::Busy, " As far as each alone goes, that costs next to nothing.".to_owned()),
+        n if n < moved.len() => (Level::Warn, format!(" {} of them may cost accuracy, the most harmful first.", n)),
+        _ => (Level::Warn, String::new()),
+    };
+    (level, format!("{} of {} features {verb} moved since training: {named}.{harm}", moved.len(), names.len()))
 }
 
 fn feature(v: &Verdict, reference: &Reference) -> FeatureDrift {
@@ -116,6 +116,7 @@ fn feature(v: &Verdict, reference: &Reference) -> FeatureDrift {
         cohort: Some(v.cohort.to_string()),
         moved: v.moved,
         level: match (v.moved, total > 0.0) {
+            (true, _) if v.harmless => Level::Busy,
             (true, _) => Level::Warn,
             (false, true) => Level::Ok,
             (false, false) => Level::Idle,
@@ -126,6 +127,9 @@ fn feature(v: &Verdict, reference: &Reference) -> FeatureDrift {
         sup_cdf: v.magnitude.sup_cdf,
         direction: v.magnitude.direction.as_str().to_owned(),
         importance: v.importance,
+        cost: v.cost,
+        harmless: v.harmless,
+        release: v.release,
         n: total as u64,
         missing: special(0, 2),
         outside: special(2, 5),
@@ -143,6 +147,7 @@ pub(in crate::io::web) fn device(v: &Verdict) -> Option<DeviceDrift> {
         feature: v.feature.clone(),
         log_evidence: v.log_evidence,
         threshold: v.log_threshold,
+        cost: v.cost,
         since: v.alarmed_at.or(v.since),
         sentence: v.sentence.clone(),
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use leeway_protocol::time::Timestamp;
 use serde_json::json;
 
+use crate::drift::cost::Cost;
 use crate::io::web::resource::device::*;
 use crate::io::web::resource::drift::*;
 use crate::io::web::resource::event::*;
@@ -422,6 +423,9 @@ fn feature(name: &str, moved: bool, shift: f64) -> FeatureDrift {
         sup_cdf: shift * 0.19,
         direction: if moved { "higher".into() } else { String::new() },
         importance: Some(0.31),
+        cost: moved.then_some(Cost { accuracy: 0.021, low: 0.012, high: 0.03 }),
+        harmless: false,
+        release: false,
         n: 21_900,
         missing: 0.002,
         outside: if moved { 0.04 } else { 0.0 },
@@ -450,7 +454,7 @@ pub(super) fn drift() -> Drift {
         late_windows: 0,
         method: "Each feature's exact counts are compared with the reference window by window (e-detector). All streams together raise at most one false alarm a year; how far a feature moved (PSI) is shown apart from how sure that is (evidence).".into(),
         features: vec![feature("temperature", true, 0.9), feature("dew point", true, 0.6), feature("pressure", false, 0.1), feature("wind", false, 0.05)],
-        devices: vec![DeviceDrift { device: "bellevue-21".into(), cohort: "plain".into(), feature: "wind".into(), log_evidence: 77.0, threshold: 18.4, since: Some(ago(4000)), sentence: "wind at bellevue-21 reads 0 in 98 % of windows while its cohort reads 3 to 9: the sensor, not the weather.".into() }],
+        devices: vec![DeviceDrift { device: "bellevue-21".into(), cohort: "plain".into(), feature: "wind".into(), log_evidence: 77.0, threshold: 18.4, cost: Some(Cost { accuracy: 0.06, low: 0.01, high: 0.11 }), since: Some(ago(4000)), sentence: "wind at bellevue-21 reads 0 in 98 % of windows while its cohort reads 3 to 9: the sensor, not the weather.".into() }],
     }
 }
 
@@ -560,6 +564,7 @@ pub(super) fn device() -> Device {
             feature: "wind".into(),
             log_evidence: 20.0,
             threshold: 18.4,
+            cost: None,
             since: Some(ago(300)),
             sentence: "wind reads lower than the cohort's.".into(),
         }],
