@@ -252,7 +252,7 @@ fn a_new_manifest_starts_anew_but_remembers_broken_instruments() {
     assert_eq!(serde_json::from_str::<Monitor>(&json).unwrap().cohort(), sky.monitor.cohort());
 }
 
-mod neighbours;
 mod cost;
+mod neighbours;
 mod release;
 mod weather;

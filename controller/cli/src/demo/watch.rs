@@ -12,11 +12,13 @@ const PAGE: u64 = 500;
 /// Pages read at one look; the rest comes at the next.
 const MAX_PAGES: usize = 20;
 /// Kinds that are told, and how many of each between two chapters; more is noise.
-const TOLD: [(&str, u32); 9] = [
+const TOLD: [(&str, u32); 11] = [
     ("rollout.created", 20),
     ("rollout.moved", 60),
     ("drift.instrument", 2),
     ("drift.world", 8),
+    ("drift.harmless", 4),
+    ("drift.release", 4),
     ("drift.ended", 2),
     ("retraining", 12),
     ("training", 40),

@@ -89,13 +89,9 @@ impl Facts<'_> {
 
     /// A feature that moved in several cohorts is one line.
     fn about_cohorts(&self, out: &mut Vec<Attention>) {
-        let mut moved: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut worse: BTreeMap<&str, Vec<(String, &CohortHealth)>> = BTreeMap::new();
         for (cohort, health) in self.snapshot.health.iter() {
             let Some(doc) = self.snapshot.cohorts.get(cohort) else { continue };
-            if !health.moved.is_empty() {
-                moved.entry(doc.line.as_str()).or_default().push(cohort.to_string());
-            }
             if self.suffers(doc, health) {
                 worse.entry(doc.line.as_str()).or_default().push((cohort.to_string(), health));
             }
@@ -103,15 +99,11 @@ impl Facts<'_> {
         for (line, cohorts) in worse {
             out.push(quality(line, &cohorts));
         }
-        for (line, cohorts) in moved {
-            let health = self.snapshot.health.iter().filter(|(name, _)| cohorts.iter().any(|c| c == name.as_str()));
-            let features: std::collections::BTreeSet<&String> = health.flat_map(|(_, h)| h.moved.keys()).collect();
-            let names: Vec<String> = features.into_iter().map(|f| f.replace('_', " ")).collect();
-            let (verb, where_) = (if names.len() == 1 { "has" } else { "have" }, words::list(&cohorts));
+        for (line, shift) in self.shifts(|health| &health.moved) {
             let job = self.snapshot.jobs.values().find(|j| j.request.line.as_str() == line && j.state.is_open());
             out.push(Attention {
                 level: Level::Warn,
-                sentence: format!("{} of {line} {verb} moved since training in {where_}.", words::capital(&words::list(&names))),
+                sentence: format!("{} of {line} {} moved since training in {}.", shift.names(), shift.verb(), words::list(&shift.cohorts)),
                 since: None,
                 href: format!("/drift?line={line}"),
                 action: job.map_or_else(
@@ -120,6 +112,32 @@ impl Facts<'_> {
                 ),
             });
         }
+        for (line, shift) in self.shifts(|health| &health.release) {
+            out.push(Attention {
+                level: Level::Warn,
+                sentence: format!(
+                    "{} of {line} {} not what the release says in {}, and no input moved.",
+                    shift.names(),
+                    if shift.features.len() == 1 { "is" } else { "are" },
+                    words::list(&shift.cohorts)
+                ),
+                since: None,
+                href: format!("/drift?line={line}"),
+                action: "Look at the release: compare it with the version before, or roll back.".to_owned(),
+            });
+        }
+    }
+
+    /// What moved, by line.
+    fn shifts(&self, of: impl Fn(&CohortHealth) -> &BTreeMap<String, String>) -> BTreeMap<&str, Shift> {
+        let mut shifts: BTreeMap<&str, Shift> = BTreeMap::new();
+        for (cohort, health) in self.snapshot.health.iter() {
+            let Some(doc) = self.snapshot.cohorts.get(cohort).filter(|_| !of(health).is_empty()) else { continue };
+            let shift = shifts.entry(doc.line.as_str()).or_default();
+            shift.cohorts.push(cohort.to_string());
+            shift.features.extend(of(health).keys().map(|f| f.replace('_', " ")));
+        }
+        shifts
     }
 
     /// Whether labels say that a cohort's accuracy is below what was expected by more than is tolerated.
@@ -256,4 +274,21 @@ fn quality(line: &str, cohorts: &[(String, &CohortHealth)]) -> Attention {
 
 fn are(n: u64) -> String {
     if n == 1 { "1 device is".to_owned() } else { format!("{} devices are", words::count(n)) }
+}
+
+/// Features that moved, and where.
+#[derive(Debug, Default)]
+struct Shift {
+    cohorts: Vec<String>,
+    features: std::collections::BTreeSet<String>,
+}
+
+impl Shift {
+    fn names(&self) -> String {
+        words::capital(&words::list(&self.features.iter().cloned().collect::<Vec<_>>()))
+    }
+
+    fn verb(&self) -> &'static str {
+        if self.features.len() == 1 { "has" } else { "have" }
+    }
 }
