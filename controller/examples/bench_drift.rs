@@ -9,12 +9,15 @@
 //! the month; the delay until faults are found; the usual rules on the same windows; what judging costs.
 //!
 //! `cargo run --release -p leeway-controller --example bench_drift -- [--quick] [--seeds N] [--devices N] [--only WORLD]`
+//! Beside Evidently, whylogs and river: `tests/interop/bench_drift.py`, which runs this with `--values DIR`.
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use leeway_controller::drift::{DriftPolicy, Monitor, Setting};
 use leeway_protocol::ids::DeviceId;
 
+#[path = "bench_drift/peers.rs"]
+mod peers;
 #[path = "bench_drift/rules.rs"]
 mod rules;
 #[path = "bench_drift/world.rs"]
@@ -43,6 +46,10 @@ struct Size {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let stated = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).and_then(|n| n.parse::<usize>().ok());
+    if let Some(dir) = args.iter().position(|a| a == "--values").and_then(|i| args.get(i + 1)) {
+        peers::run(std::path::Path::new(dir)).expect("the folder can be written");
+        return;
+    }
     let quick = args.iter().any(|a| a == "--quick");
     let size = Size {
         seeds: stated("--seeds").unwrap_or(if quick { 1 } else { 3 }) as u64,

@@ -167,6 +167,22 @@ struct Feature {
     sd: f64,
 }
 
+impl Feature {
+    /// The value shown for a latent one, with what the device and the hour add.
+    fn show(&self, z: f64, add: f64, fault: Fault) -> f64 {
+        let (scale, shift) = match fault {
+            Fault::Shift(by) => (1.0, by),
+            Fault::Scale(by) => (by, 0.0),
+            _ => (1.0, 0.0),
+        };
+        if self.shape.is_latent() {
+            self.shape.value((z + add) * scale + shift)
+        } else {
+            (self.shape.value(z) + self.sd * add - self.mean) * scale + self.mean + shift * self.sd
+        }
+    }
+}
+
 /// What is switched on.
 #[derive(Clone, Copy)]
 pub struct Setup {
@@ -247,7 +263,7 @@ impl World {
                 continue;
             }
             let z = self.chance.normal();
-            values.push(if f.shape.is_latent() { f.shape.value(z + add) } else { f.shape.value(z) + f.sd * add });
+            values.push(f.show(z, add, Fault::None));
         }
         values.sort_by(f64::total_cmp);
         let cuts = if self.features[index].shape == Shape::Categorical {
@@ -352,6 +368,45 @@ impl World {
         counts
     }
 
+    /// The raw values behind such a window, for tools that want values; NaN where one is missing.
+    pub fn values(&mut self, device: usize, index: usize, hour: i64, rows: usize, fault: Fault) -> Vec<f64> {
+        let place = device * FEATURES + index;
+        let add = self.offsets[place] + self.season(hour.rem_euclid(24)) + self.weather[index];
+        let rho = device_rho(self.features[index].rho, device);
+        let mut z = f64::from(self.last[place]);
+        let mut values = Vec::with_capacity(rows);
+        for _ in 0..rows {
+            z = rho * z + (1.0 - rho * rho).sqrt() * self.chance.normal();
+            let is_missing = self.chance.uniform() < self.features[index].nulls;
+            values.push(if is_missing { f64::NAN } else { self.features[index].show(z, add, fault) });
+        }
+        self.last[place] = z as f32;
+        values
+    }
+
+    /// Values of a training set, as many as asked for, over devices and hours.
+    pub fn training_values(&mut self, index: usize, rows: usize) -> Vec<f64> {
+        let value = |row: usize| {
+            let offset = if self.setup.offset { OFFSET * self.chance.normal() } else { 0.0 };
+            let add = offset + self.season(row as i64 % 24);
+            let z = self.chance.normal();
+            let f = &self.features[index];
+            if self.chance.uniform() < f.nulls { f64::NAN } else { f.show(z, add, Fault::None) }
+        };
+        (0..rows).map(value).collect()
+    }
+
+    /// The window of a device that gave these values, by feature.
+    pub fn window_of(&self, device: usize, block: i64, values: &[Vec<f64>]) -> WindowReport {
+        let count = |(reference, values): (&FeatureReference, &Vec<f64>)| {
+            let mut counts = vec![0; SPECIALS + reference.cuts.bins()];
+            values.iter().for_each(|&x| counts[reference.cuts.bin(Some(x).filter(|x| !x.is_nan()))] += 1);
+            Counts(counts)
+        };
+        let features = self.reference.features.iter().zip(values).map(count).collect();
+        self.report(device, block, values.first().map_or(0, Vec::len), features)
+    }
+
     /// The estimate the agent's recorder arrives at: the largest lag-1 autocorrelation of a bin's indicator, over its history.
     fn measured_rho(&mut self, index: usize, kind: usize) -> u8 {
         let rho = device_rho(self.features[index].rho, kind);
@@ -378,6 +433,10 @@ impl World {
     /// A device's window.
     pub fn window(&mut self, device: usize, block: i64, rows: usize, fault: impl Fn(usize) -> Fault) -> WindowReport {
         let features: Vec<Counts> = (0..FEATURES).map(|i| Counts(self.counts(device, i, block, rows, fault(i)))).collect();
+        self.report(device, block, rows, features)
+    }
+
+    fn report(&self, device: usize, block: i64, rows: usize, features: Vec<Counts>) -> WindowReport {
         let at = Timestamp::from_millis(block * HOUR + HOUR / 2);
         WindowReport {
             manifest: manifest(),
