@@ -31,7 +31,7 @@ fn labels_go_where_least_is_known_and_nobody_is_left_out() {
         ),
         ("The estimate of 92.0 % lies outside", Place { estimated: Some(0.92), ..place("other", 40, 100.0) }, 1.8),
         (
-            "Confidence is low: it stands for 70.0 % where 80.0 %",
+            "confidence is low: it stands for 70.0 % where 80.0 %",
             Place { estimated: Some(0.7), measured: None, ..place("other", 40, 100.0) },
             2.2,
         ),
