@@ -4,27 +4,35 @@
 //! of decisions by confidence bin times the accuracy each bin had on held-out data (CBPE from ten bins: on census data its
 //! error is .005 where keeping the old figure gives .009). The estimate **assumes no concept drift** and is blind to it: with 15 %
 //! of labels flipped it is wrong by 10 points, and on the weather it misses most of the fall. So every estimate carries that label,
-//! and a concept-drift detector ([`labels`]) watches the labels themselves.
+//! and a concept-drift detector ([`labels`]) watches the labels themselves, with ADWIN and Page–Hinkley beside it ([`classic`]).
+//! A third figure joins the two without the assumption: the prediction corrected by labels ([`powered`]). Which devices to ask
+//! for labels, and how many, is planned in [`asking`].
 //!
 //! One [`Quality`] belongs to one manifest in one cohort; charts merge them ([`points`]). Keyed by application time where there is
 //! one, so that fifty years replayed in two minutes read as fifty years. What stays true: a window's labels count once, in
 //! the block in which they arrived.
+pub mod asking;
+pub mod classic;
 pub mod estimate;
 pub mod labels;
+pub mod powered;
 
 use std::collections::BTreeMap;
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::DeviceId;
-use leeway_protocol::manifest::{Calibration, Manifest};
-use leeway_protocol::report::WindowReport;
+use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration, Manifest};
+use leeway_protocol::report::{Labelled, WindowReport};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::sequential::detector::Budget;
 use crate::sequential::interval::{self, Interval};
 use crate::sequential::{Dependence, effective_devices};
+use asking::LabelPolicy;
+use classic::Opinion;
 use labels::Concept;
+use powered::{BinCount, Powered, Stratum};
 
 /// How quality is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -46,6 +54,8 @@ pub struct QualityPolicy {
     pub rho: f64,
     /// How far devices are right and wrong on the same events, 0 to 1.
     pub sharing: f64,
+    /// How many labels are asked for, and where.
+    pub labels: LabelPolicy,
 }
 
 impl Default for QualityPolicy {
@@ -59,6 +69,7 @@ impl Default for QualityPolicy {
             alpha: 0.05,
             rho: 0.1,
             sharing: 1.0,
+            labels: LabelPolicy::default(),
         }
     }
 }
@@ -83,6 +94,9 @@ pub struct Block {
     pub correct: u64,
     /// Labels by device.
     by_device: BTreeMap<DeviceId, u64>,
+    /// Decisions and labels by confidence bin; empty without a decision.
+    #[serde(default)]
+    bins: Vec<BinCount>,
 }
 
 impl Block {
@@ -95,6 +109,30 @@ impl Block {
         for (device, labels) in &other.by_device {
             *self.by_device.entry(device.clone()).or_default() += labels;
         }
+        if !other.bins.is_empty() {
+            self.bins.resize(CONFIDENCE_BINS, BinCount::default());
+            self.bins.iter_mut().zip(&other.bins).for_each(|(bin, more)| bin.add(*more));
+        }
+    }
+
+    fn label(&mut self, device: &DeviceId, labels: Labelled) {
+        self.labels += labels.rows;
+        self.correct += labels.correct;
+        if labels.rows > 0 && (self.by_device.len() < MAX_DEVICES || self.by_device.contains_key(device)) {
+            *self.by_device.entry(device.clone()).or_default() += labels.rows;
+        }
+    }
+
+    fn sort(&mut self, report: &WindowReport) {
+        self.bins.resize(CONFIDENCE_BINS, BinCount::default());
+        for ((bin, &decisions), labelled) in self.bins.iter_mut().zip(&report.confidence).zip(&report.labelled) {
+            bin.add(BinCount { decisions: u64::from(decisions), labels: labelled.rows, correct: labelled.correct });
+        }
+    }
+
+    /// Decisions and labels by confidence bin; empty without a decision.
+    pub fn bins(&self) -> &[BinCount] {
+        &self.bins
     }
 
     /// Estimated accuracy. Assumes no concept drift.
@@ -124,12 +162,17 @@ pub struct Quality {
     blocks: BTreeMap<i64, Block>,
     concept: Concept,
     data_time: bool,
+    /// What a decision of each confidence bin was worth on held-out data.
+    #[serde(default)]
+    worth: Vec<f64>,
 }
 
 impl Quality {
     /// Nothing seen yet. The expected accuracy is the calibration table's own.
     pub fn new(manifest: Digest, calibration: &Calibration) -> Self {
-        Self { manifest, expected: estimate::held_out(calibration), blocks: BTreeMap::new(), concept: Concept::default(), data_time: false }
+        let worth = estimate::worth(calibration).map(Vec::from).unwrap_or_default();
+        let (expected, concept) = (estimate::held_out(calibration), Concept::default());
+        Self { manifest, expected, blocks: BTreeMap::new(), concept, data_time: false, worth }
     }
 
     /// Of a manifest whose digest is known.
@@ -166,11 +209,12 @@ impl Quality {
         block.decisions += report.inferences;
         block.estimated_sum += estimated_sum;
         block.confident += confident;
-        block.labels += labels.rows;
-        block.correct += labels.correct;
-        if labels.rows > 0 && (block.by_device.len() < MAX_DEVICES || block.by_device.contains_key(device)) {
-            *block.by_device.entry(device.clone()).or_default() += labels.rows;
+        block.label(device, labels);
+        if let Some(worth) = estimate::worth(calibration) {
+            block.sort(report);
+            self.worth = worth.to_vec();
         }
+        self.concept.keep_late(index, device, labels);
         self.concept.judge(policy, self.expected, &self.blocks);
         while self.blocks.len() > MAX_BLOCKS {
             self.blocks.pop_first();
@@ -187,6 +231,12 @@ impl Quality {
         sum
     }
 
+    /// A block as a stratum of its own, for [`powered::accuracy`]; `None` for a model without a decision.
+    pub fn stratum<'a>(&self, policy: &QualityPolicy, block: &'a Block) -> Option<Stratum<'a>> {
+        let predicted: [f64; CONFIDENCE_BINS] = self.worth.as_slice().try_into().ok()?;
+        (!block.bins.is_empty()).then(|| Stratum { bins: &block.bins, predicted, eta: block.eta(policy), inclusion: None })
+    }
+
     /// The judgement now; `streams` such monitors share the budget.
     pub fn verdict(&self, policy: &QualityPolicy, streams: u64) -> QualityVerdict {
         let recent = self.recent(policy);
@@ -196,7 +246,9 @@ impl Quality {
             expected: self.expected,
             estimated: recent.estimated(),
             measured: recent.measured(policy),
+            powered: self.stratum(policy, &recent).and_then(|stratum| powered::accuracy(&[stratum], policy.alpha)),
             labels: recent.labels,
+            also: self.concept.opinions(),
             concept_drift: log_evidence >= threshold,
             log_evidence,
             log_threshold: threshold,
@@ -217,8 +269,14 @@ pub struct QualityVerdict {
     pub estimated: Option<f64>,
     /// Measured with labels, lately.
     pub measured: Option<Interval>,
+    /// The estimate corrected by the labels, lately; assumes nothing about concept drift.
+    #[serde(default)]
+    pub powered: Option<Powered>,
     /// Labels behind it.
     pub labels: u64,
+    /// What ADWIN and Page–Hinkley say about the same labels. They have no budget, and nothing follows from them.
+    #[serde(default)]
+    pub also: Vec<Opinion>,
     /// Whether the labels say that the errors rose past the tolerance.
     pub concept_drift: bool,
     /// ln of the evidence for that.
@@ -258,7 +316,18 @@ impl QualityVerdict {
         } else {
             String::new()
         };
-        let text = format!("{measured}, {estimated}{expected}.{concept}");
+        let powered = self.powered.map(|p| {
+            let i = p.interval;
+            format!(" The estimate corrected by the labels: {} (surely {} to {}).", percent(i.estimate), percent(i.lower), percent(i.upper))
+        });
+        let also = if self.labels > 0 && !self.also.is_empty() {
+            let words: Vec<String> = self.also.iter().map(Opinion::words).collect();
+            format!(" Also: {} (without a budget of false alarms; nothing follows from them).", words.join(", "))
+        } else {
+            String::new()
+        };
+        let powered = powered.unwrap_or_default();
+        let text = format!("{measured}, {estimated}{expected}.{powered}{concept}{also}");
         let mut chars = text.chars();
         chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
     }

@@ -12,6 +12,7 @@
 //! What stays true: nothing here is random or keeps time; the same counts give the same evidence, bit by bit.
 pub mod bets;
 pub mod boundary;
+pub mod bounded;
 pub mod detector;
 pub mod interval;
 pub mod ladder;

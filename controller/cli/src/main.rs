@@ -16,6 +16,7 @@ mod failure;
 mod keys;
 mod model;
 mod output;
+mod quality;
 mod release;
 mod rollout;
 mod serve;
@@ -76,6 +77,9 @@ enum Command {
     /// Drift: which features moved, and whether it matters.
     #[command(subcommand)]
     Drift(drift::Command),
+    /// Quality: accuracy measured and estimated, and whom to ask for labels.
+    #[command(subcommand)]
+    Quality(quality::Command),
     /// The audit trail, and the same live.
     Events(events::Events),
     /// Training: ask for a better model, see the jobs, work on them.
@@ -124,6 +128,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Apply(args) => apply::run(args, context),
         Command::Cohort(command) => cohort::run(command, &context()?),
         Command::Drift(command) => drift::run(command, &context()?),
+        Command::Quality(command) => quality::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
         Command::Trainer(command) => training::run(command, &context()?),
         Command::Token(command) => token::run(command, &context()?),

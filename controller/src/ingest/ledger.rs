@@ -30,6 +30,7 @@ use crate::rollout::evidence::latency::Timing;
 use crate::rollout::evidence::{Evidence, Metric, Totals};
 use crate::snapshot::{CohortHealth, Snapshot};
 
+mod asking;
 mod health;
 mod identity;
 mod sums;

@@ -34,6 +34,7 @@ mod extract;
 mod files;
 mod fleet;
 mod guard;
+mod labels;
 mod limits;
 mod load;
 mod metrics;
@@ -200,6 +201,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(drift::drift))
         .routes(routes!(drift::feature))
         .routes(routes!(drift::quality))
+        .routes(routes!(labels::wanted))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::timeline))

@@ -104,3 +104,59 @@ fn concept_drift_is_found_and_false_alarms_keep_the_budget() {
         assert!(day.is_some_and(|d| d >= 40 && d <= 40 + within), "{after}: {day:?}");
     }
 }
+
+#[test]
+fn the_corrected_estimate_and_other_opinions_stand_beside() {
+    let policy = QualityPolicy { sharing: 0.0, rho: 0.0, ..QualityPolicy::default() };
+    let mut quality = Quality::new(Digest::of(b"m"), &calibration());
+    let mut chance = Chance::new(7);
+    // The estimate says .775 for ever; from day 30 on half of the labels say otherwise.
+    for day in 0..60 {
+        let correct = chance.hits(40, if day < 30 { 0.78 } else { 0.5 });
+        quality.observe(&policy, &calibration(), &device(day as usize % 3), &report(day, [20; 10], 40, correct));
+    }
+    let verdict = quality.verdict(&policy, 3);
+    let powered = verdict.powered.unwrap();
+    assert!((verdict.estimated.unwrap() - 0.775).abs() < 1e-9 && (powered.interval.estimate - 0.73).abs() < 0.06, "{powered:?}");
+    assert!(powered.interval.upper < 0.79 && powered.labels == 1_200 && powered.decisions == 6_000, "{powered:?}");
+    assert!(verdict.concept_drift);
+    assert_eq!(verdict.also.iter().map(|o| o.method.as_str()).collect::<Vec<_>>(), ["ADWIN", "Page–Hinkley"]);
+    assert!(verdict.also.iter().all(|o| o.rises > 0), "{:?}", verdict.also);
+    for words in ["The estimate corrected by the labels: ", "Also: ADWIN a rise on 1970-", "without a budget of false alarms"] {
+        assert!(verdict.sentence.contains(words), "{words}: {}", verdict.sentence);
+    }
+}
+
+#[test]
+fn labels_of_a_window_that_came_late_count_with_the_next_block() {
+    let policy = QualityPolicy { sharing: 0.0, rho: 0.0, ..QualityPolicy::default() };
+    let evidence = |late: bool| {
+        let mut quality = Quality::new(Digest::of(b"m"), &calibration());
+        (0..10).for_each(|day| _ = quality.observe(&policy, &calibration(), &device(0), &report(day, [0; 10], 10, 8)));
+        if late {
+            // A device was offline and sends what it saw on day 3, when that day is judged.
+            quality.observe(&policy, &calibration(), &device(1), &report(3, [0; 10], 200, 60));
+        }
+        (10..13).for_each(|day| _ = quality.observe(&policy, &calibration(), &device(0), &report(day, [0; 10], 10, 8)));
+        quality.verdict(&policy, 1)
+    };
+    let (without, with) = (evidence(false), evidence(true));
+    assert!(with.log_evidence > 20.0 && without.log_evidence < 3.0, "{} {}", with.log_evidence, without.log_evidence);
+    assert_eq!(with.labels, without.labels + 200);
+}
+
+#[test]
+fn what_an_older_controller_wrote_down_is_read() {
+    let policy = QualityPolicy::default();
+    let mut quality = Quality::new(Digest::of(b"m"), &calibration());
+    (0..5).for_each(|day| _ = quality.observe(&policy, &calibration(), &device(0), &report(day, [1; 10], 10, 8)));
+    let mut json = serde_json::to_value(&quality).unwrap();
+    json.as_object_mut().unwrap().remove("worth");
+    let concept = json["concept"].as_object_mut().unwrap();
+    (concept.remove("late"), concept.remove("classic"));
+    json["blocks"].as_object_mut().unwrap().values_mut().for_each(|b| _ = b.as_object_mut().unwrap().remove("bins"));
+    let mut old: Quality = serde_json::from_value(json).unwrap();
+    assert_eq!(old.verdict(&policy, 1).powered, None);
+    old.observe(&policy, &calibration(), &device(0), &report(6, [1; 10], 10, 8));
+    assert!(old.verdict(&policy, 1).powered.is_some());
+}

@@ -105,7 +105,7 @@ impl Metric {
             Self::ErrorRatio => "error ratio",
             Self::SlowRatio => "share of slow inferences",
             Self::LabelledAccuracy => "measured accuracy",
-            Self::EstimatedAccuracy => "estimated accuracy",
+            Self::EstimatedAccuracy => "estimated accuracy (assumes no concept drift)",
             Self::DeviceFailures => "share of failed devices",
             Self::OutputShift => "shift of the decisions",
             Self::Latency => "latency",

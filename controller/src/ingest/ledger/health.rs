@@ -76,6 +76,11 @@ impl Ledger {
         self.qualities.range(first..).take_while(move |((c, _), _)| *c == of).map(|(_, quality)| quality)
     }
 
+    /// Monitors of labels that share the budget of false alarms.
+    pub fn quality_streams(&self) -> u64 {
+        self.qualities.len().max(1) as u64
+    }
+
     /// A technician has seen to a device: it learns a new base, and its alarms end.
     pub fn repaired(&mut self, device: &DeviceId) {
         for (key, monitor) in &mut self.monitors {
@@ -123,7 +128,7 @@ impl Ledger {
     fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, Told>) {
         health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
         let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
-        let verdict = quality.verdict(&self.quality, self.qualities.len().max(1) as u64);
+        let verdict = quality.verdict(&self.quality, self.quality_streams());
         health.expected_accuracy = verdict.expected;
         health.estimated_accuracy = verdict.estimated;
         health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));

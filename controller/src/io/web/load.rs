@@ -298,9 +298,13 @@ impl Web {
         let names: BTreeMap<Digest, String> =
             snapshot.versions.values().filter(|v| v.line == *line).map(|v| (v.manifest.digest, v.version.to_string())).collect();
         Ok(self.controller().look(|ledger| {
-            let monitors: Vec<&crate::quality::Quality> =
-                asked.iter().flat_map(|c| ledger.qualities(c)).filter(|q| names.contains_key(&q.manifest())).collect();
-            quality::quality(&quality::Seen { line, cohort, monitors: &monitors, champion, names: &names, policy: &ledger.quality })
+            let of = |c: &'_ Cohort| ledger.qualities(c).map(|q| (c.clone(), q)).collect::<Vec<_>>();
+            let known = asked.iter().flat_map(of).filter(|(_, q)| names.contains_key(&q.manifest()));
+            let (cohorts, monitors): (Vec<Cohort>, Vec<&crate::quality::Quality>) = known.unzip();
+            let streams = ledger.quality_streams();
+            let policy = &ledger.quality;
+            let seen = quality::Seen { line, cohort, monitors: &monitors, cohorts: &cohorts, champion, names: &names, policy, streams };
+            quality::quality(&seen)
         }))
     }
 

@@ -260,5 +260,9 @@ fn drift(web: &Web, registry: &mut Registry) {
         late,
     );
     registry.register("features_drifted_ratio", "Share of features that moved", share);
-    registry.register("model_quality", "Accuracy lately: measured with labels, or estimated without", quality);
+    registry.register(
+        "model_quality",
+        "Accuracy lately: measured with labels, or estimated from confidence without any (kind proxy), which assumes no concept drift",
+        quality,
+    );
 }

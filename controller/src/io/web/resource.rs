@@ -10,6 +10,7 @@ pub mod device;
 pub mod drift;
 pub mod event;
 pub mod fleet;
+pub mod labels;
 pub mod model;
 pub mod rollout;
 pub mod token;

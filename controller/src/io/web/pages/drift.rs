@@ -180,7 +180,7 @@ fn devices(now: Timestamp, devices: &[DeviceDrift]) -> Markup {
 fn accuracy_legend() -> Markup {
     legend(&[
         ("c-current", "line", "measured with labels".to_owned()),
-        ("c-reference", "dashed", "estimated from confidence, no labels".to_owned()),
+        ("c-reference", "dashed", "estimated from confidence, no labels (assumes no concept drift)".to_owned()),
     ])
 }
 
@@ -242,8 +242,29 @@ pub(super) fn accuracy(q: &Quality) -> Markup {
         figure {
             figcaption { (q.sentence) }
             (line_chart(&chart))
+            (also(q))
             @if !q.markers.is_empty() { div.legend { @for m in &q.markers { span { i.swatch.dashed.c-muted {} (label(m.at)) " " (m.label) } } } }
             details #accuracy-data { summary { "Data" } (table(q, label)) }
+        }
+    }
+}
+
+/// Other detectors on the labels, for those who expect them: shown, and marked as what they are.
+fn also(q: &Quality) -> Markup {
+    // Of one alone the sentence says it.
+    let said = q.now.iter().filter(|now| q.now.len() > 1 && now.labels > 0 && !now.also.is_empty());
+    html! {
+        @for now in said {
+            p.note {
+                (now.cohort) ", concept drift: evidence " (words::number(now.log_evidence)) " of " (words::number(now.threshold))
+                ". Also, without a budget of false alarms and without consequence: "
+                @for (i, other) in now.also.iter().enumerate() {
+                    @if i > 0 { "; " }
+                    (other.method) " (" (other.parameters) ") "
+                    @match other.last { Some(at) => { "last saw a rise on " (words::date(at)) }, None => "saw no rise" }
+                }
+                "."
+            }
         }
     }
 }
@@ -251,7 +272,7 @@ pub(super) fn accuracy(q: &Quality) -> Markup {
 fn table(q: &Quality, label: impl Fn(Timestamp) -> String) -> Markup {
     html! {
         table {
-            thead { tr { th { "Period" } th.num { "Decisions" } th.num { "Estimated" } th.num { "Labels" } th.num { "Measured" } th.num { "Interval" } } }
+            thead { tr { th { "Period" } th.num { "Decisions" } th.num { "Estimated, assuming no concept drift" } th.num { "Labels" } th.num { "Measured" } th.num { "Interval" } } }
             tbody { @for p in &q.points { tr {
                 td { (label(p.at)) } td.num { (words::count(p.decisions)) } td.num { (words::or_unknown(p.estimated, words::percent)) }
                 td.num { (words::count(p.labels)) } td.num { (words::or_unknown(p.measured, words::percent)) }

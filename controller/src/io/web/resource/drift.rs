@@ -129,6 +129,69 @@ pub struct Quality {
     pub points: Vec<QualityPoint>,
     /// Version changes on the same axis.
     pub markers: Vec<Marker>,
+    /// The champion now, cohort by cohort.
+    #[serde(default)]
+    pub now: Vec<QualityNow>,
+    /// What every estimated accuracy here assumes.
+    #[serde(default)]
+    pub assumption: String,
+}
+
+/// What is known about a version's accuracy in one cohort, lately.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct QualityNow {
+    /// The cohort.
+    pub cohort: String,
+    /// The version.
+    pub version: String,
+    /// Accuracy on held-out data at training time.
+    pub expected: Option<f64>,
+    /// Estimated from confidence, without labels. Assumes no concept drift.
+    pub estimated: Option<f64>,
+    /// Measured with labels alone, with an interval that holds at all times.
+    pub measured: Option<Span>,
+    /// The estimate corrected by the labels; assumes nothing about concept drift.
+    pub corrected: Option<Span>,
+    /// Labels behind both.
+    pub labels: u64,
+    /// Whether the labels say that errors rose past the tolerance.
+    pub concept_drift: bool,
+    /// Evidence for that, natural logarithm.
+    pub log_evidence: f64,
+    /// What it must pass, by the fleet's budget of false alarms.
+    pub threshold: f64,
+    /// Since when the evidence has been growing.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// Other detectors on the same labels. They have no budget, and nothing follows from them.
+    pub also: Vec<OtherDetector>,
+    /// All of it in a sentence.
+    pub sentence: String,
+}
+
+/// An estimate with its interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Span {
+    /// The estimate.
+    pub estimate: f64,
+    /// Lower end.
+    pub lower: f64,
+    /// Upper end.
+    pub upper: f64,
+}
+
+/// A detector without a budget of false alarms, for those who expect it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OtherDetector {
+    /// `ADWIN` or `Page–Hinkley`.
+    pub method: String,
+    /// Its parameters.
+    pub parameters: String,
+    /// Rises of the error share it has seen.
+    pub rises: u32,
+    /// Start of the block in which it last saw one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last: Option<Timestamp>,
 }
 
 /// Quality in one period.
@@ -139,7 +202,7 @@ pub struct QualityPoint {
     pub at: Timestamp,
     /// Decisions in it.
     pub decisions: u64,
-    /// Accuracy estimated from confidence, without labels.
+    /// Accuracy estimated from confidence, without labels. Assumes no concept drift.
     pub estimated: Option<f64>,
     /// Labels that arrived for it.
     pub labels: u64,

@@ -5,10 +5,14 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, Line};
 use leeway_protocol::time::Timestamp;
 
-use crate::io::web::resource::drift::{Marker, Quality, QualityPoint};
+use crate::io::web::resource::drift::{Marker, OtherDetector, Quality, QualityNow, QualityPoint, Span};
 use crate::io::web::words;
+use crate::quality::powered::{self, Powered};
 use crate::quality::{self, Block, Period, QualityPolicy};
+use crate::sequential::interval::Interval;
 
+/// Stands beside every estimate.
+const ASSUMPTION: &str = "Accuracy estimated from confidence assumes no concept drift: where labels changed their meaning it stays as it was, and only measured accuracy falls.";
 /// Points of a chart at most.
 const MAX_POINTS: i64 = 60;
 /// A longer stretch of application time is shown by calendar years.
@@ -22,12 +26,16 @@ pub(in crate::io::web) struct Seen<'a> {
     pub cohort: Option<&'a Cohort>,
     /// Monitors of the cohorts asked for.
     pub monitors: &'a [&'a quality::Quality],
+    /// The cohort of each.
+    pub cohorts: &'a [Cohort],
     /// Manifest of the champion.
     pub champion: Option<Digest>,
     /// Versions by manifest.
     pub names: &'a BTreeMap<Digest, String>,
     /// How quality is judged.
     pub policy: &'a QualityPolicy,
+    /// Monitors that share the budget of false alarms, in the whole fleet.
+    pub streams: u64,
 }
 
 /// The resource.
@@ -63,6 +71,38 @@ pub(in crate::io::web) fn quality(seen: &Seen<'_>) -> Quality {
             })
             .collect(),
         markers: markers(seen),
+        now: seen
+            .cohorts
+            .iter()
+            .zip(seen.monitors)
+            .filter(|(_, q)| Some(q.manifest()) == seen.champion)
+            .map(|(cohort, q)| now(seen, cohort, q))
+            .collect(),
+        assumption: ASSUMPTION.to_owned(),
+    }
+}
+
+fn now(seen: &Seen<'_>, cohort: &Cohort, monitor: &quality::Quality) -> QualityNow {
+    let verdict = monitor.verdict(seen.policy, seen.streams);
+    let span = |i: Interval| Span { estimate: i.estimate, lower: i.lower, upper: i.upper };
+    QualityNow {
+        cohort: cohort.to_string(),
+        version: seen.names.get(&monitor.manifest()).cloned().unwrap_or_default(),
+        expected: verdict.expected,
+        estimated: verdict.estimated,
+        measured: verdict.measured.map(span),
+        corrected: verdict.powered.map(|p| span(p.interval)),
+        labels: verdict.labels,
+        concept_drift: verdict.concept_drift,
+        log_evidence: verdict.log_evidence,
+        threshold: verdict.log_threshold,
+        since: verdict.since,
+        also: verdict
+            .also
+            .into_iter()
+            .map(|o| OtherDetector { method: o.method, parameters: o.parameters, rises: o.rises, last: o.last })
+            .collect(),
+        sentence: verdict.sentence,
     }
 }
 
@@ -88,7 +128,7 @@ fn markers(seen: &Seen<'_>) -> Vec<Marker> {
 fn sentence(seen: &Seen<'_>) -> String {
     let now: Vec<&&quality::Quality> = seen.monitors.iter().filter(|q| Some(q.manifest()) == seen.champion).collect();
     if let [one] = now[..] {
-        return one.verdict(seen.policy, seen.monitors.len().max(1) as u64).sentence;
+        return one.verdict(seen.policy, seen.streams).sentence;
     }
     let recent: Vec<Block> = now.iter().map(|q| q.recent(seen.policy)).collect();
     let (labels, correct) = recent.iter().fold((0, 0), |(l, c), b| (l + b.labels, c + b.correct));
@@ -113,5 +153,20 @@ fn sentence(seen: &Seen<'_>) -> String {
         .and_then(|q| q.expected())
         .map(|e| format!("; {} was measured when it was trained", words::percent(e)))
         .unwrap_or_default();
-    format!("{measured}{estimated}{expected}.")
+    let corrected = corrected(seen, &now, &recent).map(|p| {
+        let Interval { estimate, lower, upper } = p.interval;
+        format!(
+            " The estimate corrected by the labels: {} (surely {} to {}).",
+            words::percent(estimate),
+            words::percent(lower),
+            words::percent(upper)
+        )
+    });
+    format!("{measured}{estimated}{expected}.{}", corrected.unwrap_or_default())
+}
+
+/// Over all cohorts, each with the weight of its decisions and not of its labels.
+fn corrected(seen: &Seen<'_>, now: &[&&quality::Quality], recent: &[Block]) -> Option<Powered> {
+    let strata: Vec<_> = now.iter().zip(recent).filter_map(|(q, block)| q.stratum(seen.policy, block)).collect();
+    powered::accuracy(&strata, seen.policy.alpha)
 }

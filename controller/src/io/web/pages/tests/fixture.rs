@@ -483,6 +483,7 @@ pub(super) fn quality() -> Quality {
         data_time: true,
         points,
         markers: vec![Marker { at: "1979-06-01T00:00:00Z".parse().unwrap(), label: "auto-2 serves the fleet".into() }],
+        ..Quality::default()
     }
 }
 
