@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use leeway_protocol::time::Timestamp;
 
 mod apply;
+mod audit;
 mod client;
 mod cohort;
 mod context;
@@ -17,6 +18,7 @@ mod keys;
 mod model;
 mod output;
 mod release;
+mod replay;
 mod rollout;
 mod serve;
 mod sim;
@@ -78,6 +80,11 @@ enum Command {
     Drift(drift::Command),
     /// The audit trail, and the same live.
     Events(events::Events),
+    /// Check that the audit trail is what was written, or write it out.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Compute every alarm and every decision again from what is stored, and compare bit for bit.
+    Replay(replay::Replay),
     /// Training: ask for a better model, see the jobs, work on them.
     #[command(subcommand, alias = "training")]
     Trainer(training::Command),
@@ -125,6 +132,8 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Cohort(command) => cohort::run(command, &context()?),
         Command::Drift(command) => drift::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
+        Command::Audit(command) => audit::run(command, context),
+        Command::Replay(args) => replay::run(args, global.json),
         Command::Trainer(command) => training::run(command, &context()?),
         Command::Token(command) => token::run(command, &context()?),
         Command::Webhook(command) => webhook::run(command, &context()?),

@@ -34,6 +34,7 @@ mod extract;
 mod files;
 mod fleet;
 mod guard;
+mod history;
 mod limits;
 mod load;
 mod metrics;
@@ -203,6 +204,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::timeline))
+        .routes(routes!(history::history))
         .routes(routes!(devices::label))
         .routes(routes!(devices::accept))
         .routes(routes!(devices::refuse))

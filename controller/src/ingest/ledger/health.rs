@@ -9,8 +9,8 @@ const CONCEPT: &str = "labels";
 
 impl Ledger {
     pub(super) fn setting<'a>(&'a self, manifest: &'a Manifest) -> Setting<'a> {
-        let (devices, cohorts) = (self.snapshot.fleet.len().max(1) as u64, self.monitors.len().max(1) as u64);
-        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts }
+        let Sizes { devices, monitors, .. } = self.sizes();
+        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts: monitors }
     }
 
     /// The manifest that a cohort's champion has.
@@ -64,20 +64,8 @@ impl Ledger {
         let mut events = Vec::new();
         for cohort in cohorts {
             let Some(manifest) = self.champion_of(&cohort) else { continue };
-            let (world, instruments) = (self.world(&cohort, manifest), self.instruments(&cohort, manifest));
-            let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
-            let mut standing = BTreeMap::new();
-            for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
-                if verdict.device.is_none() {
-                    health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
-                    if verdict.kind != Kind::Input {
-                        health.outputs.insert(verdict.feature.clone());
-                    }
-                }
-                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), verdict.sentence.clone());
-            }
-            self.judge_quality(&cohort, manifest, &mut health, &mut standing);
-            events.extend(self.announce(&cohort, standing, at));
+            let (health, standing) = self.judged(&cohort, manifest);
+            events.extend(self.announce(&cohort, manifest, standing, at));
             let known = self.snapshot.health.get(&cohort).map(AsRef::as_ref);
             if known != Some(&health) {
                 Arc::make_mut(&mut self.snapshot.health).insert(cohort, Arc::new(health));
@@ -87,10 +75,29 @@ impl Ledger {
         events
     }
 
-    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, String>) {
+    /// What the counts say about one cohort now, and which alarms stand.
+    pub(super) fn judged(&self, cohort: &Cohort, manifest: Digest) -> (CohortHealth, BTreeMap<Alarm, Stands>) {
+        let (world, instruments) = (self.world(cohort, manifest), self.instruments(cohort, manifest));
+        let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
+        let mut standing = BTreeMap::new();
+        for verdict in world.into_iter().chain(instruments).filter(|v| v.moved) {
+            if verdict.device.is_none() {
+                health.moved.insert(verdict.feature.clone(), verdict.sentence.clone());
+                if verdict.kind != Kind::Input {
+                    health.outputs.insert(verdict.feature.clone());
+                }
+            }
+            let alarm = (cohort.clone(), verdict.feature.clone(), verdict.device.clone());
+            standing.insert(alarm, Stands { sentence: verdict.sentence.clone(), verdict: Said::Drift(Box::new(verdict)) });
+        }
+        self.judge_quality(cohort, manifest, &mut health, &mut standing);
+        (health, standing)
+    }
+
+    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, Stands>) {
         health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
         let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
-        let verdict = quality.verdict(&self.quality, self.qualities.len().max(1) as u64);
+        let verdict = quality.verdict(&self.quality, self.sizes().qualities);
         health.expected_accuracy = verdict.expected;
         health.estimated_accuracy = verdict.estimated;
         health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));
@@ -98,30 +105,32 @@ impl Ledger {
             // The labels changed their meaning: an alarm of its own, though no input moved.
             health.concept_drift = true;
             health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
-            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), verdict.sentence);
+            let stands = Stands { sentence: verdict.sentence.clone(), verdict: Said::Quality(Box::new(verdict)) };
+            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), stands);
         }
     }
 
     /// Alarms of one cohort that began or ended.
-    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, String>, at: Timestamp) -> Vec<Draft> {
-        let event = |kind: &str, alarm: &Alarm, sentence: String| {
-            let (cohort, feature, device) = alarm;
-            let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
-            let data = json!({ "cohort": cohort, "feature": feature, "device": device });
-            Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
-        };
-        let mut events = Vec::new();
-        for (alarm, sentence) in &standing {
+    fn announce(&mut self, cohort: &Cohort, manifest: Digest, standing: BTreeMap<Alarm, Stands>, at: Timestamp) -> Vec<Draft> {
+        let mut changed = Vec::new();
+        for (alarm, stands) in &standing {
             if !self.alarms.contains_key(alarm) {
                 let kind = if alarm.2.is_some() { "drift.instrument" } else { "drift.world" };
-                events.push(event(kind, alarm, sentence.clone()));
+                changed.push((kind, alarm.clone(), stands.sentence.clone(), Some(stands.verdict.clone())));
             }
         }
         for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
-            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0)));
+            changed.push(("drift.ended", alarm.clone(), format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0), None));
         }
         self.alarms.retain(|alarm, _| alarm.0 != *cohort);
         self.alarms.extend(standing);
-        events
+        let event = |(kind, alarm, sentence, verdict): (&str, Alarm, String, Option<Said>)| {
+            let basis = self.note_alarm(kind, &alarm, manifest, verdict.as_ref(), at);
+            let (cohort, feature, device) = alarm;
+            let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
+            let data = json!({ "cohort": cohort, "feature": feature, "device": device, "basis": basis });
+            Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
+        };
+        changed.into_iter().map(event).collect()
     }
 }

@@ -10,6 +10,7 @@ pub mod device;
 pub mod drift;
 pub mod event;
 pub mod fleet;
+pub mod history;
 pub mod model;
 pub mod rollout;
 pub mod token;
