@@ -23,6 +23,22 @@ use crate::rollout::{AbortRule, Dismissal, Move};
 /// A larger note is not kept, and its event says so: evidence of 64 slices with every metric takes less.
 pub const MAX_NOTE_BYTES: usize = 1 << 20;
 
+/// What it was built for: where the last bit of `ln` may be another.
+const ARCH: &str = match () {
+    () if cfg!(target_arch = "x86_64") => "x86_64",
+    () if cfg!(target_arch = "aarch64") => "aarch64",
+    () if cfg!(target_arch = "arm") => "arm",
+    () if cfg!(target_arch = "riscv64") => "riscv64",
+    () => "other",
+};
+/// Whose mathematical functions it calls.
+const LIBC: &str = match () {
+    () if cfg!(target_env = "gnu") => "gnu",
+    () if cfg!(target_env = "musl") => "musl",
+    () if cfg!(target_vendor = "apple") => "apple",
+    () => "other",
+};
+
 /// What decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Engine {
@@ -37,7 +53,7 @@ pub struct Engine {
 impl Engine {
     /// This program.
     pub fn this() -> Self {
-        let arch = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+        let arch = format!("{ARCH}-{LIBC}");
         Self { form: ENGINE, program: env!("CARGO_PKG_VERSION").to_owned(), arch }
     }
 
