@@ -5,6 +5,7 @@ pub mod clock;
 pub mod control;
 pub mod counters;
 pub mod mqtt;
+pub mod offline;
 pub mod preflight;
 pub mod repository;
 pub mod serve;

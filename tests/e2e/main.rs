@@ -13,3 +13,4 @@ mod same_numbers;
 mod stream_resumes;
 mod supply_chain;
 mod two_binaries;
+mod what_ran_and_why;

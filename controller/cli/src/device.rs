@@ -9,6 +9,8 @@ use leeway_protocol::ids::DeviceId;
 use leeway_protocol::time::Timestamp;
 use serde_json::json;
 
+mod history;
+
 use crate::context::Context;
 use crate::failure::Outcome;
 use crate::output::{self, Style, facts, put, putln, table};
@@ -22,6 +24,18 @@ pub enum Command {
     Show {
         /// The device.
         device: DeviceId,
+    },
+    /// What ran on a device at a moment, since when, why, and how that is known; without a moment, its whole record.
+    #[command(after_help = "\
+Examples:
+  leeway device history coast-07
+  leeway device history coast-07 --at 2026-11-20T14:00:00Z --json")]
+    History {
+        /// The device.
+        device: DeviceId,
+        /// The moment, by the controller's clock.
+        #[arg(long)]
+        at: Option<Timestamp>,
     },
     /// Make a token that lets devices enrol. It is shown once.
     Token {
@@ -121,6 +135,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
             put!("{}", render(&context.style, output::now(), &device));
             Ok(())
         }
+        Command::History { device, at } => history::run(context, device, *at),
         Command::Accept { device, reason } => decide(context, device, "accept", reason),
         Command::Refuse { device, reason } => decide(context, device, "refuse", reason),
         Command::Revoke { device, reason } => decide(context, device, "revoke", reason),

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use leeway_protocol::time::Timestamp;
 
 mod apply;
+mod audit;
 mod client;
 mod cohort;
 mod context;
@@ -18,6 +19,7 @@ mod model;
 mod output;
 mod quality;
 mod release;
+mod replay;
 mod rollout;
 mod serve;
 mod sim;
@@ -82,6 +84,11 @@ enum Command {
     Quality(quality::Command),
     /// The audit trail, and the same live.
     Events(events::Events),
+    /// Check that the audit trail is what was written, or write it out.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Compute every alarm and every decision again from what is stored, and compare bit for bit.
+    Replay(replay::Replay),
     /// Training: ask for a better model, see the jobs, work on them.
     #[command(subcommand, alias = "training")]
     Trainer(training::Command),
@@ -130,6 +137,8 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Drift(command) => drift::run(command, &context()?),
         Command::Quality(command) => quality::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
+        Command::Audit(command) => audit::run(command, context),
+        Command::Replay(args) => replay::run(args, global.json),
         Command::Trainer(command) => training::run(command, &context()?),
         Command::Token(command) => token::run(command, &context()?),
         Command::Webhook(command) => webhook::run(command, &context()?),

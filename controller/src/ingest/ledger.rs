@@ -24,6 +24,7 @@ use crate::audit::Draft;
 use crate::drift::verdict::{Kind, Verdict};
 use crate::drift::{DriftPolicy, Monitor, Setting};
 use crate::fleet::{Arm, Device};
+use crate::history::{self, Row};
 use crate::quality::{Quality, QualityPolicy};
 use crate::rollout::Rollout;
 use crate::rollout::evidence::latency::Timing;
@@ -31,9 +32,12 @@ use crate::rollout::evidence::{Evidence, Metric, Totals};
 use crate::snapshot::{CohortHealth, Snapshot};
 
 mod asking;
-mod health;
+mod again;
+pub mod health;
 mod identity;
 mod sums;
+pub use again::{Frame, Sizes};
+use again::{Said, Stands};
 pub use sums::contributions;
 
 /// Monitors per cohort: the champion's, a candidate's, and one or two that are on their way out.
@@ -107,6 +111,8 @@ pub struct Dirty {
     pub monitors: BTreeSet<(Cohort, Digest)>,
     /// Rollouts whose evidence changed.
     pub evidence: BTreeSet<RolloutId>,
+    /// Rows for the histories of devices, written with their documents.
+    pub history: Vec<(DeviceId, Row)>,
 }
 
 impl Dirty {
@@ -117,6 +123,9 @@ impl Dirty {
         self.uplinks.extend(other.uplinks);
         self.monitors.extend(other.monitors);
         self.evidence.extend(other.evidence);
+        // What failed to be written is older than what came since.
+        let newer = std::mem::replace(&mut self.history, other.history);
+        self.history.extend(newer);
     }
 }
 
@@ -150,7 +159,13 @@ pub struct Ledger {
     /// Cohorts that counted something since their health was last judged.
     unjudged: BTreeSet<Cohort>,
     /// Alarms that stand, with what was said about them.
-    alarms: BTreeMap<Alarm, health::Told>,
+    alarms: BTreeMap<Alarm, Stands>,
+    /// What alarms that began or ended were made from, to be written with their events.
+    notes: Vec<Vec<u8>>,
+    /// Counting goes by these and not by what is now.
+    pinned: Option<Frame>,
+    /// The last word of devices that have just come back, until they report.
+    returned: BTreeMap<DeviceId, Timestamp>,
 }
 
 /// Which stream's alarm: cohort, feature, and the device if it is about an instrument.
@@ -176,6 +191,8 @@ impl Ledger {
         self.desk.forget(device);
         self.tallies.remove(device);
         self.recent.remove(device);
+        self.returned.remove(device);
+        self.dirty.history.retain(|(of, _)| of != device);
         self.dirty.devices.remove(device);
         self.dirty.turned.remove(device);
         self.dirty.uplinks.remove(device);
@@ -267,6 +284,9 @@ impl Ledger {
         }
         self.tally.accepted += 1;
         self.tallies.entry(message.device.clone()).or_default().accepted += 1;
+        if matches!(message.body, Body::Status(Status { online: true, .. })) {
+            self.note_return(&message.device);
+        }
         self.see(&message.device, at);
         match &message.body {
             Body::Status(status) => self.status(&message.device, status, at),
@@ -290,6 +310,9 @@ impl Ledger {
     }
 
     fn cohort_of(&self, device: &DeviceId) -> Option<Cohort> {
+        if let Some(frame) = &self.pinned {
+            return frame.cohort.clone();
+        }
         let device = self.snapshot.fleet.device(device)?;
         self.snapshot.cohort_of(&device).map(|cohort| cohort.name.clone())
     }
@@ -334,11 +357,16 @@ impl Ledger {
     }
 
     fn reported(&mut self, device: &DeviceId, reported: &Reported, at: Timestamp) {
+        let away_since = self.returned.remove(device);
         let Some(mut found) = self.snapshot.fleet.device_mut(device) else { return };
         let observed = found.observe(reported.clone(), at);
         drop(found);
         self.snapshot.revision += 1;
-        if observed.counts() {
+        let is_news = observed.active.is_some() || observed.phase.is_some_and(history::is_outcome);
+        if is_news {
+            self.dirty.history.push((device.clone(), Row::said(reported, away_since)));
+        }
+        if is_news || observed.counts() {
             self.dirty.turned.insert(device.clone());
         }
     }
@@ -349,8 +377,9 @@ impl Ledger {
         if recent.len() > MAX_RECENT {
             recent.remove(0);
         }
-        let Some(found) = self.snapshot.fleet.device(device) else { return };
-        self.evidence(&found, window, at);
+        if let Some(found) = self.snapshot.fleet.device(device) {
+            self.evidence(&found, window, at);
+        }
         if let Some(cohort) = self.cohort_of(device) {
             self.observe(cohort, device, window);
         }
@@ -370,9 +399,8 @@ impl Ledger {
     fn observe(&mut self, cohort: Cohort, device: &DeviceId, window: &WindowReport) {
         let Some(manifest) = self.manifests.get(&window.manifest).cloned() else { return };
         let key = (cohort.clone(), window.manifest);
-        let cohorts = self.monitors.len().max(1) as u64;
-        let setting =
-            Setting { reference: &manifest.reference, policy: &self.drift, devices: self.snapshot.fleet.len().max(1) as u64, cohorts };
+        let sizes = self.sizes();
+        let setting = Setting { reference: &manifest.reference, policy: &self.drift, devices: sizes.devices, cohorts: sizes.monitors };
         if !self.monitors.contains_key(&key) {
             // Instruments known to be broken stay so under a new model: it takes them over from the cohort's latest monitor.
             let previous = self.monitors.range((cohort.clone(), Digest::from_bytes([0; 32]))..).take_while(|((c, _), _)| *c == cohort);

@@ -21,11 +21,13 @@ use super::control::{ControlError, Inner, document};
 use super::counters::add;
 use super::intake::Logged;
 use super::store::{Batch, Kind, Log, Store, StoreError, Write};
-use crate::drift::Monitor;
-use crate::ingest::ledger::{Dirty, Position, StoredDevice, Sums, Timings};
+use crate::history::Row;
+use crate::ingest::ledger::{Dirty, Frame, Position, StoredDevice, Sums, Timings};
 use crate::ingest::{Body, Ledger, Message, Uplink};
-use crate::quality::Quality;
+use crate::replay::{Monitored, Note};
 use crate::rollout::evidence::Evidence;
+
+pub(super) mod base;
 
 /// Time between two rounds of device documents.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -46,16 +48,6 @@ fn monitor_key(cohort: &Cohort, manifest: Digest) -> String {
 
 fn evidence_key(rollout: &RolloutId) -> String {
     format!("evidence/{rollout}")
-}
-
-/// What is derived about one manifest in one cohort.
-#[derive(Serialize, Deserialize)]
-struct StoredMonitor {
-    cohort: Cohort,
-    manifest: Digest,
-    drift: Option<Monitor>,
-    quality: Option<Quality>,
-    labelled_rows: u64,
 }
 
 /// What was added up for one rollout.
@@ -87,15 +79,16 @@ pub(super) async fn run(inner: Arc<Inner>) {
 pub(super) async fn write(inner: &Inner, whole: bool) -> Result<(), ControlError> {
     let _turn = inner.turn.lock().await;
     let at = clock::now();
-    let (dirty, gone) = {
+    let (mut dirty, gone) = {
         let mut ledger = inner.ledger();
         let gone = if whole { ledger.tidy() } else { Vec::new() };
         let mut devices = std::mem::take(&mut ledger.dirty.devices);
         devices.append(&mut ledger.dirty.turned);
+        let history = std::mem::take(&mut ledger.dirty.history);
         let rest = if whole { std::mem::take(&mut ledger.dirty) } else { Default::default() };
-        (Dirty { devices, ..rest }, gone)
+        (Dirty { devices, history, ..rest }, gone)
     };
-    let outcome = commit(inner, &dirty, &gone, whole, at).await;
+    let outcome = commit(inner, &mut dirty, &gone, whole, at).await;
     if outcome.is_err() {
         inner.ledger().dirty.extend(dirty);
     }
@@ -104,40 +97,60 @@ pub(super) async fn write(inner: &Inner, whole: bool) -> Result<(), ControlError
 
 /// Write down devices that a rollout is judged by; the turn is the caller's. What fails is tried again with the next second's.
 pub(super) async fn write_turned(inner: &Inner, at: Timestamp) {
-    let devices = {
+    let (devices, history) = {
         let mut ledger = inner.ledger();
         let turned = std::mem::take(&mut ledger.dirty.turned);
         ledger.dirty.devices.retain(|device| !turned.contains(device));
-        turned
+        (turned, std::mem::take(&mut ledger.dirty.history))
     };
     if devices.is_empty() {
         return;
     }
-    let dirty = Dirty { devices, ..Dirty::default() };
-    if let Err(error) = commit(inner, &dirty, &[], false, at).await {
+    let mut dirty = Dirty { devices, history, ..Dirty::default() };
+    if let Err(error) = commit(inner, &mut dirty, &[], false, at).await {
         add(&inner.counters.store_errors, 1);
         tracing::error!("what devices reported of rollouts was not written down: {error}; trying again");
         inner.ledger().dirty.extend(dirty);
     }
 }
 
-async fn commit(inner: &Inner, dirty: &Dirty, gone: &[(Cohort, Digest)], whole: bool, at: Timestamp) -> Result<(), ControlError> {
-    let devices: Vec<&DeviceId> = dirty.devices.iter().collect();
+async fn commit(inner: &Inner, dirty: &mut Dirty, gone: &[(Cohort, Digest)], whole: bool, at: Timestamp) -> Result<(), ControlError> {
+    let devices: Vec<DeviceId> = dirty.devices.iter().cloned().collect();
     for part in devices.chunks(MAX_DOCS) {
         let stored: Vec<StoredDevice> = {
             let ledger = inner.ledger();
             part.iter().filter_map(|id| ledger.stored(id)).collect()
         };
-        let writes = stored.iter().map(|d| document(Kind::Device, d.device.id.to_string(), Some(d))).collect::<Result<_, _>>()?;
+        let documents = stored.iter().map(|d| document(Kind::Device, d.device.id.to_string(), Some(d)));
+        let is_here = |id: &DeviceId| part.binary_search(id).is_ok();
+        let rows = dirty.history.iter().filter(|(id, _)| is_here(id)).map(|(id, row)| remembered(id, row));
+        let writes = documents.chain(rows).collect::<Result<_, _>>()?;
         inner.store.commit(Batch { at, writes, events: Vec::new(), urgent: true }).await?;
+        // A row is written once, whatever becomes of the rest.
+        dirty.history.retain(|(id, _)| !is_here(id));
     }
     if !whole {
         return Ok(());
     }
     // One transaction: a part of it would be counted again at the next start.
-    let writes = derived(&inner.ledger(), dirty, gone)?;
+    let mut writes = derived(&inner.ledger(), dirty, gone)?;
+    writes.extend(given_up(&inner.ledger(), gone, at));
+    writes.extend(base::due(inner, at)?);
     inner.store.commit(Batch { at, writes, events: Vec::new(), urgent: true }).await?;
     Ok(())
+}
+
+/// A row for a device's history.
+fn remembered(device: &DeviceId, row: &Row) -> Result<Write, ControlError> {
+    let row = serde_json::to_vec(row).map_err(|e| ControlError::Unavailable(format!("the history of {device} cannot be written: {e}")))?;
+    Ok(Write::Remember { device: device.to_string(), row, event: None })
+}
+
+/// Notes of monitors that are given up, for whoever counts again.
+fn given_up(ledger: &Ledger, gone: &[(Cohort, Digest)], at: Timestamp) -> Vec<Write> {
+    let windows = ledger.position.windows;
+    let note = |(cohort, manifest): &(Cohort, Digest)| Note::Gone { at, windows, cohort: cohort.clone(), manifest: *manifest }.sealed();
+    gone.iter().filter_map(note).map(|(record, _)| Write::Append { log: Log::Notes, record }).collect()
 }
 
 /// Everything derived that was not written down yet.
@@ -152,11 +165,11 @@ fn derived(ledger: &Ledger, dirty: &Dirty, gone: &[(Cohort, Digest)]) -> Result<
     }
     for (cohort, manifest) in &dirty.monitors {
         let (drift, quality, labelled_rows) = ledger.derived(cohort, *manifest);
-        let stored = StoredMonitor { cohort: cohort.clone(), manifest: *manifest, drift, quality, labelled_rows };
+        let stored = Monitored { cohort: cohort.clone(), manifest: *manifest, drift, quality, labelled_rows };
         writes.push(document(Kind::Checkpoint, monitor_key(cohort, *manifest), Some(&stored))?);
     }
     for (cohort, manifest) in gone {
-        writes.push(document::<StoredMonitor>(Kind::Checkpoint, monitor_key(cohort, *manifest), None)?);
+        writes.push(document::<Monitored>(Kind::Checkpoint, monitor_key(cohort, *manifest), None)?);
     }
     for rollout in &dirty.evidence {
         let stored = ledger.evidence_of(rollout);
@@ -180,7 +193,7 @@ pub(super) fn restore(store: &Store, ledger: &mut Ledger) -> Result<(), StoreErr
         } else if let Some(device) = key.strip_prefix("uplink/") {
             uplinks.insert(device.to_owned(), serde_json::from_slice(&value).map_err(damaged)?);
         } else if key.starts_with("monitor/") {
-            let StoredMonitor { cohort, manifest, drift, quality, labelled_rows } = serde_json::from_slice(&value).map_err(damaged)?;
+            let Monitored { cohort, manifest, drift, quality, labelled_rows } = serde_json::from_slice(&value).map_err(damaged)?;
             ledger.restore_derived(cohort, manifest, drift, quality, labelled_rows);
         } else if key.starts_with("evidence/") {
             let StoredEvidence { rollout, evidence, sums, timings } = serde_json::from_slice(&value).map_err(damaged)?;
@@ -206,8 +219,8 @@ fn replay(store: &Store, ledger: &mut Ledger) -> Result<(), StoreError> {
             let records = store.records(log, next, super::store::MAX_PAGE)?;
             let Some(last) = records.last().map(|record| record.seq) else { break };
             for record in records {
-                if let Some(message) = read(log, &record.bytes) {
-                    ledger.take(&message, record.at);
+                if let Some((message, frame)) = framed(log, &record.bytes) {
+                    ledger.take_framed(&message, record.at, frame.as_ref());
                 }
             }
             next = last + 1;
@@ -215,6 +228,7 @@ fn replay(store: &Store, ledger: &mut Ledger) -> Result<(), StoreError> {
         match log {
             Log::Windows => ledger.position.windows = next,
             Log::Captures => ledger.position.captures = next,
+            Log::Notes => {}
         }
     }
     let mut next = events;
@@ -236,13 +250,36 @@ fn replay(store: &Store, ledger: &mut Ledger) -> Result<(), StoreError> {
 
 /// A record of a log, as the message it was.
 pub(super) fn read(log: Log, record: &[u8]) -> Option<Message> {
-    let Logged { device, boot, counter, body } = postcard::from_bytes(record).ok()?;
+    framed(log, record).map(|(message, _)| message)
+}
+
+/// The same with what it was counted under.
+pub(super) fn framed(log: Log, record: &[u8]) -> Option<(Message, Option<Frame>)> {
+    let Logged { device, boot, counter, body, frame } = Logged::read(record)?;
     let body = match log {
         Log::Windows => Body::Window(Box::new(WindowReport::parse(&body).ok()?)),
         Log::Captures => Body::Capture(CaptureBatch::parse(&body).ok()?),
+        Log::Notes => return None,
     };
     // Nobody compares what was stored once.
-    Some(Message { device, boot, counter, mark: 0, body })
+    Some((Message { device, boot, counter, mark: 0, body }, frame))
+}
+
+/// Documents of derived state and how far it reaches, for whoever counts again.
+pub(super) fn stored(store: &Store) -> Result<(Position, Vec<Monitored>), StoreError> {
+    let (mut position, mut monitors) = (Position::default(), Vec::new());
+    for (key, value) in store.docs(Kind::Checkpoint)? {
+        let damaged = |e: serde_json::Error| StoreError::Damaged {
+            path: store.path().display().to_string(),
+            detail: format!("checkpoint {key}: {e}"),
+        };
+        if key == POSITION {
+            position = serde_json::from_slice(&value).map_err(damaged)?;
+        } else if key.starts_with("monitor/") {
+            monitors.push(serde_json::from_slice(&value).map_err(damaged)?);
+        }
+    }
+    Ok((position, monitors))
 }
 
 #[cfg(test)]

@@ -21,11 +21,12 @@ use super::counters::{Counters, MetricsView};
 use super::mqtt::{Incoming, Mqtt};
 use super::preflight::{Runner, RunnerError};
 use super::repository::Repository;
-use super::store::{Batch, Kind, Store, StoreError, Write};
+use super::store::{Batch, Kind, Remembered, Store, StoreError, Write};
 use super::tls::Tls;
 use super::training::TrainingPolicy;
 use super::webhooks::Webhooks;
 use crate::audit::{Draft, Event};
+use crate::history::Kept;
 use crate::ingest::Ledger;
 use crate::ingest::ledger::{Glance, StoredDevice, Tally};
 use crate::planner::{PlanReport, Policy};
@@ -257,7 +258,8 @@ impl Inner {
         ledger.snapshot = state;
         if moved {
             let (devices, turned) = (std::mem::take(&mut ledger.dirty.devices), std::mem::take(&mut ledger.dirty.turned));
-            ledger.dirty = crate::ingest::ledger::Dirty { devices, turned, ..Default::default() };
+            let history = std::mem::take(&mut ledger.dirty.history);
+            ledger.dirty = crate::ingest::ledger::Dirty { devices, turned, history, ..Default::default() };
         }
         drop(ledger);
         self.wake.notify_one();
@@ -326,6 +328,20 @@ impl Controller {
     /// The newest events, oldest first.
     pub fn last_events(&self, limit: usize) -> Result<Vec<Event>, StoreError> {
         self.inner.store.last_events(limit)
+    }
+
+    /// What is on record of what a device said it runs and was told, oldest first.
+    pub fn history(&self, device: &DeviceId) -> Result<Vec<Kept>, StoreError> {
+        let rows = self.inner.store.history(device.as_str())?;
+        // A row of a newer program is not lost, only not understood by this one.
+        let read =
+            |row: Remembered| serde_json::from_slice(&row.row).ok().map(|said| Kept { n: row.n, at: row.at, event: row.event, row: said });
+        Ok(rows.into_iter().filter_map(read).collect())
+    }
+
+    /// The newest events about a rollout or a model up to `until`, oldest first.
+    pub fn events_about(&self, subject: &str, until: u64, limit: usize) -> Result<Vec<Event>, StoreError> {
+        self.inner.store.events_about(subject, until, limit)
     }
 
     /// Every event from now on. A listener that lags reads on from [`Self::events`].

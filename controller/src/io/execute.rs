@@ -17,9 +17,12 @@ use serde_json::json;
 use super::clock;
 use super::control::{ControlError, Inner, Touched};
 use super::counters::add;
+use super::store::{Log, Write};
 use crate::audit::Draft;
 use crate::fleet::Device;
+use crate::history::Row;
 use crate::planner::{Plan, PlanReport, Step};
+use crate::replay::{Basis, Engine, GateNote, Note};
 use crate::snapshot::Snapshot;
 
 /// Carry out `plan`, made from `state`. The caller has the turn.
@@ -31,15 +34,20 @@ pub(super) async fn carry_out(
     at: Timestamp,
 ) -> Result<(), ControlError> {
     let mut touched = Touched::default();
-    let mut events = Vec::new();
-    for step in &plan.steps {
+    let (mut events, mut writes) = (Vec::new(), Vec::new());
+    for (place, step) in plan.steps.iter().enumerate() {
         // The plan was made from this very state, in this turn: a refusal is a fault of ours, and nothing is done by halves.
         state.apply(step, at).map_err(|e| ControlError::Conflict(format!("step {} for {}: {e}", step.kind(), step.subject())))?;
         touch(&mut touched, step);
-        events.push(row(step, report, at));
+        let mut event = row(step, report, at);
+        if let Some(basis) = report.bases.get(&place) {
+            writes.extend(note(step, basis, &mut event, at));
+        }
+        writes.extend(remembered(step, place)?);
+        events.push(event);
     }
     let told: BTreeSet<DeviceId> = plan.steps.iter().filter_map(told).collect();
-    inner.settle(state, &touched, Vec::new(), events, at).await?;
+    inner.settle(state, &touched, writes, events, at).await?;
     add(&inner.counters.steps, plan.steps.len() as u64);
     inner.publish_later(told);
     Ok(())
@@ -64,6 +72,29 @@ fn touch(touched: &mut Touched, step: &Step) {
         }
         Step::RequestRetraining { request } => drop(touched.jobs.insert(request.id.clone())),
     }
+}
+
+/// What a step was made from, to be kept beside its event, which names it by digest.
+fn note(step: &Step, basis: &Basis, event: &mut Draft, at: Timestamp) -> Option<Write> {
+    let Basis { rollout, inputs, said } = basis.clone();
+    let engine = Engine::this();
+    let named = engine.to_string();
+    let sealed = Note::Gate(Box::new(GateNote { at, engine, rollout, inputs, said, step: step.clone() })).sealed();
+    let data = event.data.as_object_mut()?;
+    let Some((record, digest)) = sealed else {
+        data.insert("basis".to_owned(), json!({ "engine": named, "kept": false }));
+        return None;
+    };
+    data.insert("basis".to_owned(), json!({ "engine": named, "digest": digest, "bytes": record.len() }));
+    Some(Write::Append { log: Log::Notes, record })
+}
+
+/// The row in a device's history of what it is told.
+fn remembered(step: &Step, place: usize) -> Result<Option<Write>, ControlError> {
+    let Step::SetDesired { device, desired, part } = step else { return Ok(None) };
+    let row = serde_json::to_vec(&Row::told(desired, part.as_ref()));
+    let row = row.map_err(|e| ControlError::Unavailable(format!("the history of {device} cannot be written: {e}")))?;
+    Ok(Some(Write::Remember { device: device.to_string(), row, event: Some(place) }))
 }
 
 /// The audit row of a step: what, why, and for a rollout also why nothing else.

@@ -22,6 +22,7 @@ use super::counters::add;
 use super::mqtt::Incoming;
 use super::store::{Batch, Log, Write};
 use crate::audit::Draft;
+use crate::ingest::ledger::Frame;
 use crate::ingest::{self, Body, Message, Refusal, Standing};
 
 /// Messages in one batch: one commit's worth.
@@ -40,6 +41,27 @@ pub(super) struct Logged {
     pub(super) boot: BootId,
     pub(super) counter: u64,
     pub(super) body: Vec<u8>,
+    /// What a window was counted under.
+    pub(super) frame: Option<Frame>,
+}
+
+/// The same as it was before frames were kept: a record ends with its body.
+#[derive(Debug, Deserialize)]
+pub(super) struct Unframed {
+    pub(super) device: DeviceId,
+    pub(super) boot: BootId,
+    pub(super) counter: u64,
+    pub(super) body: Vec<u8>,
+}
+
+impl Logged {
+    /// From the bytes of a record.
+    pub(super) fn read(record: &[u8]) -> Option<Self> {
+        postcard::from_bytes(record).ok().or_else(|| {
+            let Unframed { device, boot, counter, body } = postcard::from_bytes(record).ok()?;
+            Some(Self { device, boot, counter, body, frame: None })
+        })
+    }
 }
 
 /// Take in uplinks until the connection is closed.
@@ -92,7 +114,7 @@ pub(super) async fn open(inner: &Arc<Inner>, batch: Vec<Incoming>) -> Vec<Opened
 /// What a batch comes to.
 #[derive(Default)]
 struct Sorted {
-    new: Vec<Message>,
+    new: Vec<(Message, Option<Frame>)>,
     duplicates: Vec<Message>,
     refused: Vec<Refusal>,
     writes: Vec<Write>,
@@ -116,12 +138,12 @@ pub(super) async fn take_in(inner: &Inner, opened: Vec<Opened>) {
     let mut receipt = |device: &DeviceId, boot: BootId, counter: u64| receipts.entry(device.clone()).or_default().push((boot.0, counter));
     {
         let mut ledger = inner.ledger();
-        for message in &new {
+        for (message, frame) in &new {
             let durable = is_outbox(&message.body);
             if failed && durable {
                 continue;
             }
-            ledger.take(message, at);
+            ledger.take_framed(message, at, frame.as_ref());
             if durable {
                 receipt(&message.device, message.boot, message.counter);
             }
@@ -173,9 +195,10 @@ fn sort(inner: &Inner, opened: Vec<Opened>, at: leeway_protocol::time::Timestamp
             // A twin in the same batch is a duplicate too, once its brother is stored.
             Ok((message, Standing::New)) if !twins.insert(message.identity()) => sorted.duplicates.push(message),
             Ok((message, Standing::New)) => {
+                let frame = matches!(message.body, Body::Window(_)).then(|| ledger.frame_of(&message.device));
                 match &message.body {
-                    Body::Window(window) => sorted.writes.extend(logged(Log::Windows, &message, window.to_bytes())),
-                    Body::Capture(batch) => sorted.writes.extend(logged(Log::Captures, &message, batch.to_bytes())),
+                    Body::Window(window) => sorted.writes.extend(logged(Log::Windows, &message, window.to_bytes(), frame.clone())),
+                    Body::Capture(batch) => sorted.writes.extend(logged(Log::Captures, &message, batch.to_bytes(), None)),
                     Body::Event(event) => {
                         let mut draft = ledger.event_of(&message.device, event, at);
                         if let Some(data) = draft.data.as_object_mut() {
@@ -185,15 +208,15 @@ fn sort(inner: &Inner, opened: Vec<Opened>, at: leeway_protocol::time::Timestamp
                     }
                     Body::Status(_) | Body::Reported(_) => {}
                 }
-                sorted.new.push(message);
+                sorted.new.push((message, frame));
             }
         }
     }
     sorted
 }
 
-fn logged(log: Log, message: &Message, body: Vec<u8>) -> Option<Write> {
-    let logged = Logged { device: message.device.clone(), boot: message.boot, counter: message.counter, body };
+fn logged(log: Log, message: &Message, body: Vec<u8>, frame: Option<Frame>) -> Option<Write> {
+    let logged = Logged { device: message.device.clone(), boot: message.boot, counter: message.counter, body, frame };
     postcard::to_stdvec(&logged).ok().map(|record| Write::Append { log, record })
 }
 

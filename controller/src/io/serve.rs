@@ -45,6 +45,7 @@ use crate::rollout::{Rollout, evidence};
 use crate::webhook::{Reach, Webhook};
 
 mod home;
+mod judging;
 mod links;
 mod listen;
 use home::Home;
@@ -390,7 +391,7 @@ fn admission(config: &ServeConfig, store: &Store, http: SocketAddr, mqtt: (Strin
 }
 
 /// The registry and the rollouts; devices and sums come after the manifests are known.
-fn load(store: &Store) -> Result<Ledger, StoreError> {
+pub(super) fn load(store: &Store) -> Result<Ledger, StoreError> {
     let mut ledger = Ledger::default();
     let state = &mut ledger.snapshot;
     let cohorts = store.parsed::<CohortDoc>(Kind::Cohort)?;
@@ -411,7 +412,7 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
         inner.ledger().know(digest, manifest);
     }
     let mut ledger = inner.ledger();
-    checkpoint::restore(&inner.store, &mut ledger)?;
+    let judging = judging::restored(&inner.store, &mut ledger)?;
     for device in ledger.snapshot.fleet.iter() {
         if let Some(credential) = device.credential {
             inner.credentials.admit(&device.id, credential);
@@ -421,8 +422,10 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
         }
     }
     // Alarms that stand were announced when they began.
-    drop(ledger.refresh_health(clock::now()));
-    Ok(())
+    drop((ledger.refresh_health(clock::now()), ledger.take_notes()));
+    let windows = ledger.position.windows;
+    drop(ledger);
+    Ok(judging::begin(&inner.store, judging, windows).await?)
 }
 
 /// Sign freshness anew, well within its lifetime, and assignments within theirs.
@@ -450,12 +453,15 @@ async fn freshen(inner: Arc<Inner>, lifetimes: Lifetimes) {
     }
 }
 
+/// What decisions were made from is kept longer than windows: some kilobytes each, a few hundred a year.
+const KEEP_NOTES_MS: i64 = 3 * 365 * DAY_MS;
+
 /// Drop what is past retention.
 async fn forget(inner: Arc<Inner>, keep_windows_ms: i64, keep_captures_ms: i64) {
     const EVERY: Duration = Duration::from_secs(3600);
     loop {
         tokio::time::sleep(EVERY).await;
-        for (log, keep) in [(Log::Windows, keep_windows_ms), (Log::Captures, keep_captures_ms)] {
+        for (log, keep) in [(Log::Windows, keep_windows_ms), (Log::Captures, keep_captures_ms), (Log::Notes, KEEP_NOTES_MS)] {
             match inner.store.prune(log, clock::now().plus_millis(-keep)).await {
                 Ok(0) => {}
                 Ok(days) => tracing::info!("{days} partitions past retention were dropped"),

@@ -1,9 +1,10 @@
 //! The store: one redb file that holds everything the controller must still know after a power cut.
 //!
-//! Three shapes, because they wear differently. *Documents* (a device, a rollout, a signed file) are small and replaced whole.
-//! *Logs* (windows, captured rows) are only appended, one block per commit under its first sequence number, in one table per
-//! day so that retention drops a table instead of deleting rows. *Events* are appended one by one, hash-chained, and never
-//! dropped. One thread writes, and commits what has gathered in 20 milliseconds or 5,000 reports: a durable commit costs about
+//! Four shapes, because they wear differently. *Documents* (a device, a rollout, a signed file) are small and replaced whole.
+//! *Logs* (windows, captured rows, what decisions were made from) are only appended, one block per commit under its first sequence
+//! number, in one table per day so that retention drops a table instead of deleting rows. *Events* are appended one by one,
+//! hash-chained, and never dropped. A device's *history* is appended row by row under its name, and keeps so many and so old ([`MAX_HISTORY`],
+//! [`KEEP_HISTORY_MS`]). One thread writes, and commits what has gathered in 20 milliseconds or 5,000 reports: a durable commit costs about
 //! the same for one report as for thousands. State that is derived from reports (who was heard when, how far a stream has
 //! drifted) is checkpointed every second and the log is replayed behind it, instead of touching random pages with each report.
 //!
@@ -17,6 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::audit::{Draft, Event};
 
+mod history;
 mod layout;
 mod open;
 mod read;
@@ -52,6 +54,8 @@ pub enum Kind {
     Tuf,
     /// Derived state up to some place in a log.
     Checkpoint,
+    /// Derived state as it was at some earlier place in a log: where a replay may begin.
+    Base,
     /// Where events are handed over to.
     Webhook,
     /// Anything else there is one of.
@@ -73,6 +77,7 @@ impl Kind {
             Self::JobData => "job-data",
             Self::Tuf => "tuf",
             Self::Checkpoint => "checkpoint",
+            Self::Base => "base",
             Self::Webhook => "webhook",
             Self::Setting => "setting",
         }
@@ -86,16 +91,19 @@ pub enum Log {
     Windows,
     /// Captured rows.
     Captures,
+    /// What alarms and decisions were made from.
+    Notes,
 }
 
 impl Log {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Windows, Self::Captures];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Windows, Self::Captures, Self::Notes];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
             Self::Captures => "captures",
+            Self::Notes => "notes",
         }
     }
 }
@@ -126,6 +134,33 @@ pub enum Write {
         /// The record.
         record: Vec<u8>,
     },
+    /// Append a row to the history of a device.
+    Remember {
+        /// Which device.
+        device: String,
+        /// The row.
+        row: Vec<u8>,
+        /// The event of the same batch that it belongs to, by its place there.
+        event: Option<usize>,
+    },
+}
+
+/// Rows of one device's history: at some 400 bytes a row, 200 KB. A device that changes daily fills it in a year and a half.
+pub const MAX_HISTORY: u64 = 512;
+/// Rows that ended longer ago are dropped with the next row of the same device: three years.
+pub const KEEP_HISTORY_MS: i64 = 3 * 365 * 24 * 3_600_000;
+
+/// One row of a device's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its place, from 1; older ones may have been dropped.
+    pub n: u64,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// The event it belongs to, if there is one.
+    pub event: Option<u64>,
+    /// The bytes.
+    pub row: Vec<u8>,
 }
 
 /// Things that are written together or not at all.
@@ -148,6 +183,8 @@ pub struct Committed {
     pub windows: Range<u64>,
     /// Sequence numbers given to appended captures.
     pub captures: Range<u64>,
+    /// Sequence numbers given to appended notes.
+    pub notes: Range<u64>,
     /// The events as they stand in the audit trail.
     pub events: Vec<Event>,
 }

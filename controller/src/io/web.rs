@@ -35,6 +35,7 @@ mod files;
 mod fleet;
 mod guard;
 mod labels;
+mod history;
 mod limits;
 mod load;
 mod metrics;
@@ -205,6 +206,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
         .routes(routes!(devices::timeline))
+        .routes(routes!(history::history))
         .routes(routes!(devices::label))
         .routes(routes!(devices::accept))
         .routes(routes!(devices::refuse))

@@ -14,6 +14,7 @@ use super::plan::{Plan, Policy, Step};
 use super::report::{PlanReport, say};
 use crate::fleet::{About, ByCohort, Census, CohortDoc, DesiredRecord, Device, DeviceSettings, Homes, Part};
 use crate::registry::ModelVersion;
+use crate::replay::Basis;
 use crate::snapshot::Snapshot;
 
 /// A plan in the making.
@@ -29,6 +30,8 @@ pub struct Draft<'a> {
     /// Who belongs where; steps change no membership.
     homes: Arc<Homes>,
     steps: Vec<Step>,
+    /// What steps were made from, by their place.
+    bases: BTreeMap<usize, Arc<Basis>>,
     /// Of these, those on single devices.
     device_steps: usize,
     /// Whether more is to be done than one plan may.
@@ -39,9 +42,9 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Begin from a snapshot.
     pub fn new(snapshot: &Snapshot, policy: &'a Policy, now: Timestamp) -> Self {
-        let (report, is_full, steps, device_steps, is_cut, wake_at) = Default::default();
+        let (report, is_full, steps, bases, device_steps, is_cut, wake_at) = Default::default();
         let (state, homes) = (snapshot.clone(), Arc::new(Homes::new(&snapshot.cohorts)));
-        Self { state, report, is_full, policy, now, homes, steps, device_steps, is_cut, wake_at }
+        Self { state, report, is_full, policy, now, homes, steps, bases, device_steps, is_cut, wake_at }
     }
 
     /// The moment planned for.
@@ -78,6 +81,13 @@ impl<'a> Draft<'a> {
                 self.steps.push(step);
             }
             Err(error) => say(&mut self.report.notes, format!("The planner's own step was refused: {error}.")),
+        }
+    }
+
+    /// What the latest step was made from.
+    pub fn base(&mut self, basis: Basis) {
+        if let Some(place) = self.steps.len().checked_sub(1) {
+            self.bases.insert(place, Arc::new(basis));
         }
     }
 
@@ -165,7 +175,7 @@ impl<'a> Draft<'a> {
         // Cut short is only what has used up its bound: whoever asked for more than there was has changed nothing.
         let is_cut = self.is_cut && self.device_steps >= self.policy.devices_per_plan;
         let wake_at = if is_cut || self.is_full { Some(self.now) } else { self.wake_at };
-        (Plan { steps: self.steps, wake_at }, self.report)
+        (Plan { steps: self.steps, wake_at }, PlanReport { bases: self.bases, ..self.report })
     }
 }
 

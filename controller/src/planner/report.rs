@@ -1,10 +1,12 @@
 //! Why each other thing did not happen, in sentences; what pages and the command line show beside a plan.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use leeway_protocol::ids::{Cohort, Line, RolloutId};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::replay::Basis;
 use crate::rollout::evidence::Arms;
 use crate::rollout::gate::{Counts, GateReport};
 
@@ -38,6 +40,9 @@ pub struct PlanReport {
     pub lines: BTreeMap<Line, LineReport>,
     /// What concerns none of these.
     pub notes: Vec<String>,
+    /// What steps of the plan were made from, by their place in it; kept with their events.
+    #[serde(skip)]
+    pub bases: BTreeMap<usize, Arc<Basis>>,
 }
 
 /// One rollout.

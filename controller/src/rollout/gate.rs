@@ -144,6 +144,18 @@ impl Check {
 }
 
 impl GateReport {
+    /// The same with checks that somebody else asks for: one of them without a verdict keeps a pass from being one.
+    #[must_use]
+    pub fn beside(mut self, checks: Vec<Check>) -> Self {
+        for check in checks {
+            if self.outcome == Outcome::Pass && check.outcome == Outcome::Inconclusive {
+                (self.outcome, self.sentence) = (Outcome::Inconclusive, check.sentence.clone());
+            }
+            self.checks.push(check);
+        }
+        self
+    }
+
     /// The alarm that pauses the rollout, in a sentence.
     pub fn alarm(&self) -> Option<&str> {
         self.checks.iter().find(|check| check.pauses).map(|check| check.sentence.as_str())
@@ -192,7 +204,7 @@ pub struct Question<'a> {
 }
 
 /// What became of the devices of a stage that were told.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageOutcome {
     /// The stage, from 0.
     pub index: usize,

@@ -3,7 +3,6 @@
 //! Derived from the monitors alone, so it can be made again at any time. What stays true: an alarm is announced once when it
 //! begins and once when it ends.
 use super::*;
-use crate::drift::cost::Cost;
 
 /// The name under which an alarm of the labels' own detector stands beside the features'.
 const CONCEPT: &str = "labels";
@@ -14,31 +13,27 @@ const WORLD: &str = "drift.world";
 const HARMLESS: &str = "drift.harmless";
 const RELEASE: &str = "drift.release";
 const INSTRUMENT: &str = "drift.instrument";
+const ENDED: &str = "drift.ended";
 
-/// What was said of an alarm that stands.
-#[derive(Debug, Clone)]
-pub(super) struct Told {
-    kind: &'static str,
-    sentence: String,
-    cost: Option<Cost>,
+/// Whether an event of this kind says that an alarm began or ended.
+pub fn is_alarm(kind: &str) -> bool {
+    [WORLD, HARMLESS, RELEASE, INSTRUMENT, ENDED].contains(&kind)
 }
 
-impl Told {
-    fn of(verdict: &Verdict) -> Self {
-        let kind = match verdict {
-            v if v.device.is_some() => INSTRUMENT,
-            v if v.release => RELEASE,
-            v if v.harmless => HARMLESS,
-            _ => WORLD,
-        };
-        Self { kind, sentence: verdict.sentence.clone(), cost: verdict.cost }
+/// What kind of event says that such an alarm stands.
+fn kind(stands: &Stands) -> &'static str {
+    match &stands.verdict {
+        Said::Drift(v) if v.device.is_some() => INSTRUMENT,
+        Said::Drift(v) if v.release => RELEASE,
+        Said::Drift(v) if v.harmless => HARMLESS,
+        _ => WORLD,
     }
 }
 
 impl Ledger {
     pub(super) fn setting<'a>(&'a self, manifest: &'a Manifest) -> Setting<'a> {
-        let (devices, cohorts) = (self.snapshot.fleet.len().max(1) as u64, self.monitors.len().max(1) as u64);
-        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts }
+        let Sizes { devices, monitors, .. } = self.sizes();
+        Setting { reference: &manifest.reference, policy: &self.drift, devices, cohorts: monitors }
     }
 
     /// The manifest that a cohort's champion has.
@@ -78,7 +73,7 @@ impl Ledger {
 
     /// Monitors of labels that share the budget of false alarms.
     pub fn quality_streams(&self) -> u64 {
-        self.qualities.len().max(1) as u64
+        self.sizes().qualities
     }
 
     /// A technician has seen to a device: it learns a new base, and its alarms end.
@@ -97,25 +92,8 @@ impl Ledger {
         let mut events = Vec::new();
         for cohort in cohorts {
             let Some(manifest) = self.champion_of(&cohort) else { continue };
-            let (world, instruments) = (self.world(&cohort, manifest), self.instruments(&cohort, manifest));
-            let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
-            let mut standing = BTreeMap::new();
-            for verdict in world.iter().chain(&instruments).filter(|v| v.moved) {
-                if verdict.device.is_none() {
-                    let told = match (verdict.release, verdict.harmless) {
-                        (true, _) => &mut health.release,
-                        (false, true) => &mut health.harmless,
-                        (false, false) => &mut health.moved,
-                    };
-                    told.insert(verdict.feature.clone(), verdict.sentence.clone());
-                    if verdict.kind != Kind::Input && !verdict.release {
-                        health.outputs.insert(verdict.feature.clone());
-                    }
-                }
-                standing.insert((cohort.clone(), verdict.feature.clone(), verdict.device.clone()), Told::of(verdict));
-            }
-            self.judge_quality(&cohort, manifest, &mut health, &mut standing);
-            events.extend(self.announce(&cohort, standing, at));
+            let (health, standing) = self.judged(&cohort, manifest);
+            events.extend(self.announce(&cohort, manifest, standing, at));
             let known = self.snapshot.health.get(&cohort).map(AsRef::as_ref);
             if known != Some(&health) {
                 Arc::make_mut(&mut self.snapshot.health).insert(cohort, Arc::new(health));
@@ -125,10 +103,34 @@ impl Ledger {
         events
     }
 
-    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, Told>) {
+    /// What the counts say about one cohort now, and which alarms stand.
+    pub(super) fn judged(&self, cohort: &Cohort, manifest: Digest) -> (CohortHealth, BTreeMap<Alarm, Stands>) {
+        let (world, instruments) = (self.world(cohort, manifest), self.instruments(cohort, manifest));
+        let mut health = CohortHealth { manifest: Some(manifest), ..CohortHealth::default() };
+        let mut standing = BTreeMap::new();
+        for verdict in world.into_iter().chain(instruments).filter(|v| v.moved) {
+            if verdict.device.is_none() {
+                let told = match (verdict.release, verdict.harmless) {
+                    (true, _) => &mut health.release,
+                    (false, true) => &mut health.harmless,
+                    (false, false) => &mut health.moved,
+                };
+                told.insert(verdict.feature.clone(), verdict.sentence.clone());
+                if verdict.kind != Kind::Input && !verdict.release {
+                    health.outputs.insert(verdict.feature.clone());
+                }
+            }
+            let alarm = (cohort.clone(), verdict.feature.clone(), verdict.device.clone());
+            standing.insert(alarm, Stands { sentence: verdict.sentence.clone(), verdict: Said::Drift(Box::new(verdict)) });
+        }
+        self.judge_quality(cohort, manifest, &mut health, &mut standing);
+        (health, standing)
+    }
+
+    fn judge_quality(&self, cohort: &Cohort, manifest: Digest, health: &mut CohortHealth, standing: &mut BTreeMap<Alarm, Stands>) {
         health.labelled_rows = self.labelled.iter().filter(|((c, _), _)| c == cohort).map(|(_, n)| n).sum();
         let Some(quality) = self.qualities.get(&(cohort.clone(), manifest)) else { return };
-        let verdict = quality.verdict(&self.quality, self.quality_streams());
+        let verdict = quality.verdict(&self.quality, self.sizes().qualities);
         health.expected_accuracy = verdict.expected;
         health.estimated_accuracy = verdict.estimated;
         health.measured_accuracy = verdict.measured.map(|m| (m.estimate, verdict.labels));
@@ -136,34 +138,38 @@ impl Ledger {
             // The labels changed their meaning: an alarm of its own, though no input moved.
             health.concept_drift = true;
             health.moved.insert(CONCEPT.to_owned(), verdict.sentence.clone());
-            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), Told { kind: WORLD, sentence: verdict.sentence, cost: None });
+            let stands = Stands { sentence: verdict.sentence.clone(), verdict: Said::Quality(Box::new(verdict)) };
+            standing.insert((cohort.clone(), CONCEPT.to_owned(), None), stands);
         }
     }
 
     /// Alarms of one cohort that began or ended.
-    fn announce(&mut self, cohort: &Cohort, standing: BTreeMap<Alarm, Told>, at: Timestamp) -> Vec<Draft> {
-        let event = |kind: &str, alarm: &Alarm, sentence: String, cost: Option<Cost>| {
+    fn announce(&mut self, cohort: &Cohort, manifest: Digest, standing: BTreeMap<Alarm, Stands>, at: Timestamp) -> Vec<Draft> {
+        let mut changed = Vec::new();
+        for (alarm, stands) in &standing {
+            // A shift that was harmless and hurts now is news again; one that ceased to hurt is not.
+            let known = self.alarms.get(alarm).map(kind);
+            if known.is_none() || known == Some(HARMLESS) && kind(stands) != HARMLESS {
+                changed.push((kind(stands), alarm.clone(), stands.sentence.clone(), Some(stands.verdict.clone())));
+            }
+        }
+        for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
+            changed.push((ENDED, alarm.clone(), format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0), None));
+        }
+        self.alarms.retain(|alarm, _| alarm.0 != *cohort);
+        self.alarms.extend(standing);
+        let event = |(kind, alarm, sentence, verdict): (&str, Alarm, String, Option<Said>)| {
+            let basis = self.note_alarm(kind, &alarm, manifest, verdict.as_ref(), at);
             let (cohort, feature, device) = alarm;
             let subject = device.as_ref().map_or_else(|| format!("cohorts/{cohort}"), |d| format!("devices/{d}"));
-            let mut data = json!({ "cohort": cohort, "feature": feature, "device": device });
-            if let (Some(cost), Some(fields)) = (cost, data.as_object_mut()) {
+            let mut data = json!({ "cohort": cohort, "feature": feature, "device": device, "basis": basis });
+            if let (Some(Said::Drift(verdict)), Some(fields)) = (&verdict, data.as_object_mut())
+                && let Some(cost) = verdict.cost
+            {
                 fields.insert("cost".to_owned(), json!(cost));
             }
             Draft { at, actor: "controller".to_owned(), kind: kind.to_owned(), subject, sentence, data }
         };
-        let mut events = Vec::new();
-        for (alarm, told) in &standing {
-            // A shift that was harmless and hurts now is news again; one that ceased to hurt is not.
-            let known = self.alarms.get(alarm);
-            if known.is_none() || known.is_some_and(|k| k.kind == HARMLESS && told.kind != HARMLESS) {
-                events.push(event(told.kind, alarm, told.sentence.clone(), told.cost));
-            }
-        }
-        for alarm in self.alarms.keys().filter(|alarm| alarm.0 == *cohort && !standing.contains_key(*alarm)) {
-            events.push(event("drift.ended", alarm, format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0), None));
-        }
-        self.alarms.retain(|alarm, _| alarm.0 != *cohort);
-        self.alarms.extend(standing);
-        events
+        changed.into_iter().map(event).collect()
     }
 }

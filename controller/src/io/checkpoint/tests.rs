@@ -47,7 +47,7 @@ async fn what_a_start_replayed_is_in_the_next_checkpoint() {
     commit(&store, vec![document(Kind::Device, device().to_string(), Some(&known)).unwrap()]).await;
     for number in 0..3 {
         let body = window(number).to_bytes();
-        let logged = Logged { device: device(), boot: BootId(1), counter: number + 1, body };
+        let logged = Logged { device: device(), boot: BootId(1), counter: number + 1, body, frame: None };
         commit(&store, vec![Write::Append { log: Log::Windows, record: postcard::to_stdvec(&logged).unwrap() }]).await;
         // The controller died before a checkpoint; it starts, writes one although nothing new came, and dies again.
         let first = started(&store);

@@ -36,6 +36,7 @@ use crate::rollout::{RolloutPolicy, Stage};
 mod admission;
 mod device;
 mod place;
+mod replayed;
 mod supply;
 
 use device::Device;

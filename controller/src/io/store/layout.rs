@@ -14,6 +14,11 @@ pub(super) const DOCS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinitio
 /// The audit trail by sequence number.
 pub(super) const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 
+/// What devices ran and were told, by device and place. Tables that came later are made when a file is opened.
+pub(super) const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
+/// Numbers of the events about a rollout or a model, by subject. Those about devices are too many, and are in their history.
+pub(super) const SUBJECTS: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("event-subjects");
+
 /// Key in [`META`].
 pub(super) const META_FORM: &str = "form";
 
@@ -22,6 +27,7 @@ pub(super) fn next_key(log: Log) -> &'static str {
     match log {
         Log::Windows => "next-window",
         Log::Captures => "next-capture",
+        Log::Notes => "next-note",
     }
 }
 

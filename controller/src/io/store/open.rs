@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use redb::{Database, DatabaseError, ReadableTable as _, StorageBackend};
 
-use super::layout::{DOCS, EVENTS, FORM, META, META_FORM};
+use super::layout::{DOCS, EVENTS, FORM, HISTORY, META, META_FORM, SUBJECTS};
 use super::{StoreConfig, StoreError};
 
 type Backend = dyn Fn() -> std::io::Result<Box<dyn StorageBackend>> + Send + Sync;
@@ -111,6 +111,8 @@ impl Shared {
             }
             transaction.open_table(DOCS).map_err(|e| self.redb(e))?;
             transaction.open_table(EVENTS).map_err(|e| self.redb(e))?;
+            transaction.open_table(HISTORY).map_err(|e| self.redb(e))?;
+            transaction.open_table(SUBJECTS).map_err(|e| self.redb(e))?;
         }
         transaction.commit().map_err(|e| self.redb(e))
     }

@@ -35,6 +35,23 @@ impl Store {
         })
     }
 
+    /// The names of every document of a kind.
+    pub fn names(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
+        self.shared.read(|transaction| {
+            let docs = transaction.open_table(DOCS)?;
+            let mut out = Vec::new();
+            for row in docs.range((kind.as_str(), "")..)? {
+                let (key, _) = row?;
+                let (of, name) = key.value();
+                if of != kind.as_str() {
+                    break;
+                }
+                out.push(name.to_owned());
+            }
+            Ok(out)
+        })
+    }
+
     /// Every document of a kind, parsed; one that cannot be is named as damage.
     pub fn parsed<T: serde::de::DeserializeOwned>(&self, kind: Kind) -> Result<Vec<(String, T)>, StoreError> {
         let parse = |(name, bytes): (String, Vec<u8>)| match serde_json::from_slice(&bytes) {
@@ -101,7 +118,7 @@ pub(super) fn last_event(shared: &Shared) -> Result<Option<Event>, StoreError> {
     last.map(|bytes| parse_event(shared, &bytes)).transpose()
 }
 
-fn parse_event(shared: &Shared, bytes: &[u8]) -> Result<Event, StoreError> {
+pub(super) fn parse_event(shared: &Shared, bytes: &[u8]) -> Result<Event, StoreError> {
     serde_json::from_slice(bytes).map_err(|error| shared.damaged(format!("an event cannot be read: {error}")))
 }
 
@@ -114,7 +131,7 @@ fn partitions(transaction: &ReadTransaction, log: Log) -> Result<Vec<String>, re
 
 impl Shared {
     /// Run `look` on the newest committed state.
-    fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         let outcome = {
             let open = self.db()?;
             match open.db()?.begin_read() {

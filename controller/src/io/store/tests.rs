@@ -249,3 +249,60 @@ async fn a_full_disk_loses_nothing_that_was_confirmed_and_reading_goes_on() {
     assert_eq!(audit::verify(audit::Head::default(), &events).unwrap().seq, confirmed as u64 + 1);
     assert!(opened.load(Ordering::SeqCst) > 1, "the file was opened anew");
 }
+
+fn row(n: u64) -> Write {
+    Write::Remember { device: "d1".to_owned(), row: format!("row {n}").into_bytes(), event: None }
+}
+
+#[tokio::test]
+async fn a_history_is_appended_under_its_device_and_bounded_in_number_and_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let store = Store::open(&path, StoreConfig::default()).unwrap();
+    let told = Write::Remember { device: "d1".to_owned(), row: b"told".to_vec(), event: Some(1) };
+    let other = Write::Remember { device: "d10".to_owned(), row: b"other".to_vec(), event: None };
+    store.commit(Batch { events: vec![happening(1), happening(2)], ..batch(1, vec![told, other]) }).await.unwrap();
+    for n in 0..MAX_HISTORY + 4 {
+        store.commit(batch(2, vec![row(n)])).await.unwrap();
+    }
+    let rows = store.history("d1").unwrap();
+    assert_eq!((rows.len() as u64, rows[0].n, rows[0].row.as_slice()), (MAX_HISTORY, 6, b"row 4".as_slice()));
+    let others = store.history("d10").unwrap();
+    assert_eq!((others.len(), others[0].n, others[0].at), (1, 1, Timestamp::from_secs(86_400)));
+    assert_eq!(store.history("d").unwrap(), []);
+
+    // By age: what was in force at the edge stays, although it began before it.
+    let days = KEEP_HISTORY_MS / 86_400_000;
+    for day in [3, 10, days + 5] {
+        store.commit(batch(day, vec![row(9)])).await.unwrap();
+    }
+    let left: Vec<i64> = store.history("d1").unwrap().iter().map(|row| row.at.as_millis() / 86_400_000).collect();
+    assert_eq!(left, [3, 10, days + 5], "day 3's ended on day 10, which is within three years of day {}", days + 5);
+    drop(store);
+    let store = loop {
+        match Store::open(&path, StoreConfig::default()) {
+            Ok(store) => break store,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(store.history("d1").unwrap().len(), 3, "and it survives a restart");
+}
+
+#[tokio::test]
+async fn a_row_knows_its_event_and_events_are_found_by_subject() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.redb"), StoreConfig::default()).unwrap();
+    let about = |subject: &str, n| Draft { subject: subject.to_owned(), ..happening(n) };
+    store.commit(Batch { events: vec![about("rollouts/r", 1), about("rollouts/r2", 2)], ..batch(1, Vec::new()) }).await.unwrap();
+    let told = Write::Remember { device: "d1".to_owned(), row: b"told".to_vec(), event: Some(1) };
+    let events = vec![about("devices/d0", 3), about("devices/d1", 4), about("rollouts/r", 5)];
+    let committed = store.commit(Batch { events, ..batch(1, vec![told]) }).await.unwrap();
+    assert_eq!(store.history("d1").unwrap()[0].event, Some(committed.events[1].seq));
+    let seqs = |subject: &str, until, limit| -> Vec<u64> {
+        store.events_about(subject, until, limit).unwrap().iter().map(|event| event.seq).collect()
+    };
+    assert_eq!(seqs("rollouts/r", u64::MAX, 10), [1, 5]);
+    assert_eq!(seqs("rollouts/r", 4, 10), [1]);
+    assert_eq!(seqs("rollouts/r", u64::MAX, 1), [5], "the newest");
+    assert_eq!(seqs("devices/d1", u64::MAX, 10), [] as [u64; 0], "those are in the device's history");
+}

@@ -8,9 +8,9 @@ use tokio::sync::broadcast;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::layout::{self, Block, DOCS, EVENTS, META};
+use super::layout::{self, Block, DOCS, EVENTS, HISTORY, META, SUBJECTS};
 use super::open::Shared;
-use super::{Answer, Batch, Committed, Log, Request, StoreError, Write};
+use super::{Answer, Batch, Committed, Log, Request, StoreError, Write, history};
 use crate::audit::{Event, Head};
 
 /// A commit takes at most so many records and documents: its block stays some megabytes.
@@ -89,6 +89,8 @@ impl Writer {
         let mut meta = transaction.open_table(META).map_err(|e| redb(e.into()))?;
         let mut docs = transaction.open_table(DOCS).map_err(|e| redb(e.into()))?;
         let mut events = transaction.open_table(EVENTS).map_err(|e| redb(e.into()))?;
+        let mut histories = transaction.open_table(HISTORY).map_err(|e| redb(e.into()))?;
+        let mut subjects = transaction.open_table(SUBJECTS).map_err(|e| redb(e.into()))?;
         let next = |log| meta.get(layout::next_key(log)).map(|row| row.map_or(0, |row| row.value()));
         let mut logs = Vec::new();
         for log in Log::ALL {
@@ -114,6 +116,10 @@ impl Writer {
                             block.push(batch.at, &record);
                         }
                     }
+                    Write::Remember { device, row, event } => {
+                        let event = event.map(|place| head.seq + 1 + place as u64);
+                        history::append(&mut histories, &device, batch.at, event, &row).map_err(redb)?;
+                    }
                 }
             }
             for (log, first, block) in &logs {
@@ -124,6 +130,9 @@ impl Writer {
                 *head = Head { seq: event.seq, hash: event.hash };
                 let bytes = serde_json::to_vec(&event).map_err(|e| self.shared.damaged(e))?;
                 events.insert(event.seq, bytes.as_slice()).map_err(|e| redb(e.into()))?;
+                if history::is_listed(&event.subject) {
+                    subjects.insert((event.subject.as_str(), event.seq), ()).map_err(|e| redb(e.into()))?;
+                }
                 answer.events.push(event);
             }
             committed.push(answer);
@@ -161,6 +170,7 @@ impl Committed {
         match log {
             Log::Windows => &mut self.windows,
             Log::Captures => &mut self.captures,
+            Log::Notes => &mut self.notes,
         }
     }
 }

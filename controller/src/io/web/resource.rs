@@ -11,6 +11,7 @@ pub mod drift;
 pub mod event;
 pub mod fleet;
 pub mod labels;
+pub mod history;
 pub mod model;
 pub mod rollout;
 pub mod token;

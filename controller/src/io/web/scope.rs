@@ -77,6 +77,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/devices", LOOK),
     ("GET", "/api/v1/devices/{device}", LOOK),
     ("GET", "/api/v1/devices/{device}/timeline", LOOK),
+    ("GET", "/api/v1/devices/{device}/history", LOOK),
     ("GET", "/api/v1/rollouts", LOOK),
     ("GET", "/api/v1/rollouts/{rollout}", LOOK),
     ("GET", "/api/v1/rollouts/{rollout}/devices", LOOK),

@@ -9,6 +9,7 @@ use super::slices::{self, Judgement};
 use crate::planner::draft::{Draft, devices, duration};
 use crate::planner::plan::Step;
 use crate::planner::report::{Condition, RolloutReport, say};
+use crate::replay::{Basis, Inputs};
 use crate::rollout::evidence::Outcome;
 use crate::rollout::gate::{GateReport, Question, judge};
 use crate::rollout::standing::millis;
@@ -22,6 +23,7 @@ pub(super) fn ms(ms: u64) -> i64 {
 /// At most one move of the rollout, and its report.
 pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
     let gate = ask(draft, scene);
+    let steps = draft.steps();
     let mut report =
         RolloutReport { headline: scene.headline(), counts: scene.counts, failures: scene.failures(), ..RolloutReport::default() };
     report.if_aborted = if_aborted(scene);
@@ -39,10 +41,14 @@ pub(super) fn decide(draft: &mut Draft<'_>, scene: &Scene) {
     };
     explain(scene, &mut report);
     report.conditions = conditions(scene, &gate);
-    report.gate = Some(gate);
+    report.gate = Some(gate.clone());
     draft.report.rollouts.insert(scene.rollout.id.clone(), report);
     if let Some(to) = to {
         draft.push(Step::MoveRollout { rollout: scene.rollout.id.clone(), to });
+    }
+    if draft.steps() > steps {
+        let basis = basis(draft, scene, &gate);
+        draft.base(basis);
     }
 }
 
@@ -68,25 +74,23 @@ pub(super) fn fails(draft: &Draft<'_>, scene: &Scene) -> bool {
 
 /// The gate with what is asked of versions whose ancestors failed somewhere.
 pub(super) fn ask(draft: &Draft<'_>, scene: &Scene) -> GateReport {
-    let mut report = gate(draft, scene);
-    for check in slices::checks(draft, scene) {
-        if report.outcome == Outcome::Pass && check.outcome == Outcome::Inconclusive {
-            (report.outcome, report.sentence) = (Outcome::Inconclusive, check.sentence.clone());
-        }
-        report.checks.push(check);
-    }
-    report
+    gate(draft, scene).beside(slices::checks(draft, scene))
 }
 
 /// What the gate says about the devices of `scene`.
 pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
+    asked(draft, scene, judge)
+}
+
+/// Put the gate's question about the devices of `scene`.
+fn asked<T>(draft: &Draft<'_>, scene: &Scene, answer: impl FnOnce(&Question<'_>) -> T) -> T {
     let evidence: Option<&Arc<_>> = draft.state.evidence.get(&scene.rollout.id);
     let evidence = evidence.map(Arc::as_ref).filter(|e| e.manifest.is_none_or(|m| m == scene.version.manifest.digest));
     // What devices showed that are not part of this any more says nothing about the others.
     let left_out = scene.left_out();
     let rest = evidence.filter(|_| !left_out.is_empty()).map(|evidence| evidence.without(&left_out));
     let evidence = rest.as_ref().or(evidence);
-    judge(&Question {
+    answer(&Question {
         policy: &scene.rollout.spec.policy.gate,
         evidence,
         failures: scene.failures(),
@@ -100,6 +104,12 @@ pub(super) fn gate(draft: &Draft<'_>, scene: &Scene) -> GateReport {
         dismissed: &scene.rollout.dismissed,
         compare: draft.policy().compare,
     })
+}
+
+/// What a step that was just taken was made from.
+fn basis(draft: &Draft<'_>, scene: &Scene, said: &GateReport) -> Basis {
+    let inputs = asked(draft, scene, Inputs::of).with_besides_of(said);
+    Basis { rollout: scene.rollout.id.clone(), inputs, said: said.clone() }
 }
 
 /// What a running stage whose gate has not failed does next.
