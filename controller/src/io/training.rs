@@ -243,15 +243,14 @@ async fn set_state_if(
     let mut state = inner.ledger().snapshot.clone();
     let Some(found) = Arc::make_mut(&mut state.jobs).get_mut(job).filter(|found| expected(found)) else { return Ok(None) };
     let changed = Arc::make_mut(found);
-    changed.state = to;
-    changed.updated_at = at;
+    changed.move_to(to, at);
     let changed = Arc::clone(found);
     let event = draft(
         at,
         "controller",
         &format!("training.{}", changed.state.as_str()),
         format!("training/{job}"),
-        sentence(&changed),
+        changed.sentence(),
         json!({ "state": changed.state }),
     );
     let more = data.map(|data| document(Kind::JobData, job.to_owned(), Some(&data))).transpose()?;
@@ -259,23 +258,6 @@ async fn set_state_if(
     let touched = Touched { jobs: BTreeSet::from([job.to_owned()]), ..Touched::default() };
     inner.settle(state, &touched, more.into_iter().collect(), vec![event], at).await?;
     Ok(Some(changed))
-}
-
-/// Where a job is, in a sentence.
-pub fn sentence(job: &TrainingJob) -> String {
-    let (id, line) = (&job.request.id, &job.request.line);
-    match &job.state {
-        JobState::Queued => format!("Training job {id} waits for a worker."),
-        JobState::Running { worker, .. } => format!("Worker {worker} trains a new model for {line} ({id})."),
-        JobState::Evaluating { candidate } => {
-            format!("A candidate of {id} is here ({}); it is tried out and compared with the champion.", candidate.short())
-        }
-        JobState::Approved { sentence, .. } => format!("The candidate of {id} won: {sentence} It waits for the trainer's signature."),
-        JobState::Published { version } => format!("Training job {id} became version {version}."),
-        JobState::Lost { sentence } => format!("The candidate of {id} did not win: {sentence}"),
-        JobState::Undecided { sentence } => format!("The candidate of {id} could not be judged: {sentence}"),
-        JobState::Failed { sentence } => format!("Training job {id} failed: {sentence}"),
-    }
 }
 
 /// Names of the elements of the free inputs, as the reference calls them.
