@@ -84,6 +84,12 @@ fn reason(version: &ModelVersion, job: &TrainingJob) -> String {
     format!("Training job {} brought version {}: {}", job.request.id, version.version, job.request.reason)
 }
 
+/// The rollout that brought a version out, the latest if there were several.
+pub fn rollout_of<'a>(state: &'a Snapshot, line: &Line, version: &Version) -> Option<&'a Rollout> {
+    let of = state.rollouts.values().filter(|rollout| rollout.spec.line == *line && rollout.spec.version == *version);
+    of.max_by_key(|rollout| rollout.created_at).map(Arc::as_ref)
+}
+
 fn is_of(rollout: &Rollout, version: &ModelVersion) -> bool {
     rollout.spec.line == version.line && rollout.spec.version == version.version
 }

@@ -13,7 +13,7 @@ use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::job::{TrainingJob, Trigger};
+use super::job::Trigger;
 
 pub mod limits;
 

@@ -1,5 +1,5 @@
 //! What is asked for, and what each "no" says.
-use super::super::job::{JobState, RetrainRequest};
+use super::super::job::{JobState, RetrainRequest, TrainingJob};
 use super::*;
 
 fn harmed() -> Condition {
