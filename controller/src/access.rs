@@ -36,13 +36,15 @@ pub enum Scope {
     Publisher,
     /// Approve rollouts of others.
     Approver,
+    /// Call for a better model, within the limits of its line: for monitoring and pipelines of others.
+    Caller,
     /// Everything, tokens included.
     Admin,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Viewer, Self::Operator, Self::Publisher, Self::Approver, Self::Admin];
+    pub const ALL: [Self; 6] = [Self::Viewer, Self::Operator, Self::Publisher, Self::Approver, Self::Caller, Self::Admin];
 
     /// As it is written.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Scope {
             Self::Operator => "operator",
             Self::Publisher => "publisher",
             Self::Approver => "approver",
+            Self::Caller => "caller",
             Self::Admin => "admin",
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::{CohortDoc, Device, Fleet, cohort_of};
 use crate::planner::Step;
 use crate::registry::{ModelLine, ModelVersion, Slice};
-use crate::retraining::job::{JobState, TrainingJob};
+use crate::retraining::job::TrainingJob;
 use crate::rollout::evidence::Evidence;
 use crate::rollout::{Actor, IllegalMove, Rollout};
 
@@ -188,8 +188,12 @@ impl Snapshot {
                 if self.jobs.contains_key(&request.id) {
                     return Err(ApplyError::Changed(format!("training job {}", request.id)));
                 }
-                let job = TrainingJob { request: request.clone(), state: JobState::Queued, updated_at: now };
-                Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(job));
+                Arc::make_mut(&mut self.jobs).insert(request.id.clone(), Arc::new(TrainingJob::new(request.clone())));
+            }
+            Step::WithholdRetraining { line, withheld } => {
+                let gone = || ApplyError::Changed(format!("line {line}"));
+                let found = Arc::make_mut(&mut self.lines).get_mut(line).ok_or_else(gone)?;
+                Arc::make_mut(found).withhold(withheld.clone());
             }
             Step::SetAlias { .. } | Step::SetLastKnownGood { .. } | Step::MarkVersion { .. } | Step::PoisonSlice { .. } => {
                 self.apply_to_registry(step, now)?

@@ -38,6 +38,7 @@ pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod foresee;
 pub(super) mod publish;
+pub(super) mod retraining;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
@@ -45,6 +46,7 @@ pub use decisions::{Applied, LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use foresee::LookAhead;
 pub use publish::Published;
+pub use retraining::{Answer, Call};
 pub use supply::Attached;
 
 /// A running controller. Cheap to clone.

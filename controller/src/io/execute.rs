@@ -65,7 +65,7 @@ fn touch(touched: &mut Touched, step: &Step) {
         Step::SetDesired { device, .. } | Step::HoldBack { device, .. } => drop(touched.devices.insert(device.clone())),
         Step::MoveRollout { rollout, .. } => drop(touched.rollouts.insert(rollout.clone())),
         Step::CreateRollout { rollout } => drop(touched.rollouts.insert(rollout.id.clone())),
-        Step::SetAlias { line, .. } => drop(touched.lines.insert(line.clone())),
+        Step::SetAlias { line, .. } | Step::WithholdRetraining { line, .. } => drop(touched.lines.insert(line.clone())),
         Step::SetLastKnownGood { cohort, .. } => drop(touched.cohorts.insert(cohort.clone())),
         Step::MarkVersion { line, version, .. } | Step::PoisonSlice { line, version, .. } => {
             let _ = touched.versions.insert((line.clone(), version.clone()));

@@ -4,12 +4,12 @@
 //! candidate. The controller makes the dataset, tries the candidate out in a child, and lets champion and challenger answer the
 //! same held-out rows. Whether the challenger won is decided by `retraining::gate`, not here. Each step is a state of the job in
 //! the store, so a restart goes on where it was. What stays true: a job that is over stays over; the worker never decides.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use leeway_protocol::digest::Digest;
-use leeway_protocol::ids::{Cohort, Line, Version};
+use leeway_protocol::ids::{Line, Version};
 use leeway_protocol::manifest::{Blob, Manifest};
 use leeway_protocol::profile::Source;
 use leeway_protocol::time::Timestamp;
@@ -23,10 +23,11 @@ use super::control::publish::read_manifest;
 use super::control::{ControlError, Controller, Inner, Touched, document};
 use super::store::{Kind, Log, MAX_PAGE};
 use crate::ingest::Body;
+use crate::planner::retrain::rollout_of;
 use crate::registry::ModelVersion;
 pub use crate::retraining::TrainingPolicy;
 use crate::retraining::dataset::{self, DatasetInfo, Sample};
-use crate::retraining::gate::{self, Comparison, Outcome, Paired};
+use crate::retraining::gate::{self, Comparison, Cost, Outcome, Paired};
 use crate::retraining::job::{JobState, TrainingJob};
 use crate::snapshot::Snapshot;
 use crate::trainer::TrainSpec;
@@ -96,7 +97,42 @@ pub struct JobData {
     /// Champion against challenger.
     #[serde(default)]
     pub comparison: Option<Comparison>,
+    /// Where another system does the work, as the worker says.
+    #[serde(default)]
+    pub run: Option<ExternalRun>,
+    /// What that system delivered for the worker to take, until it took it.
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
 }
+
+/// A run of another system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalRun {
+    /// Which system, as the worker's configuration calls it.
+    pub executor: String,
+    /// Its own name for the run.
+    pub run: String,
+    /// What it last said of it.
+    pub state: String,
+    /// Where it shows it, if it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// What a run left; all three blobs were uploaded before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// The ONNX file.
+    pub model: Blob,
+    /// Golden vectors, in the command trainer's form.
+    pub golden: Blob,
+    /// Metrics, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Blob>,
+}
+
+/// Text that another system says about a run and that is kept.
+const MAX_SAID: usize = 500;
 
 impl Controller {
     /// What a job works with.
@@ -137,16 +173,54 @@ impl Controller {
         Ok(Some(spec))
     }
 
-    /// A worker is still at it.
-    pub async fn keep_job(&self, job: &str, worker: &str) -> Result<(), ControlError> {
+    /// A worker is still at it, or the system that works for it is; the job as it works with it now.
+    pub async fn keep_job(&self, job: &str, worker: &str, run: Option<ExternalRun>) -> Result<JobData, ControlError> {
         let _turn = self.inner.turn.lock().await;
         expect_worker(&self.inner.ledger().snapshot, job, worker)?;
         let mut data = job_data(&self.inner, job)?;
         data.heard_at = Some(clock::now());
-        let write = document(Kind::JobData, job.to_owned(), Some(&data))?;
+        if let Some(run) = run {
+            let short = |text: String| text.chars().take(MAX_SAID).collect();
+            let ExternalRun { executor, run, state, url } = run;
+            data.run = Some(ExternalRun { executor: short(executor), run: short(run), state: short(state), url: url.map(short) });
+        }
+        self.keep_data(job, &data).await?;
+        Ok(data)
+    }
+
+    async fn keep_data(&self, job: &str, data: &JobData) -> Result<(), ControlError> {
+        let write = document(Kind::JobData, job.to_owned(), Some(data))?;
         let batch = super::store::Batch { at: clock::now(), writes: vec![write], events: Vec::new(), urgent: true };
         self.inner.store.commit(batch).await?;
         Ok(())
+    }
+
+    /// What the system that works for a worker has made, for the worker to take. It signs nothing and decides nothing by that.
+    pub async fn deliver(&self, job: &str, delivery: Delivery) -> Result<(), ControlError> {
+        for blob in [Some(delivery.model), Some(delivery.golden), delivery.metrics].into_iter().flatten() {
+            if self.inner.blobs.length(blob.digest).await != Some(blob.length) {
+                return Err(ControlError::Invalid(format!("upload {} with its {} bytes before delivering it", blob.digest, blob.length)));
+            }
+        }
+        let _turn = self.inner.turn.lock().await;
+        match self.inner.ledger().snapshot.jobs.get(job).map(|found| &found.state) {
+            None => return Err(ControlError::NotFound(format!("there is no training job {job}"))),
+            Some(JobState::Running { .. }) => {}
+            Some(other) => return Err(ControlError::Conflict(format!("training job {job} is {}, not running", other.as_str()))),
+        }
+        let mut data = job_data(&self.inner, job)?;
+        data.delivery = Some(delivery);
+        self.keep_data(job, &data).await
+    }
+
+    /// What a job that is running is to be made of, for the system that works for its worker.
+    pub async fn job_spec(&self, job: &str) -> Result<JobSpec, ControlError> {
+        let found = self.inner.ledger().snapshot.jobs.get(job).cloned();
+        let found = found.ok_or_else(|| ControlError::NotFound(format!("there is no training job {job}")))?;
+        if !matches!(found.state, JobState::Running { .. }) {
+            return Err(ControlError::Conflict(format!("training job {job} is {}, not running", found.state.as_str())));
+        }
+        spec(&self.inner, &found, &job_data(&self.inner, job)?).await
     }
 
     /// A worker brings a candidate; it is tried out and compared in the background.
@@ -243,15 +317,14 @@ async fn set_state_if(
     let mut state = inner.ledger().snapshot.clone();
     let Some(found) = Arc::make_mut(&mut state.jobs).get_mut(job).filter(|found| expected(found)) else { return Ok(None) };
     let changed = Arc::make_mut(found);
-    changed.state = to;
-    changed.updated_at = at;
+    changed.move_to(to, at);
     let changed = Arc::clone(found);
     let event = draft(
         at,
         "controller",
         &format!("training.{}", changed.state.as_str()),
         format!("training/{job}"),
-        sentence(&changed),
+        changed.sentence(),
         json!({ "state": changed.state }),
     );
     let more = data.map(|data| document(Kind::JobData, job.to_owned(), Some(&data))).transpose()?;
@@ -259,23 +332,6 @@ async fn set_state_if(
     let touched = Touched { jobs: BTreeSet::from([job.to_owned()]), ..Touched::default() };
     inner.settle(state, &touched, more.into_iter().collect(), vec![event], at).await?;
     Ok(Some(changed))
-}
-
-/// Where a job is, in a sentence.
-pub fn sentence(job: &TrainingJob) -> String {
-    let (id, line) = (&job.request.id, &job.request.line);
-    match &job.state {
-        JobState::Queued => format!("Training job {id} waits for a worker."),
-        JobState::Running { worker, .. } => format!("Worker {worker} trains a new model for {line} ({id})."),
-        JobState::Evaluating { candidate } => {
-            format!("A candidate of {id} is here ({}); it is tried out and compared with the champion.", candidate.short())
-        }
-        JobState::Approved { sentence, .. } => format!("The candidate of {id} won: {sentence} It waits for the trainer's signature."),
-        JobState::Published { version } => format!("Training job {id} became version {version}."),
-        JobState::Lost { sentence } => format!("The candidate of {id} did not win: {sentence}"),
-        JobState::Undecided { sentence } => format!("The candidate of {id} could not be judged: {sentence}"),
-        JobState::Failed { sentence } => format!("Training job {id} failed: {sentence}"),
-    }
 }
 
 /// Names of the elements of the free inputs, as the reference calls them.
@@ -433,16 +489,21 @@ async fn judge(inner: &Inner, job: &TrainingJob, data: &mut JobData) -> Result<J
         return Err(lost("the candidate's manifest does not name the champion as its parent"));
     }
     let (model, manifest) = (inner.blobs.path(candidate.model), inner.blobs.path(candidate.manifest.digest));
-    inner.runner.preflight(&model, &manifest).await?;
+    let passed = inner.runner.preflight(&model, &manifest).await?;
     let rows_path = inner.blobs.path(dataset.holdout.digest);
     let new = inner.runner.predict(&model, &manifest, &rows_path).await?;
     let (old_model, old_manifest) = (inner.blobs.path(champion.model.digest), inner.blobs.path(champion.manifest.digest));
     // A champion that cannot answer is our trouble and not the candidate's.
-    let old = inner.runner.predict(&old_model, &old_manifest, &rows_path).await.map_err(|e| ControlError::Unavailable(e.to_string()))?;
+    let ours = |e: super::preflight::RunnerError| ControlError::Unavailable(e.to_string());
+    let old = inner.runner.predict(&old_model, &old_manifest, &rows_path).await.map_err(ours)?;
+    let timed = inner.runner.preflight(&old_model, &old_manifest).await.map_err(ours)?;
     let bytes =
         inner.blobs.bytes(dataset.holdout.digest, dataset.holdout.length).await?.ok_or_else(|| lost("its held-out rows are gone"))?;
-    let pairs = pairs(&bytes, &old, &new).map_err(ControlError::Unavailable)?;
-    let comparison = gate::compare(&inner.training.gate, &pairs);
+    let policy = &inner.training.gate;
+    let pairs = pairs(&policy.guards, &bytes, &old, &new).map_err(ControlError::Unavailable)?;
+    let bounds = gate::cost::Bounds { p99_us: challenger.limits.p99_us, rss_bytes: challenger.limits.rss_bytes };
+    let cost = Cost::of(&policy.cost, run_of(&timed), run_of(&passed), classes(inner, &champion), bounds);
+    let comparison = gate::compare(policy, &pairs).with_cost(cost);
     let sentence = comparison.sentence.clone();
     let state = match comparison.outcome {
         Outcome::Won => JobState::Approved { candidate: candidate.manifest.digest, sentence },
@@ -455,13 +516,34 @@ async fn judge(inner: &Inner, job: &TrainingJob, data: &mut JobData) -> Result<J
 
 type Predictions = [super::preflight::Prediction];
 
+fn run_of(passed: &super::preflight::Passed) -> gate::cost::Run {
+    gate::cost::Run { p50_us: passed.p50_us, p99_us: passed.p99_us, rss_bytes: passed.rss_bytes }
+}
+
+/// What each class of devices showed of the champion in the rollout that brought it out: the medians of the slices it kept apart.
+fn classes(inner: &Inner, champion: &ModelVersion) -> Vec<gate::cost::Class> {
+    /// For the bounds of a median, which are not used here.
+    const ALPHA: f64 = 0.05;
+    let state = &inner.ledger().snapshot;
+    let Some(rollout) = rollout_of(state, &champion.line, &champion.version) else { return Vec::new() };
+    let apart = state.evidence.get(&rollout.id).map(|evidence| evidence.apart.clone()).unwrap_or_default();
+    let shown = apart.into_iter().filter_map(|(name, apart)| {
+        let median = apart.latency.canary.median(ALPHA)?;
+        // The ladder's steps are logarithms to base 2 of nanoseconds.
+        Some(gate::cost::Class { name, devices: apart.latency.canary.devices, p95_us: median.value.exp2() / 1000.0 })
+    });
+    shown.collect()
+}
+
 /// Both models' answers beside the truth.
-fn pairs(holdout: &[u8], old: &Predictions, new: &Predictions) -> Result<Vec<Paired>, String> {
+fn pairs(guards: &gate::Guards, holdout: &[u8], old: &Predictions, new: &Predictions) -> Result<Vec<Paired>, String> {
     let text = std::str::from_utf8(holdout).map_err(|e| e.to_string())?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|e| e.to_string())?.clone();
     let column = |name: &str| headers.iter().position(|h| h == name).ok_or_else(|| format!("the held-out rows have no column {name:?}"));
     let (label, weight, at, cohort) = (column("label")?, column("weight")?, column("at")?, column("cohort")?);
+    let own = ["label", "weight", "at", "device", "cohort"];
+    let features: Vec<(usize, &str)> = headers.iter().enumerate().filter(|(_, name)| !own.contains(name)).collect();
     let mut pairs = Vec::new();
     for (i, row) in reader.records().enumerate() {
         let row = row.map_err(|e| e.to_string())?;
@@ -472,9 +554,12 @@ fn pairs(holdout: &[u8], old: &Predictions, new: &Predictions) -> Result<Vec<Pai
         let Some(label) = number(label) else { continue };
         // The exact class; a missing answer (NaN) is never right.
         let right = |decision: f64| (decision - label).abs() < 0.5;
+        let values: BTreeMap<&str, f64> = features.iter().filter_map(|(column, name)| Some((*name, number(*column)?))).collect();
+        let at = row.get(at).and_then(|at| at.parse().ok()).unwrap_or_default();
+        let seen = gate::guards::Row { cohort: row.get(cohort), at, features: &values, confidence: old.confidence };
         pairs.push(Paired {
-            slice: row.get(cohort).and_then(|name| name.parse::<Cohort>().ok()),
-            at: row.get(at).and_then(|at| at.parse().ok()).unwrap_or_default(),
+            slices: guards.slices(&seen),
+            at,
             weight: number(weight).unwrap_or(1.0),
             champion: right(old.decision),
             challenger: right(new.decision),

@@ -29,6 +29,7 @@ mod dashboard;
 mod devices;
 mod drift;
 mod enrol;
+mod episodes;
 mod events;
 mod extract;
 mod files;
@@ -163,6 +164,8 @@ impl Web {
             .route("/rollouts/{rollout}", get(dashboard::rollout))
             .route("/rollouts/{rollout}/{action}", post(dashboard::act))
             .route("/drift", get(dashboard::drift))
+            .route("/episodes", get(dashboard::list_episodes))
+            .route("/episodes/{episode}", get(dashboard::episode))
             .route("/devices", get(dashboard::list_devices))
             .route("/devices/{device}", get(dashboard::device))
             .route("/events", get(dashboard::list_events))
@@ -218,12 +221,17 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(rollouts::act))
         .routes(routes!(events::list))
         .routes(routes!(stream::stream))
+        .routes(routes!(episodes::list))
+        .routes(routes!(episodes::show))
+        .routes(routes!(episodes::call))
         .routes(routes!(training::list))
         .routes(routes!(training::show))
         .routes(routes!(training::claim))
         .routes(routes!(training::alive))
         .routes(routes!(training::candidate))
         .routes(routes!(training::fail))
+        .routes(routes!(training::spec))
+        .routes(routes!(training::deliver))
         .routes(routes!(publish::blob))
         .routes(routes!(publish::role))
         .routes(routes!(publish::targets))

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::{DesiredRecord, DeviceSettings, Part};
 use crate::registry::{Alias, Poisoned, VersionStatus};
 use crate::retraining::job::RetrainRequest;
+use crate::retraining::trigger::Withheld;
 use crate::rollout::evidence;
 use crate::rollout::gate::Compare;
 use crate::rollout::{Move, Rollout};
@@ -126,6 +127,13 @@ pub enum Step {
         /// What is asked.
         request: RetrainRequest,
     },
+    /// There was cause to ask for a better model, and something forbade it: written down, so that it can be seen.
+    WithholdRetraining {
+        /// Of which line.
+        line: Line,
+        /// What, and why not.
+        withheld: Withheld,
+    },
 }
 
 impl Step {
@@ -141,6 +149,7 @@ impl Step {
             Self::MarkVersion { .. } => "version.marked",
             Self::PoisonSlice { .. } => "version.poisoned-for",
             Self::RequestRetraining { .. } => "retraining.requested",
+            Self::WithholdRetraining { .. } => "retraining.withheld",
         }
     }
 
@@ -156,6 +165,7 @@ impl Step {
                 format!("models/{line}/versions/{version}")
             }
             Self::RequestRetraining { request } => format!("models/{}", request.line),
+            Self::WithholdRetraining { line, .. } => format!("models/{line}"),
         }
     }
 
@@ -175,6 +185,7 @@ impl Step {
                 format!("Version {version} is kept from devices with {}: {}", poisoned.slice, poisoned.reason)
             }
             Self::RequestRetraining { request } => request.reason.clone(),
+            Self::WithholdRetraining { withheld, .. } => withheld.sentence.clone(),
         }
     }
 }

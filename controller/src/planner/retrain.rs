@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, RolloutId, Version};
+use leeway_protocol::time::Timestamp;
 
 use super::draft::Draft;
 use super::plan::Step;
@@ -14,7 +15,7 @@ use super::report::say;
 use crate::registry::lineage::poisoned_ancestor;
 use crate::registry::{ModelLine, ModelVersion, VersionStatus};
 use crate::retraining::job::{JobState, RetrainRequest, TrainingJob};
-use crate::retraining::trigger::{self, Ask, Condition};
+use crate::retraining::trigger::{self, Ask, Condition, Limit, Load, Withheld};
 use crate::rollout::{Actor, Rollout, RolloutSpec};
 use crate::snapshot::Snapshot;
 
@@ -83,6 +84,12 @@ fn reason(version: &ModelVersion, job: &TrainingJob) -> String {
     format!("Training job {} brought version {}: {}", job.request.id, version.version, job.request.reason)
 }
 
+/// The rollout that brought a version out, the latest if there were several.
+pub fn rollout_of<'a>(state: &'a Snapshot, line: &Line, version: &Version) -> Option<&'a Rollout> {
+    let of = state.rollouts.values().filter(|rollout| rollout.spec.line == *line && rollout.spec.version == *version);
+    of.max_by_key(|rollout| rollout.created_at).map(Arc::as_ref)
+}
+
 fn is_of(rollout: &Rollout, version: &ModelVersion) -> bool {
     rollout.spec.line == version.line && rollout.spec.version == version.version
 }
@@ -114,16 +121,36 @@ fn ask(draft: &mut Draft<'_>, line: &ModelLine) -> Result<(), Vec<String>> {
     for job in &jobs {
         draft.wake(job.updated_at.plus_millis(policy.cool_down_ms));
         draft.wake(job.request.asked_at.plus_millis(policy.period_ms));
+        draft.wake(job.request.asked_at.plus_millis(trigger::limits::MONTH_MS));
     }
-    let ask = trigger::decide(&policy, &conditions, jobs.iter().map(Arc::as_ref), rollout_open, now)?;
-    if ask.cohorts.len() < line.retrain.min_cohorts as usize {
-        return Err(vec![format!("{} cohorts have a reason to retrain; {} are needed.", ask.cohorts.len(), line.retrain.min_cohorts)]);
+    let known: Vec<&TrainingJob> = jobs.iter().map(Arc::as_ref).collect();
+    let load = Load { jobs: &known, rollout_open, rows: 0, cohorts: None, since: line.created_at, now };
+    if let Some(at) = trigger::next_on_schedule(&policy, &load) {
+        draft.wake(at);
     }
-    let Ask { trigger, cohorts, reason, evidence } = ask;
-    let id = format!("{}-{}", line.line, now.as_millis());
-    let (line, parent) = (line.line.clone(), champion.version.clone());
-    draft.push(Step::RequestRetraining { request: RetrainRequest { id, line, parent, trigger, cohorts, reason, evidence, asked_at: now } });
-    Ok(())
+    match trigger::decide(&policy, &conditions, &load) {
+        Ok(Ask { trigger, cohorts, reason, evidence, .. }) => {
+            let id = format!("{}-{}", line.line, now.as_millis());
+            let (line, parent, cost) = (line.line.clone(), champion.version.clone(), policy.cost_per_run);
+            let request = RetrainRequest { id, line, parent, trigger, cohorts, reason, evidence, asked_at: now, cost };
+            draft.push(Step::RequestRetraining { request });
+            Ok(())
+        }
+        Err(no) => {
+            if let Some((trigger, reason, refusals)) = no.withheld {
+                withhold(draft, line, Withheld::new(trigger, &reason, &refusals, now), load.last_asked());
+            }
+            Err(no.why)
+        }
+    }
+}
+
+/// Write down that there was cause, once. A job or a rollout that is under way is the answer to the cause, and not a refusal of it.
+fn withhold(draft: &mut Draft<'_>, line: &ModelLine, withheld: Withheld, last_asked: Option<Timestamp>) {
+    let answered = withheld.limits.contains(&Limit::JobOpen) || withheld.limits.contains(&Limit::RolloutOpen);
+    if !answered && withheld.is_news(&line.withheld, last_asked) {
+        draft.push(Step::WithholdRetraining { line: line.line.clone(), withheld });
+    }
 }
 
 /// What is known about the line's cohorts; health of another version than the champion says nothing about it.

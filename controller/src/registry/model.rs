@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::alias::{Alias, Aliases};
-use crate::retraining::trigger::TriggerPolicy;
+use crate::retraining::trigger::{TriggerPolicy, Withheld};
 use crate::rollout::RolloutPolicy;
 use crate::rollout::standing::millis;
+
+/// Refusals kept with a line; older ones stay in the event log.
+const MAX_WITHHELD: usize = 32;
 
 /// A model line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,13 +34,24 @@ pub struct ModelLine {
     pub retrain: RetrainPolicy,
     /// When it was created.
     pub created_at: Timestamp,
+    /// Times there was cause to ask for a better model and something forbade it, the latest last, at most [`MAX_WITHHELD`].
+    #[serde(default)]
+    pub withheld: Vec<Withheld>,
 }
 
 impl ModelLine {
     /// A line without versions.
     pub fn new(line: Line, created_at: Timestamp) -> Self {
-        let (aliases, rollout, retrain) = Default::default();
-        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at }
+        let (aliases, rollout, retrain, withheld) = Default::default();
+        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at, withheld }
+    }
+
+    /// Write down that a better model was not asked for.
+    pub fn withhold(&mut self, withheld: Withheld) {
+        if self.withheld.len() >= MAX_WITHHELD {
+            self.withheld.remove(0);
+        }
+        self.withheld.push(withheld);
     }
 
     /// What the fleet runs, or goes to.
@@ -69,6 +83,12 @@ pub struct RetrainPolicy {
     pub min_rows: u64,
     /// Trainer to use: `builtin`, or the name of a command trainer.
     pub trainer: String,
+    /// Ask at least so often, milliseconds, whether or not anything drifted; 0 for never.
+    pub every_ms: u64,
+    /// What one run costs, as declared: in cents, minutes of a machine, or whatever the budget is in.
+    pub cost_per_run: u64,
+    /// What the runs of any 30 days may cost in all, a person's included; no bound if absent.
+    pub cost_per_month: Option<u64>,
 }
 
 impl RetrainPolicy {
@@ -82,6 +102,10 @@ impl RetrainPolicy {
             cool_down_ms: millis(self.cool_down_ms),
             max_jobs: self.max_per_period,
             period_ms: millis(self.period_ms),
+            min_cohorts: self.min_cohorts,
+            every_ms: millis(self.every_ms),
+            cost_per_run: self.cost_per_run,
+            cost_per_month: self.cost_per_month,
         }
     }
 }
@@ -98,6 +122,9 @@ impl Default for RetrainPolicy {
             period_ms: 7 * 24 * 3_600_000,
             min_rows: 500,
             trainer: "builtin".to_owned(),
+            every_ms: 0,
+            cost_per_run: 0,
+            cost_per_month: None,
         }
     }
 }

@@ -1,16 +1,23 @@
-//! When a better model is asked for: the world moved *and* it hurts. Drift that harms nothing is shown, not acted on.
+//! When to ask for a better model, and what forbids it.
 //!
-//! An alarm of the cohort layer alone is no reason (a stable model may not care), a bad month of labels alone is none either
-//! (it may be chance): both together are. Instruments under alarm never count; they are a technician's. Concept drift leaves
-//! the inputs alone and shows in the labels only, so its own alarm stands for both. A cool-down and a quota keep a wrong detector, or
-//! a world that moves every week, from retraining in circles. What stays true: every "no" says what is missing.
+//! Four causes: the world moved *and* it hurts ([`harm`] says what hurts), it is time by the line's schedule, another system
+//! calls, a person asks. An alarm of the cohort layer alone is no cause (a stable model may not care), a bad month of labels alone
+//! is none either (it may be chance): both together are. Instruments under alarm never count; they are a technician's. Concept
+//! drift leaves the inputs alone and shows in the labels only, so its own alarm stands for both.
+//!
+//! What forbids it although there is cause stands in [`limits`]: one table for all four causes, so that no way in is wider than
+//! another by oversight. What stays true: every "no" says what is missing, and a "no" to a cause is written down.
 use std::collections::BTreeSet;
 
 use leeway_protocol::ids::Cohort;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::job::{JobState, TrainingJob, Trigger};
+use super::job::Trigger;
+
+pub mod limits;
+
+pub use limits::{Limit, Load, Refusal, Withheld, limits};
 
 /// When to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,6 +37,14 @@ pub struct TriggerPolicy {
     pub max_jobs: u32,
     /// That period, milliseconds.
     pub period_ms: i64,
+    /// Cohorts that drift must hurt.
+    pub min_cohorts: u32,
+    /// Ask at least so often, milliseconds; 0 for never.
+    pub every_ms: i64,
+    /// What a run is declared to cost.
+    pub cost_per_run: u64,
+    /// What the runs of 30 days may cost.
+    pub cost_per_month: Option<u64>,
 }
 
 impl Default for TriggerPolicy {
@@ -42,6 +57,10 @@ impl Default for TriggerPolicy {
             cool_down_ms: 86_400_000,
             max_jobs: 3,
             period_ms: 7 * 86_400_000,
+            min_cohorts: 1,
+            every_ms: 0,
+            cost_per_run: 0,
+            cost_per_month: None,
         }
     }
 }
@@ -74,50 +93,85 @@ pub struct Ask {
     pub trigger: Trigger,
     /// Cohorts whose data speaks for it.
     pub cohorts: Vec<Cohort>,
-    /// Why, in a sentence.
+    /// The cause alone, in a sentence.
+    pub cause: String,
+    /// The cause and what is done about it.
     pub reason: String,
     /// What was measured, in sentences.
     pub evidence: Vec<String>,
 }
 
-/// Ask, or say why not (one sentence per missing thing).
-pub fn decide<'a>(
-    policy: &TriggerPolicy,
-    conditions: &[Condition],
-    jobs: impl IntoIterator<Item = &'a TrainingJob>,
-    rollout_open: bool,
-    now: Timestamp,
-) -> Result<Ask, Vec<String>> {
-    let mut why_not = Vec::new();
-    if !policy.automatic {
-        why_not.push("Retraining is not automatic for this line.".to_owned());
-    }
-    if rollout_open {
-        why_not.push("A rollout of this line is under way; its outcome is awaited first.".to_owned());
-    }
-    let quota = quota(policy, jobs, now);
-    let mut blocked = !policy.automatic || rollout_open || !quota.is_empty();
-    why_not.extend(quota);
+/// Why nothing is asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct No {
+    /// One sentence per missing thing.
+    pub why: Vec<String>,
+    /// What there was cause for, and what forbade it; absent if there was no cause.
+    pub withheld: Option<(Trigger, String, Vec<Refusal>)>,
+}
+
+/// What the controller does on its own: ask, or say why not.
+pub fn decide(policy: &TriggerPolicy, conditions: &[Condition], load: &Load<'_>) -> Result<Ask, No> {
+    let mut why = Vec::new();
     let mut hurt: Vec<(&Condition, Vec<String>)> = Vec::new();
     for condition in conditions {
         match harm(policy, condition) {
             Ok(losses) => hurt.push((condition, losses)),
-            Err(sentence) => why_not.push(sentence),
+            Err(sentence) => why.push(sentence),
         }
     }
     let rows: u64 = conditions.iter().map(|c| c.rows).sum();
-    if !hurt.is_empty() && rows < policy.min_rows {
-        why_not.push(format!("Only {rows} labelled rows wait for training, {} are needed.", policy.min_rows));
-        blocked = true;
+    let (ask, cohorts) = match on_time(policy, conditions, load) {
+        _ if !hurt.is_empty() => (Some(ask(&hurt, rows)), Some(hurt.len())),
+        due => (due, None),
+    };
+    let load = Load { rows, cohorts, ..*load };
+    let Some(ask) = ask else {
+        // Without a cause the limits are still worth a line: they say what would happen if there were one.
+        let mut sentences: Vec<String> = limits(policy, &Trigger::Drift { features: Vec::new() }, &Load { rows: u64::MAX, ..load })
+            .into_iter()
+            .map(|refusal| refusal.sentence)
+            .collect();
+        sentences.extend(why);
+        if sentences.is_empty() {
+            sentences.push("No cohort reports yet.".to_owned());
+        }
+        return Err(No { why: sentences, withheld: None });
+    };
+    let refusals = limits(policy, &ask.trigger, &load);
+    if refusals.is_empty() {
+        return Ok(ask);
     }
     // Sentences of unharmed cohorts do not stop the harmed ones.
-    if hurt.is_empty() || blocked {
-        if why_not.is_empty() {
-            why_not.push("No cohort reports yet.".to_owned());
-        }
-        return Err(why_not);
+    let sentences = refusals.iter().map(|refusal| refusal.sentence.clone()).chain(why).collect();
+    Err(No { why: sentences, withheld: Some((ask.trigger, ask.cause, refusals)) })
+}
+
+/// The line's schedule, if it is time.
+fn on_time(policy: &TriggerPolicy, conditions: &[Condition], load: &Load<'_>) -> Option<Ask> {
+    let since = load.last_asked().unwrap_or(load.since);
+    if policy.every_ms <= 0 || load.now.millis_since(since) < policy.every_ms {
+        return None;
     }
-    Ok(ask(&hurt, rows))
+    let reason = format!("A new model is asked for every {}, and none was since {since}.", long(policy.every_ms));
+    let cohorts = conditions.iter().filter_map(|c| c.cohort.clone()).collect();
+    let (cause, evidence) = (reason.clone(), Vec::new());
+    Some(Ask { trigger: Trigger::Scheduled { every_ms: policy.every_ms }, cohorts, cause, reason, evidence })
+}
+
+/// When it is time again by the schedule.
+pub fn next_on_schedule(policy: &TriggerPolicy, load: &Load<'_>) -> Option<Timestamp> {
+    (policy.every_ms > 0).then(|| load.last_asked().unwrap_or(load.since).plus_millis(policy.every_ms))
+}
+
+/// Milliseconds as a person says them.
+fn long(ms: i64) -> String {
+    let hours = ms / 3_600_000;
+    match hours {
+        48.. if hours % 24 == 0 => format!("{} days", hours / 24),
+        2.. => format!("{hours} hours"),
+        _ => format!("{} s", ms / 1000),
+    }
 }
 
 fn ask(hurt: &[(&Condition, Vec<String>)], rows: u64) -> Ask {
@@ -126,9 +180,10 @@ fn ask(hurt: &[(&Condition, Vec<String>)], rows: u64) -> Ask {
     let names: Vec<&str> = cohorts.iter().map(Cohort::as_str).collect();
     let what = if features.is_empty() { "the labels changed their meaning".to_owned() } else { format!("{} moved", list(&features)) };
     let losses = hurt.iter().flat_map(|(_, l)| l.iter()).next().cloned().unwrap_or_default();
-    let reason = format!("At {}, {what}, and it hurts: {losses} A new model is trained on {rows} labelled rows.", names.join(", "));
+    let cause = format!("At {}, {what}, and it hurts: {losses}", names.join(", "));
+    let reason = format!("{cause} A new model is trained on {rows} labelled rows.");
     let evidence = hurt.iter().flat_map(|(c, losses)| c.moved.iter().map(|(_, s)| s.clone()).chain(losses.iter().cloned())).collect();
-    Ask { trigger: Trigger::Drift { features: features.into_iter().collect() }, cohorts, reason, evidence }
+    Ask { trigger: Trigger::Drift { features: features.into_iter().collect() }, cohorts, cause, reason, evidence }
 }
 
 /// The losses of a cohort that moved, in sentences; or why it is no reason to retrain.
@@ -172,35 +227,6 @@ fn harm(policy: &TriggerPolicy, c: &Condition) -> Result<Vec<String>, String> {
     Ok(losses)
 }
 
-fn quota<'a>(policy: &TriggerPolicy, jobs: impl IntoIterator<Item = &'a TrainingJob>, now: Timestamp) -> Vec<String> {
-    let (mut recent, mut last, mut open) = (0u32, None, None);
-    for job in jobs {
-        if job.state.is_open() {
-            open = Some(job.request.id.clone());
-        }
-        let by_person = matches!(job.request.trigger, Trigger::Asked { .. });
-        if !by_person && now.millis_since(job.request.asked_at) < policy.period_ms {
-            recent += 1;
-        }
-        // A job that broke is retried by its own rules; it cools nothing down.
-        if !matches!(job.state, JobState::Failed { .. }) {
-            last = last.max(Some(job.updated_at));
-        }
-    }
-    let mut sentences = Vec::new();
-    if let Some(id) = open {
-        sentences.push(format!("A training job is already under way ({id})."));
-    }
-    if recent >= policy.max_jobs {
-        sentences.push(format!("A training job would be one too many: {recent} in this period, {} are allowed.", policy.max_jobs));
-    }
-    if let Some(at) = last.filter(|&at| now.millis_since(at) < policy.cool_down_ms) {
-        let rest = (policy.cool_down_ms - now.millis_since(at)) / 1000;
-        sentences.push(format!("The last training job changed at {at}; the next may be asked for in {rest} s."));
-    }
-    sentences
-}
-
 fn list(names: &BTreeSet<String>) -> String {
     const SHOWN: usize = 4;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|n| n.replace('_', " ")).collect();
@@ -209,67 +235,4 @@ fn list(names: &BTreeSet<String>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::job::RetrainRequest;
-    use super::*;
-
-    fn harmed() -> Condition {
-        Condition {
-            cohort: Some("coast".parse().unwrap()),
-            moved: vec![("wind_speed".into(), "Wind speed at coast moved lower.".into())],
-            expected: Some(0.8),
-            measured: Some((0.6, 500)),
-            estimated: Some(0.79),
-            rows: 5000,
-            ..Condition::default()
-        }
-    }
-
-    fn job(state: JobState, at: i64) -> TrainingJob {
-        let asked = RetrainRequest::of_a_test("rain-1", "1.0.0", Timestamp::from_millis(at));
-        let request = RetrainRequest { trigger: Trigger::Drift { features: vec![] }, ..asked };
-        TrainingJob { request, state, updated_at: Timestamp::from_millis(at) }
-    }
-
-    const NOW: i64 = 1_000_000_000;
-
-    fn decide_with(condition: Condition, jobs: &[TrainingJob], rollout_open: bool) -> Result<Ask, Vec<String>> {
-        decide(&TriggerPolicy::default(), &[condition], jobs, rollout_open, Timestamp::from_millis(NOW))
-    }
-
-    #[test]
-    fn drift_that_hurts_asks_with_its_evidence() {
-        let ask = decide_with(harmed(), &[], false).unwrap();
-        assert_eq!(ask.trigger, Trigger::Drift { features: vec!["wind_speed".into()] });
-        assert_eq!(
-            ask.reason,
-            "At coast, wind speed moved, and it hurts: measured accuracy at coast fell by 20.0 points to 60.0 % (500 labels). A new model is trained on 5000 labelled rows."
-        );
-        assert_eq!(ask.evidence.len(), 2);
-        let concept = Condition { moved: vec![], concept_drift: true, ..harmed() };
-        assert!(decide_with(concept, &[], false).unwrap().reason.contains("changed their meaning"));
-        let shift = Condition { measured: None, outputs: ["wind_speed".to_owned()].into(), ..harmed() };
-        assert!(decide_with(shift, &[], false).unwrap().reason.contains("has shifted"));
-    }
-
-    #[test]
-    fn each_missing_thing_is_named() {
-        let cases: [(&str, Condition, &[TrainingJob], bool); 7] = [
-            ("no drift alarm", Condition { moved: vec![], ..harmed() }, &[], false),
-            ("no loss of more than 3.0 points", Condition { measured: Some((0.79, 500)), ..harmed() }, &[], false),
-            ("no loss of more than", Condition { measured: Some((0.5, 20)), ..harmed() }, &[], false),
-            ("Only 10 labelled rows", Condition { rows: 10, ..harmed() }, &[], false),
-            ("already under way (rain-1)", harmed(), &[job(JobState::Queued, 0)], false),
-            ("the next may be asked for in", harmed(), &[job(JobState::Lost { sentence: String::new() }, NOW - 5)], false),
-            ("A rollout of this line", harmed(), &[], true),
-        ];
-        for (want, condition, jobs, rollout_open) in cases {
-            let why = decide_with(condition, jobs, rollout_open).unwrap_err();
-            assert!(why.iter().any(|s| s.contains(want)), "{want}: {why:?}");
-        }
-        let many: Vec<TrainingJob> = (0..3).map(|i| job(JobState::Failed { sentence: String::new() }, NOW - 1000 - i)).collect();
-        assert!(decide_with(harmed(), &many, false).unwrap_err()[0].contains("one too many"));
-        let off = TriggerPolicy { automatic: false, ..TriggerPolicy::default() };
-        assert!(decide(&off, &[harmed()], [], false, Timestamp::from_millis(NOW)).unwrap_err()[0].contains("not automatic"));
-    }
-}
+mod tests;

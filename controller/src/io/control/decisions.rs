@@ -17,7 +17,6 @@ use crate::planner::Policy;
 use crate::planner::advance::gate_of;
 use crate::planner::retrain::rollout_id;
 use crate::registry::{ModelLine, RetrainPolicy, VersionStatus};
-use crate::retraining::job::{JobState, RetrainRequest, TrainingJob, Trigger};
 use crate::rollout::verb::{self, Ask, Done, VerbError};
 use crate::rollout::{Action, Actor, Rollout, RolloutPolicy, RolloutSpec, possible};
 use crate::snapshot::Snapshot;
@@ -92,7 +91,7 @@ pub(in crate::io) fn reason(text: &str) -> Result<String, ControlError> {
     Ok(text)
 }
 
-fn json_of<T: Serialize>(value: &T) -> Value {
+pub(super) fn json_of<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
@@ -242,36 +241,6 @@ impl Controller {
         }
         put_out(&self.inner, device).await;
         Ok(())
-    }
-
-    /// Ask for a better model by hand.
-    pub async fn request_retraining(&self, line: &Line, why: &str, by: &str) -> Result<Arc<TrainingJob>, ControlError> {
-        let why = reason(why)?;
-        let change = |state: &mut Snapshot, at: Timestamp| {
-            let found = state.lines.get(line).ok_or_else(|| ControlError::NotFound(format!("there is no model line {line}")))?;
-            let parent =
-                found.champion().cloned().ok_or_else(|| ControlError::Conflict(format!("line {line} has no champion to retrain yet")))?;
-            if let Some(open) = state.jobs.values().find(|j| j.request.line == *line && j.state.is_open()) {
-                return Err(ControlError::Conflict(format!("training job {} is {} already", open.request.id, open.state.as_str())));
-            }
-            let cohorts = state.cohorts.values().filter(|c| c.line == *line).map(|c| c.name.clone()).collect();
-            let request = RetrainRequest {
-                id: format!("{line}-{}", at.as_millis()),
-                line: line.clone(),
-                parent,
-                trigger: Trigger::Asked { by: by.to_owned() },
-                cohorts,
-                reason: why.clone(),
-                evidence: Vec::new(),
-                asked_at: at,
-            };
-            let event = draft(at, by, "retraining.requested", format!("models/{line}"), why, json_of(&request));
-            let id = request.id.clone();
-            let job = Arc::new(TrainingJob { request, state: JobState::Queued, updated_at: at });
-            Arc::make_mut(&mut state.jobs).insert(id.clone(), Arc::clone(&job));
-            Ok((job, Touched { jobs: [id].into(), ..Touched::default() }, vec![event]))
-        };
-        self.inner.decide(change).await
     }
 }
 

@@ -340,9 +340,7 @@ fn finish_job(
     let found = state.jobs.values().find(|job| mine(&job.state)).map(|job| job.request.id.clone());
     let Some(id) = found else { return };
     if let Some(job) = Arc::make_mut(&mut state.jobs).get_mut(&id) {
-        let job = Arc::make_mut(job);
-        job.state = JobState::Published { version: version.version.clone() };
-        job.updated_at = at;
+        Arc::make_mut(job).move_to(JobState::Published { version: version.version.clone() }, at);
     }
     let sentence = format!("Training job {id} became version {} of {}.", version.version, version.line);
     events.push(draft(at, by, "training.published", format!("training/{id}"), sentence, json!({ "version": version.version })));

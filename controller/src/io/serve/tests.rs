@@ -352,7 +352,7 @@ async fn a_winner_that_nobody_signs_does_not_block_its_line() {
         let request = RetrainRequest::of_a_test(id, "1.0.0", updated_at);
         let state = JobState::Approved { candidate: Digest::of(id.as_bytes()), sentence: "It won.".to_owned() };
         let mut snapshot = controller.inner.ledger().snapshot.clone();
-        Arc::make_mut(&mut snapshot.jobs).insert(id.to_owned(), Arc::new(TrainingJob { request, state, updated_at }));
+        Arc::make_mut(&mut snapshot.jobs).insert(id.to_owned(), Arc::new(TrainingJob { request, state, updated_at, moves: Vec::new() }));
         let touched = Touched { jobs: [id.to_owned()].into(), ..Touched::default() };
         let _turn = controller.inner.turn.lock().await;
         controller.inner.settle(snapshot, &touched, Vec::new(), Vec::new(), clock::now()).await.unwrap();

@@ -12,6 +12,7 @@ use super::extract::{Query, name, read};
 use super::guard::By;
 use super::pages::devices::{Asked as AskedDevices, device_page, devices_page};
 use super::pages::drift::{drift_page, no_drift_page};
+use super::pages::episodes::{episode_page, episodes_page};
 use super::pages::events::events_page;
 use super::pages::fleet::fleet_page;
 use super::pages::models::{model_page, models_page, version_page};
@@ -102,6 +103,16 @@ pub(super) async fn drift(State(web): State<Web>, Query(asked): Query<AskedDrift
     }
     let (drift, quality) = (web.drift(&line, cohort.as_ref())?, web.quality(&line, cohort.as_ref())?);
     Ok(drift_page(web.now(), seq, &lines, &drift, &quality))
+}
+
+/// `/episodes`
+pub(super) async fn list_episodes(State(web): State<Web>) -> Shown {
+    Ok(episodes_page(web.now(), web.newest()?, &web.facts(|facts| facts.episodes())))
+}
+
+/// `/episodes/{episode}`
+pub(super) async fn episode(State(web): State<Web>, Path(episode): Path<String>) -> Shown {
+    Ok(episode_page(web.now(), web.newest()?, &web.episode(&episode)?))
 }
 
 /// `/devices`

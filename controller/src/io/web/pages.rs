@@ -4,6 +4,7 @@
 //! scripts and every action is a plain form. Regions marked `data-live` are taken over by `live.js` when events come in.
 pub mod devices;
 pub mod drift;
+pub mod episodes;
 pub mod events;
 pub mod fleet;
 pub mod layout;

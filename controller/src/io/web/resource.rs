@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 pub mod device;
 pub mod drift;
+pub mod episode;
 pub mod event;
 pub mod fleet;
 pub mod labels;

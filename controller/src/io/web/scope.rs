@@ -7,6 +7,7 @@
 //! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions |
 //! | publisher | uploading blobs and signed roles, working on training jobs, deprecating and yanking versions |
 //! | approver | approving rollouts that somebody else asked for |
+//! | caller | calling for a better model, bound by the line's limits |
 //! | admin | everything: also line policies, top-level metadata, tokens, webhooks |
 //!
 //! Line policies are the admin's because they say which rollouts need an approval at all.
@@ -32,6 +33,7 @@ const OPERATE: Need = OneOf(&[Scope::Operator]);
 const PUBLISH: Need = OneOf(&[Scope::Publisher]);
 const APPROVE: Need = OneOf(&[Scope::Approver]);
 const RETIRE: Need = OneOf(&[Scope::Operator, Scope::Publisher]);
+const CALL: Need = OneOf(&[Scope::Operator, Scope::Caller]);
 const ADMIN: Need = OneOf(&[Scope::Admin]);
 
 /// Method, route, need. `HEAD` is read as `GET`. A route that ends in `{action}` has a row for each action that differs.
@@ -57,6 +59,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/rollouts", LOOK),
     ("GET", "/rollouts/{rollout}", LOOK),
     ("GET", "/drift", LOOK),
+    ("GET", "/episodes", LOOK),
+    ("GET", "/episodes/{episode}", LOOK),
     ("GET", "/devices", LOOK),
     ("GET", "/devices/{device}", LOOK),
     ("GET", "/events", LOOK),
@@ -83,10 +87,13 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/rollouts/{rollout}/devices", LOOK),
     ("GET", "/api/v1/events", LOOK),
     ("GET", "/api/v1/stream", LOOK),
+    ("GET", "/api/v1/episodes", LOOK),
+    ("GET", "/api/v1/episodes/{episode}", LOOK),
     ("GET", "/api/v1/training/jobs", LOOK),
     ("GET", "/api/v1/training/jobs/{job}", LOOK),
     ("PUT", "/api/v1/cohorts/{cohort}", OPERATE),
     ("POST", "/api/v1/models/{line}/retrain", OPERATE),
+    ("POST", "/api/v1/models/{line}/retrain/call", CALL),
     ("PUT", "/api/v1/devices/{device}/labels", OPERATE),
     ("POST", "/api/v1/devices/{device}/accept", OPERATE),
     ("POST", "/api/v1/devices/{device}/refuse", OPERATE),
@@ -106,6 +113,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/api/v1/training/jobs/{job}/alive", PUBLISH),
     ("POST", "/api/v1/training/jobs/{job}/candidate", PUBLISH),
     ("POST", "/api/v1/training/jobs/{job}/fail", PUBLISH),
+    ("GET", "/api/v1/training/jobs/{job}/spec", LOOK),
+    ("POST", "/api/v1/training/jobs/{job}/delivery", PUBLISH),
     ("PUT", "/api/v1/models/{line}", ADMIN),
     ("POST", "/api/v1/tuf/targets", ADMIN),
     ("POST", "/api/v1/tuf/roots/{repository}", ADMIN),
@@ -165,6 +174,7 @@ mod tests {
             let expected = match *route {
                 "/login" | "/api/v1/enrol" => Nothing,
                 "/logout" => LOOK,
+                "/api/v1/models/{line}/retrain/call" => OneOf(&[Scope::Operator, Scope::Caller]),
                 "/api/v1/models/{line}/versions/{version}/mark" => OneOf(&[Scope::Operator, Scope::Publisher]),
                 route if route.ends_with("/approve") => OneOf(&[Scope::Approver]),
                 route if publish.contains(&route) || route.starts_with("/api/v1/training/") => OneOf(&[Scope::Publisher]),

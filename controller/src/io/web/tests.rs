@@ -22,6 +22,7 @@ async fn every_page_and_every_list_answers_on_an_empty_controller() {
         "/drift",
         "/devices",
         "/events",
+        "/episodes",
         "/login",
         "/problems/not-found",
         "/assets/app.css",
@@ -34,7 +35,7 @@ async fn every_page_and_every_list_answers_on_an_empty_controller() {
         assert!(csp.contains("default-src 'none'") && !csp.contains("unsafe"), "{path}: {csp}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
     }
-    for path in ["fleet", "cohorts", "models", "rollouts", "devices", "events", "training/jobs"] {
+    for path in ["fleet", "cohorts", "models", "rollouts", "devices", "events", "training/jobs", "episodes"] {
         let answer = site.get(&format!("/api/v1/{path}")).await;
         assert_eq!((answer.status, answer.header("content-type").as_str()), (200, "application/json"), "{path}");
     }

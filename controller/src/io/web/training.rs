@@ -15,7 +15,8 @@ use super::extract::{Json as Body, name};
 use super::guard::By;
 use super::resource::training::TrainingJob;
 use super::view::training::training_job;
-use crate::io::training::Candidate;
+use super::resource::training::JobKept;
+use crate::io::training::{Candidate, Delivery, ExternalRun};
 
 /// A worker asks for work.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -34,6 +35,10 @@ pub(super) struct Claim {
 pub(super) struct Alive {
     /// Its name.
     worker: String,
+    /// The run of another system that does the work.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    run: Option<ExternalRun>,
 }
 
 /// A worker brings a candidate. Both blobs were uploaded before.
@@ -101,14 +106,34 @@ pub(super) async fn claim(State(web): State<Web>, _by: By, Body(claim): Body<Cla
 
 /// Keep a job from being given to another worker.
 #[utoipa::path(post, path = "/api/v1/training/jobs/{job}/alive", tag = "training", operation_id = "keepTrainingJob", params(("job" = String, Path, description = "The job")), request_body = Alive,
-    responses((status = 204, description = "Noted"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+    responses((status = 200, body = JobKept), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn alive(
     State(web): State<Web>,
     Path(job): Path<String>,
     _by: By,
     Body(alive): Body<Alive>,
+) -> Result<Json<JobKept>, Problem> {
+    let data = web.controller().keep_job(&job, &alive.worker, alive.run).await?;
+    Ok(Json(JobKept { delivery: data.delivery }))
+}
+
+/// What a job that is running is to be made of: for the system that trains for its worker.
+#[utoipa::path(get, path = "/api/v1/training/jobs/{job}/spec", tag = "training", operation_id = "getTrainingSpec", params(("job" = String, Path, description = "The job")),
+    responses((status = 200, description = "What to train, with the digests of its data", body = Object), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn spec(State(web): State<Web>, Path(job): Path<String>) -> Result<Response, Problem> {
+    Ok(Json(web.controller().job_spec(&job).await?).into_response())
+}
+
+/// Deliver what a run has made, for the worker to take, to try out and to sign. The blobs were uploaded before.
+#[utoipa::path(post, path = "/api/v1/training/jobs/{job}/delivery", tag = "training", operation_id = "deliverTraining", params(("job" = String, Path, description = "The job")), request_body = Object,
+    responses((status = 204, description = "Noted"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
+pub(super) async fn deliver(
+    State(web): State<Web>,
+    Path(job): Path<String>,
+    _by: By,
+    Body(delivery): Body<Delivery>,
 ) -> Result<StatusCode, Problem> {
-    web.controller().keep_job(&job, &alive.worker).await?;
+    web.controller().deliver(&job, delivery).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

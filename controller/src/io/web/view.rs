@@ -13,6 +13,7 @@ use crate::snapshot::Snapshot;
 
 pub(super) mod devices;
 pub(super) mod drift;
+pub(super) mod episodes;
 pub(super) mod events;
 pub(super) mod fleet;
 pub(super) mod models;

@@ -93,7 +93,7 @@ const MAX_JOBS: usize = 10;
 fn jobs_card(now: Timestamp, jobs: &[TrainingJob]) -> Markup {
     flush(
         "Training",
-        html! { @if jobs.len() > MAX_JOBS { "the newest " (MAX_JOBS) " of " (jobs.len()) } },
+        html! { @if jobs.len() > MAX_JOBS { "the newest " (MAX_JOBS) " of " (jobs.len()) ". " } a href="/episodes" { "All episodes" } },
         html! {
             @if jobs.is_empty() {
                 (empty("No better model was asked for yet", "The controller asks when drift comes with a loss of accuracy; the trainer worker does the work with its own key.", Some("leeway trainer work --key trainer.key --root 1.root.json")))
@@ -101,7 +101,7 @@ fn jobs_card(now: Timestamp, jobs: &[TrainingJob]) -> Markup {
                 table {
                     thead { tr { th { "Job" } th { "State" } th.num { "Changed" } } }
                     tbody { @for j in jobs.iter().take(MAX_JOBS) { tr {
-                        td { (j.sentence) span.sub { "Asked " (when(now, j.created_at)) ": " (j.reason) } }
+                        td { a href={ "/episodes/" (j.id) } { (j.id) } ": " (j.sentence) span.sub { "Asked " (when(now, j.created_at)) ": " (j.reason) } }
                         td { (badge(j.level, &j.state)) }
                         td.num { (when(now, j.updated_at)) }
                     } } }

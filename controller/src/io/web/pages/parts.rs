@@ -99,6 +99,7 @@ pub(super) fn subject_href(subject: &str) -> Option<String> {
     let (kind, rest) = subject.split_once('/')?;
     match kind {
         "rollouts" | "devices" | "models" => Some(format!("/{kind}/{rest}")),
+        "training" => Some(format!("/episodes/{rest}")),
         _ => None,
     }
 }

@@ -35,3 +35,12 @@ pub struct TrainingJob {
     #[schema(value_type = Option<Object>)]
     pub spec: Option<serde_json::Value>,
 }
+
+/// The answer to a worker that is still at it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobKept {
+    /// What a run of another system has delivered for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub delivery: Option<crate::io::training::Delivery>,
+}

@@ -62,7 +62,7 @@ async fn what_training_brings_beyond_its_lines_budget_waits_and_the_log_says_so(
     assert_eq!(put.status, 200, "{}", put.text());
     let at = crate::io::clock::now();
     let request = RetrainRequest::of_a_test("rain-1", "0.9.0", at);
-    let job = TrainingJob { request, state: JobState::Published { version: "1.0.0".parse().unwrap() }, updated_at: at };
+    let job = TrainingJob { request, state: JobState::Published { version: "1.0.0".parse().unwrap() }, updated_at: at, moves: Vec::new() };
     std::sync::Arc::make_mut(&mut site.controller().inner.ledger().snapshot.jobs).insert("rain-1".to_owned(), std::sync::Arc::new(job));
     let begun = std::time::Instant::now();
     let log = loop {
