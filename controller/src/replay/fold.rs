@@ -18,6 +18,7 @@ use crate::audit::Event;
 use crate::drift::Monitor;
 use crate::ingest::Ledger;
 use crate::ingest::ledger::Frame;
+use crate::ingest::ledger::health::is_alarm;
 use crate::quality::Quality;
 
 /// What is derived about one manifest in one cohort, as it is stored.
