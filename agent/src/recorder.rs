@@ -18,6 +18,7 @@ use leeway_protocol::time::Timestamp;
 mod budget;
 mod cells;
 mod channels;
+mod derived;
 mod memory;
 pub mod row;
 mod sample;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{Line, Version};
-use crate::profile::{Reference, ReferenceError};
+use crate::profile::{Reference, ReferenceError, Source};
+use crate::statistic::{Place, StatisticError};
 use crate::tensor::{Tensor, TensorError, TensorSpec};
 use crate::time::Timestamp;
 
@@ -208,6 +209,12 @@ pub enum ManifestError {
     /// Not the document it should be.
     #[error("the manifest cannot be read: it is not the JSON form of version 1")]
     Parse(#[source] serde_json::Error),
+    /// A word that only a newer program knows, such as another kind of statistic.
+    #[error("the manifest says something this program does not know ({0}): update it")]
+    Unknown(String),
+    /// A statistic that cannot be computed from its tensor.
+    #[error("reference profile, feature {0:?}")]
+    Statistic(String, #[source] StatisticError),
     /// A version this code does not know.
     #[error("the manifest has form {0}, this program reads form 1: update it")]
     Form(u32),
@@ -225,7 +232,10 @@ pub enum ManifestError {
 impl Manifest {
     /// Read and check a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Parse)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| match error.to_string() {
+            unknown if unknown.starts_with("unknown variant") => ManifestError::Unknown(unknown),
+            _ => ManifestError::Parse(error),
+        })?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -272,6 +282,7 @@ impl Manifest {
             }
         }
         self.reference.check()?;
+        self.check_statistics()?;
         self.check_decision()?;
         for link in &self.state {
             let input = self.inputs.iter().find(|s| s.name == link.input);
@@ -288,6 +299,20 @@ impl Manifest {
             }
         }
         self.check_golden()
+    }
+
+    fn check_statistics(&self) -> Result<(), ManifestError> {
+        for feature in &self.reference.features {
+            let Source::Derived { of, view, figure } = &feature.source else { continue };
+            let spec = match *of {
+                Place::Input(at) => self.inputs.get(at),
+                Place::Output(at) => self.outputs.get(at),
+            };
+            let elements = spec.and_then(TensorSpec::elements).unwrap_or(0);
+            let checked = view.check(elements).and_then(|()| view.check_figure(*figure));
+            checked.map_err(|error| ManifestError::Statistic(feature.name.clone(), error))?;
+        }
+        Ok(())
     }
 
     fn check_decision(&self) -> Result<(), ManifestError> {

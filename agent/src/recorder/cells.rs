@@ -12,6 +12,7 @@ use leeway_protocol::profile::{Counts, Cuts, FeatureReference, SPECIALS, Source,
 use leeway_protocol::tensor::DType;
 
 use crate::recorder::channels::Channels;
+use crate::recorder::derived::Derived;
 use crate::recorder::row::{Elements, Row};
 
 /// Edges a fast cell has room for; one place must stay infinite for the search to end in.
@@ -71,6 +72,8 @@ enum Place {
     Output(usize, usize),
     /// Which figure of the channels' summaries.
     Summary(usize),
+    /// Which derived statistic.
+    Derived(usize),
     Confidence,
 }
 
@@ -80,6 +83,7 @@ pub(crate) struct Cells {
     groups: Vec<Group>,
     slow: Vec<Slow>,
     channels: Channels,
+    derived: Derived,
     tallies: Vec<Tally>,
     /// Each feature's bins, in the reference's order.
     features: Vec<std::ops::Range<usize>>,
@@ -95,6 +99,7 @@ impl Cells {
             groups: Vec::new(),
             slow: Vec::new(),
             channels: Channels::default(),
+            derived: Derived::default(),
             tallies: vec![Tally::default(); bins],
             features: Vec::with_capacity(features.len()),
             past: vec![(0, 0); bins],
@@ -109,16 +114,19 @@ impl Cells {
     }
 
     fn add(&mut self, manifest: &Manifest, feature: &FeatureReference, base: usize) {
-        let (is_output, tensor, index) = match feature.source {
-            Source::Input { tensor, index } => (false, tensor, index),
-            Source::Output { tensor, index } => (true, tensor, index),
+        let slow = |place| Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX };
+        let (is_output, tensor, index) = match &feature.source {
+            Source::Input { tensor, index } => (false, *tensor, *index),
+            Source::Output { tensor, index } => (true, *tensor, *index),
             Source::Channel { tensor, channel, stat } => {
-                let place = Place::Summary(self.channels.add(manifest, tensor, channel, stat));
-                return self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+                let place = Place::Summary(self.channels.add(manifest, *tensor, *channel, *stat));
+                return self.slow.push(slow(place));
             }
-            Source::Confidence => {
-                return self.slow.push(Slow { place: Place::Confidence, cuts: feature.cuts.clone(), base, last: usize::MAX });
+            Source::Derived { of, view, figure } => {
+                let place = Place::Derived(self.derived.add(*of, view, *figure));
+                return self.slow.push(slow(place));
             }
+            Source::Confidence => return self.slow.push(slow(Place::Confidence)),
         };
         let specs = if is_output { &manifest.outputs } else { &manifest.inputs };
         let is_float = specs.get(tensor).is_some_and(|spec| spec.dtype == DType::F32);
@@ -129,7 +137,7 @@ impl Cells {
             },
             None => {
                 let place = if is_output { Place::Output(tensor, index) } else { Place::Input(tensor, index) };
-                self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+                self.slow.push(slow(place));
             }
         }
     }
@@ -160,12 +168,14 @@ impl Cells {
             return;
         }
         self.channels.summarise(row);
+        self.derived.measure(row);
         for cell in &mut self.slow {
             let value = match cell.place {
                 Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
                 Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
                 Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
                 Place::Summary(at) => self.channels.figure(at),
+                Place::Derived(at) => self.derived.figure(at),
                 Place::Confidence => confidence,
             };
             count(&mut self.tallies, &mut cell.last, cell.base + cell.cuts.bin(value));

@@ -1,69 +1,6 @@
 //! What one inference looked like, borrowed from whoever ran it: the recorder neither knows the engine nor copies a tensor.
 use leeway_protocol::manifest::{Decision, Manifest};
-
-/// The elements of one tensor, row-major.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Elements<'a> {
-    /// 32-bit floats.
-    F32(&'a [f32]),
-    /// Signed bytes.
-    I8(&'a [i8]),
-    /// Unsigned bytes.
-    U8(&'a [u8]),
-    /// 32-bit integers.
-    I32(&'a [i32]),
-    /// 64-bit integers.
-    I64(&'a [i64]),
-    /// Truth values.
-    Bool(&'a [bool]),
-    /// Not given: constants and recurrent state.
-    Absent,
-}
-
-impl Elements<'_> {
-    /// One element as a double.
-    #[inline]
-    pub fn at(&self, index: usize) -> Option<f64> {
-        match self {
-            Self::F32(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I8(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::U8(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I32(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I64(v) => v.get(index).map(|&x| x as f64),
-            Self::Bool(v) => v.get(index).map(|&x| f64::from(u8::from(x))),
-            Self::Absent => None,
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(v) => v.len(),
-            Self::I8(v) => v.len(),
-            Self::U8(v) => v.len(),
-            Self::I32(v) => v.len(),
-            Self::I64(v) => v.len(),
-            Self::Bool(v) => v.len(),
-            Self::Absent => 0,
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether every element is a finite number; integers always are.
-    #[inline]
-    pub fn all_finite(&self) -> bool {
-        // Bits or-ed together vectorise where a sum, which has an order, and a short-circuit do not.
-        const EXPONENT: u32 = 0x7f80_0000;
-        match self {
-            Self::F32(v) => v.iter().map(|x| u32::from(x.to_bits() & EXPONENT == EXPONENT)).fold(0, |any, one| any | one) == 0,
-            _ => true,
-        }
-    }
-}
+pub use leeway_protocol::tensor::Elements;
 
 /// Inputs and outputs of one inference, in the manifest's order.
 #[derive(Debug, Clone, Copy)]
@@ -185,17 +122,5 @@ mod tests {
         assert_eq!(classes.decide(&[Elements::F32(&[0.1])]), None);
         assert_eq!(classes.decide(&[Elements::F32(&[0.1, f32::NAN, 0.2])]), None);
         assert_eq!(decider(Decision::None, vec![1]).decide(&[Elements::F32(&[0.1])]), None);
-    }
-
-    #[test]
-    fn one_value_that_is_no_number_is_found() {
-        let mut values = vec![1.5f32; 10_000];
-        assert!(Elements::F32(&values).all_finite());
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            values[7_777] = bad;
-            assert!(!Elements::F32(&values).all_finite());
-        }
-        assert!(Elements::F32(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE]).all_finite());
-        assert!(Elements::I8(&[-1]).all_finite());
     }
 }
