@@ -24,6 +24,9 @@ const HISTORY: u64 = 8_192;
 /// A bin takes part in the autocorrelation if it was entered and left about this often; below, its estimate is noise.
 const MIN_VARIANCE: f64 = 5.0;
 
+/// A bin with less of the reference than this is rare.
+const RARE: f64 = 0.01;
+
 /// A bin's counter.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
@@ -87,6 +90,8 @@ pub(crate) struct Cells {
     tallies: Vec<Tally>,
     /// Each feature's bins, in the reference's order.
     features: Vec<std::ops::Range<usize>>,
+    /// Bins that hold next to nothing of the reference.
+    rare: Vec<bool>,
     /// Counts and stays of earlier windows, per bin, for the autocorrelation.
     past: Vec<(u64, u64)>,
 }
@@ -102,6 +107,7 @@ impl Cells {
             derived: Derived::default(),
             tallies: vec![Tally::default(); bins],
             features: Vec::with_capacity(features.len()),
+            rare: features.iter().flat_map(|f| f.masses.iter().map(|mass| *mass < RARE)).collect(),
             past: vec![(0, 0); bins],
         };
         let mut base = 0;
@@ -169,17 +175,45 @@ impl Cells {
         }
         self.channels.summarise(row);
         self.derived.measure(row);
-        for cell in &mut self.slow {
-            let value = match cell.place {
-                Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
-                Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
-                Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
-                Place::Summary(at) => self.channels.figure(at),
-                Place::Derived(at) => self.derived.figure(at),
-                Place::Confidence => confidence,
-            };
-            count(&mut self.tallies, &mut cell.last, cell.base + cell.cuts.bin(value));
+        let mut slow = std::mem::take(&mut self.slow);
+        for cell in &mut slow {
+            let bin = cell.cuts.bin(self.value(cell.place, row, confidence));
+            count(&mut self.tallies, &mut cell.last, cell.base + bin);
         }
+        self.slow = slow;
+    }
+
+    /// The value of a slow feature in a row that was summarised.
+    fn value(&self, place: Place, row: &Row<'_>, confidence: Option<f64>) -> Option<f64> {
+        match place {
+            Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
+            Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
+            Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
+            Place::Summary(at) => self.channels.figure(at),
+            Place::Derived(at) => self.derived.figure(at),
+            Place::Confidence => confidence,
+        }
+    }
+
+    /// Whether a feature of the row lies where the reference hardly was.
+    pub(crate) fn is_rare(&mut self, row: &Row<'_>, confidence: Option<f64>) -> bool {
+        let rare = |bin: usize, rare: &[bool]| rare.get(bin).copied().unwrap_or(false);
+        for group in &self.groups {
+            let tensors = if group.is_output { row.outputs } else { row.inputs };
+            for cell in &group.cells {
+                let is_null = !group.is_output && row.nulls.contains(&(group.tensor, cell.index));
+                let value = tensors.get(group.tensor).filter(|_| !is_null).and_then(|e| e.at(cell.index));
+                let bin = value.map_or(Special::Null as usize, |x| cell.bin(x as f32));
+                if rare(cell.base + bin, &self.rare) {
+                    return true;
+                }
+            }
+        }
+        if !self.slow.is_empty() {
+            self.channels.summarise(row);
+            self.derived.measure(row);
+        }
+        self.slow.iter().any(|cell| rare(cell.base + cell.cuts.bin(self.value(cell.place, row, confidence)), &self.rare))
     }
 
     /// The window's counts and autocorrelations in the reference's order; everything is zero afterwards.

@@ -75,6 +75,28 @@ impl Decider {
     }
 }
 
+impl Decider {
+    /// Lead of the decision over its nearest rival: the distance from the threshold by the most there can be, or the probability of
+    /// the best class less that of the second; 0 to 1. `None` without a decision.
+    pub fn margin(&self, outputs: &[Elements<'_>]) -> Option<f64> {
+        match *self {
+            Self::None => None,
+            Self::Binary { output, index, threshold } => {
+                let p = outputs.get(output)?.at(index).filter(|p| p.is_finite())?;
+                Some(((p - threshold).abs() / threshold.max(1.0 - threshold)).min(1.0))
+            }
+            Self::Classes { output, classes } => {
+                let scores = outputs.get(output)?;
+                let (mut best, mut second) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+                for p in (0..classes).filter_map(|class| scores.at(class)) {
+                    (best, second) = if p > best { (p, best) } else { (best, second.max(p)) };
+                }
+                Some((best - second).clamp(0.0, 1.0)).filter(|margin| !margin.is_nan())
+            }
+        }
+    }
+}
+
 fn largest(scores: &Elements<'_>, classes: usize) -> Option<Decided> {
     if let Elements::F32(scores) = scores {
         let scores = scores.get(..classes).filter(|s| Elements::F32(s).all_finite())?;
@@ -101,6 +123,17 @@ fn largest(scores: &Elements<'_>, classes: usize) -> Option<Decided> {
 mod tests {
     use super::*;
     use crate::recorder::tests::manifest_with;
+
+    #[test]
+    fn margins_are_leads_over_the_nearest_rival() {
+        let binary = Decider::Binary { output: 0, index: 0, threshold: 0.8 };
+        let of = |decider: Decider, p: &[f32]| decider.margin(&[Elements::F32(p)]);
+        assert!((of(binary, &[0.4]).unwrap() - 0.5).abs() < 1e-6 && of(binary, &[0.8]).unwrap() < 1e-6);
+        assert_eq!(of(binary, &[f32::NAN]), None);
+        let classes = Decider::Classes { output: 0, classes: 3 };
+        assert_eq!((of(classes, &[0.25, 0.5, 0.25]), of(classes, &[0.5, 0.5, 0.0])), (Some(0.25), Some(0.0)));
+        assert_eq!(of(Decider::None, &[0.5]), None);
+    }
 
     #[test]
     fn decisions_follow_the_manifest() {
