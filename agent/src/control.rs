@@ -22,7 +22,7 @@ use leeway_protocol::reported::ShadowSummary;
 use crate::confinement::Confinement;
 
 /// The number of this conversation's form; raised with every change of the enums below.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The longest frame: the largest window (some 70 KB) and the largest capture batch (256 KB) fit many times over.
 pub const MAX_FRAME: usize = 4 << 20;

@@ -18,7 +18,10 @@ use leeway_protocol::time::Timestamp;
 mod budget;
 mod cells;
 mod channels;
+mod derived;
 mod memory;
+mod pace;
+mod redact;
 pub mod row;
 mod sample;
 #[cfg(test)]
@@ -33,8 +36,9 @@ pub use user::TooManyNames;
 use budget::Budget;
 use cells::Cells;
 use memory::Memory;
-use row::{Decided, Row};
-use sample::Sample;
+use row::{Decided, Decider, Row};
+use redact::Redaction;
+use sample::{Offer, Sample};
 use user::Told;
 
 /// Inferences after which a window closes whatever the policy says, so that no 32-bit count can overflow.
@@ -78,7 +82,7 @@ pub struct Recorder {
     model: Digest,
     windows: Windows,
     confidence: Edges,
-    has_decision: bool,
+    decider: Decider,
     cells: Cells,
     budget: Budget,
     memory: Memory,
@@ -156,11 +160,11 @@ impl Recorder {
             model: manifest.model.digest,
             windows,
             confidence: Edges::new(&manifest.calibration),
-            has_decision: manifest.decision != Decision::None,
+            decider: Decider::new(manifest),
             cells: Cells::new(manifest),
             budget: Budget::new(GUESS_NANOS * manifest.reference.features.len().max(1) as f64),
             memory: Memory::new(),
-            sample: Sample::new(capture, free, values),
+            sample: Sample::new(capture, free, values, Redaction::new(manifest)),
             next_window: 0,
             open: Open::new(classes(manifest)),
             data_at: None,
@@ -195,18 +199,30 @@ impl Recorder {
                 *count = count.wrapping_add(1);
             }
             self.memory.remember(inference.request, decided.class, bin);
-        } else if !self.has_decision {
+        } else if self.decider == Decider::None {
             // Nothing to label, but the application may tell what became of it.
             self.memory.remember(inference.request, 0, 0);
         }
         let at = inference.data_time.unwrap_or(now);
-        self.sample.offer(now, inference.request, at, &inference.row, inference.decided);
+        let (row, decided) = (inference.row, inference.decided);
+        let (cells, decider) = (&mut self.cells, self.decider);
+        self.sample.offer(now, &Offer { request: inference.request, at, row, decided }, |priority| {
+            let margin = if priority.uncertain > 0.0 { decider.margin(row.outputs) } else { None };
+            let is_rare = priority.rare > 0.0 && cells.is_rare(&row, decided.map(|d| d.confidence));
+            (margin.map_or(0.0, |margin| 1.0 - margin), is_rare)
+        });
         let recorded = self.budget.spend(now, inference.nanos);
         if recorded {
             self.cells.fold(&inference.row, inference.decided.map(|d| d.confidence));
             self.open.recorded += 1;
         }
         recorded
+    }
+
+    /// What the shadow said to the inference told last: whether it decided otherwise. Until then, or the next inference, a row that is
+    /// kept for such a disagreement waits.
+    pub fn compared(&mut self, disagreed: bool) {
+        self.sample.compared(Some(disagreed));
     }
 
     /// Count a request that was refused because values were missing: its profile must show them, or a sensor that stops
@@ -234,7 +250,7 @@ impl Recorder {
     /// The truth about an earlier request; whether this model's decision or a captured row waited for it.
     pub fn label(&mut self, now: Timestamp, request: u64, label: f32) -> bool {
         let completed = self.sample.label(request, label);
-        if !self.has_decision {
+        if self.decider == Decider::None {
             return completed;
         }
         let Some(decided) = self.memory.recall(request) else { return completed };

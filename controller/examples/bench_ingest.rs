@@ -243,6 +243,7 @@ async fn publish(controller: &Controller, ceremony: &Ceremony) -> anyhow::Result
         outputs: vec![spec("p", 1)],
         state: Vec::new(),
         constants: Vec::new(),
+        redact: Default::default(),
         decision: Decision::Binary { output: 0, index: 0, threshold: 0.5 },
         reference: Reference { rows: 1000, features: (0..FEATURES).map(feature).collect() },
         calibration: Calibration {

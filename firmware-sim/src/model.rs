@@ -113,6 +113,7 @@ fn manifest(line: &Line, version: &Version, seq: u64, model: &[u8]) -> Manifest 
         outputs: vec![spec("p", 2)],
         state: Vec::new(),
         constants: Vec::new(),
+        redact: Default::default(),
         decision: Decision::Binary { output: 0, index: 1, threshold: 0.5 },
         reference: Reference { rows: 1000, features: vec![feature] },
         calibration: Calibration {

@@ -141,10 +141,11 @@ impl Default for Windows {
     }
 }
 
-/// What rows may leave the device, for retraining.
+/// What rows may leave the device, for retraining. Off unless `uniform` is above 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct CapturePolicy {
-    /// Share of inferences kept at random (the honest floor for evaluation), 0 to 1. 0 sends nothing.
+    /// Share of inferences kept at random (the honest floor for evaluation), 0 to 1. 0 sends nothing: what is only kept for being
+    /// unusual says nothing about the usual.
     pub uniform: f64,
     /// The most rows per day.
     pub max_rows_per_day: u64,
@@ -154,4 +155,24 @@ pub struct CapturePolicy {
     /// alike (by day, from zero) would otherwise all keep the same rows and all skip the same ones.
     #[serde(default)]
     pub salt: u64,
+    /// The most bytes of rows per day; 0 is no bound besides that of the rows.
+    #[serde(default)]
+    pub max_bytes_per_day: u64,
+    /// What is kept with a higher probability than the floor's.
+    #[serde(default)]
+    pub priority: Priority,
+}
+
+/// Probabilities, 0 to 1, with which a row is kept for being worth more than others; the largest that applies counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Priority {
+    /// A row decided without any margin; falls in proportion as the margin grows to 1.
+    #[serde(default)]
+    pub uncertain: f64,
+    /// A row with a feature in a bin that holds less than a hundredth of the reference, or in a special bin.
+    #[serde(default)]
+    pub rare: f64,
+    /// A row that the shadow decided differently.
+    #[serde(default)]
+    pub disagreement: f64,
 }

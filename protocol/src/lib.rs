@@ -12,6 +12,7 @@ pub mod profile;
 pub mod reason;
 pub mod report;
 pub mod reported;
+pub mod statistic;
 pub mod tensor;
 pub mod time;
 pub mod topic;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{Line, Version};
-use crate::profile::{Reference, ReferenceError};
+use crate::profile::{Reference, ReferenceError, Source};
+use crate::statistic::{Place, StatisticError};
 use crate::tensor::{Tensor, TensorError, TensorSpec};
 use crate::time::Timestamp;
 
@@ -20,13 +21,15 @@ pub const MAX_MODEL_BYTES: u64 = 512 << 20;
 pub const MAX_TENSORS: usize = 64;
 /// Golden vectors a manifest must have at least; fewer than this tell too little.
 pub const MIN_GOLDEN: usize = 1;
+/// Forms that are read.
+const FORMS: std::ops::RangeInclusive<u32> = 1..=2;
 /// Confidence bins of the calibration table.
 pub const CONFIDENCE_BINS: usize = 10;
 
 /// A release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of this document's form: 1.
+    /// Version of this document's form: 1, or 2 where `redact` says something: a program that does not know of it must not capture.
     pub v: u32,
     /// The model line.
     pub line: Line,
@@ -52,6 +55,9 @@ pub struct Manifest {
     pub reference: Reference,
     /// Accuracy by confidence, from held-out data.
     pub calibration: Calibration,
+    /// What captured rows may not hold: a feature of one input element, or (dropped only) a whole input, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub redact: BTreeMap<String, Redact>,
     /// Proof of running right.
     pub golden: Golden,
     /// What the model may use.
@@ -60,6 +66,16 @@ pub struct Manifest {
     pub lineage: Lineage,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// What becomes of a value before a captured row is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redact {
+    /// It is left out: not a number stands in its place.
+    Drop,
+    /// It becomes the middle of its bin.
+    Coarsen,
 }
 
 /// A content-addressed file.
@@ -206,10 +222,16 @@ pub struct Dataset {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Not the document it should be.
-    #[error("the manifest cannot be read: it is not the JSON form of version 1")]
+    #[error("the manifest cannot be read: it is not the JSON form of version 1 or 2")]
     Parse(#[source] serde_json::Error),
+    /// A word that only a newer program knows, such as another kind of statistic.
+    #[error("the manifest says something this program does not know ({0}): update it")]
+    Unknown(String),
+    /// A statistic that cannot be computed from its tensor.
+    #[error("reference profile, feature {0:?}")]
+    Statistic(String, #[source] StatisticError),
     /// A version this code does not know.
-    #[error("the manifest has form {0}, this program reads form 1: update it")]
+    #[error("the manifest has form {0}, this program reads forms 1 and 2: update it")]
     Form(u32),
     /// A reference profile that cannot be counted against.
     #[error(transparent)]
@@ -225,7 +247,10 @@ pub enum ManifestError {
 impl Manifest {
     /// Read and check a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(ManifestError::Parse)?;
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| match error.to_string() {
+            unknown if unknown.starts_with("unknown variant") => ManifestError::Unknown(unknown),
+            _ => ManifestError::Parse(error),
+        })?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -257,8 +282,11 @@ impl Manifest {
 
     fn check(&self) -> Result<(), ManifestError> {
         let fail = |what: String| Err(ManifestError::Inconsistent(what));
-        if self.v != 1 {
+        if !FORMS.contains(&self.v) {
             return Err(ManifestError::Form(self.v));
+        }
+        if self.v < 2 && !self.redact.is_empty() {
+            return fail("redact needs form 2 of the manifest, so that no program that does not know of it captures unredacted rows".to_owned());
         }
         if self.model.length > MAX_MODEL_BYTES {
             return fail(format!("the model has {} bytes, the bound is {MAX_MODEL_BYTES}", self.model.length));
@@ -272,6 +300,8 @@ impl Manifest {
             }
         }
         self.reference.check()?;
+        self.check_statistics()?;
+        self.check_redaction()?;
         self.check_decision()?;
         for link in &self.state {
             let input = self.inputs.iter().find(|s| s.name == link.input);
@@ -288,6 +318,33 @@ impl Manifest {
             }
         }
         self.check_golden()
+    }
+
+    fn check_statistics(&self) -> Result<(), ManifestError> {
+        for feature in &self.reference.features {
+            let Source::Derived { of, view, figure } = &feature.source else { continue };
+            let spec = match *of {
+                Place::Input(at) => self.inputs.get(at),
+                Place::Output(at) => self.outputs.get(at),
+            };
+            let elements = spec.and_then(TensorSpec::elements).unwrap_or(0);
+            let checked = view.check(elements).and_then(|()| view.check_figure(*figure));
+            checked.map_err(|error| ManifestError::Statistic(feature.name.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// A name that nothing has is a slip of the pen that would send what was to be kept back.
+    fn check_redaction(&self) -> Result<(), ManifestError> {
+        for (name, how) in &self.redact {
+            let is_feature = self.reference.features.iter().any(|f| f.name == *name && matches!(f.source, Source::Input { .. }));
+            let is_input = self.free_inputs().any(|(_, spec)| spec.name == *name);
+            if !is_feature && !(is_input && *how == Redact::Drop) {
+                let what = format!("redact names {name:?}: name a feature of one input element, or an input that is dropped whole");
+                return Err(ManifestError::Inconsistent(what));
+            }
+        }
+        Ok(())
     }
 
     fn check_decision(&self) -> Result<(), ManifestError> {

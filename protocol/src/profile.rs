@@ -5,8 +5,10 @@
 //! What stays true: every observed value lands in exactly one bin, so the bins of a feature sum to the number observed.
 use serde::{Deserialize, Serialize};
 
+use crate::statistic::{Figure, Place, View};
+
 /// Where a feature's value comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "from")]
 pub enum Source {
     /// One element (row-major index) of an input tensor.
@@ -34,6 +36,17 @@ pub enum Source {
     },
     /// The confidence of the decision, 0 to 1.
     Confidence,
+    /// A number derived from a whole tensor: an image, a sound, a text or an embedding. A device that does not know the view or the
+    /// figure refuses the manifest rather than counting something else.
+    Derived {
+        /// Which tensor.
+        of: Place,
+        /// What the tensor is.
+        view: View,
+        /// Which number.
+        #[serde(flatten)]
+        figure: Figure,
+    },
 }
 
 /// A summary of a channel.

@@ -116,6 +116,7 @@ pub(crate) fn perceptron(hidden: usize) -> Result<(Vec<u8>, Manifest)> {
         outputs: vec![spec("p", CLASSES)],
         state: vec![],
         constants: vec![],
+        redact: Default::default(),
         decision: Decision::Classes { output: 0 },
         reference: Reference { rows: 1, features },
         calibration: Calibration { edges: (0..=10).map(|i| f64::from(i) / 10.0).collect(), accuracy: vec![0.5; 10], rows: vec![1; 10] },

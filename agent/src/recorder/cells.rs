@@ -12,6 +12,7 @@ use leeway_protocol::profile::{Counts, Cuts, FeatureReference, SPECIALS, Source,
 use leeway_protocol::tensor::DType;
 
 use crate::recorder::channels::Channels;
+use crate::recorder::derived::Derived;
 use crate::recorder::row::{Elements, Row};
 
 /// Edges a fast cell has room for; one place must stay infinite for the search to end in.
@@ -22,6 +23,9 @@ const HISTORY: u64 = 8_192;
 
 /// A bin takes part in the autocorrelation if it was entered and left about this often; below, its estimate is noise.
 const MIN_VARIANCE: f64 = 5.0;
+
+/// A bin with less of the reference than this is rare.
+const RARE: f64 = 0.01;
 
 /// A bin's counter.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +75,8 @@ enum Place {
     Output(usize, usize),
     /// Which figure of the channels' summaries.
     Summary(usize),
+    /// Which derived statistic.
+    Derived(usize),
     Confidence,
 }
 
@@ -80,9 +86,12 @@ pub(crate) struct Cells {
     groups: Vec<Group>,
     slow: Vec<Slow>,
     channels: Channels,
+    derived: Derived,
     tallies: Vec<Tally>,
     /// Each feature's bins, in the reference's order.
     features: Vec<std::ops::Range<usize>>,
+    /// Bins that hold next to nothing of the reference.
+    rare: Vec<bool>,
     /// Counts and stays of earlier windows, per bin, for the autocorrelation.
     past: Vec<(u64, u64)>,
 }
@@ -95,8 +104,10 @@ impl Cells {
             groups: Vec::new(),
             slow: Vec::new(),
             channels: Channels::default(),
+            derived: Derived::default(),
             tallies: vec![Tally::default(); bins],
             features: Vec::with_capacity(features.len()),
+            rare: features.iter().flat_map(|f| f.masses.iter().map(|mass| *mass < RARE)).collect(),
             past: vec![(0, 0); bins],
         };
         let mut base = 0;
@@ -109,16 +120,19 @@ impl Cells {
     }
 
     fn add(&mut self, manifest: &Manifest, feature: &FeatureReference, base: usize) {
-        let (is_output, tensor, index) = match feature.source {
-            Source::Input { tensor, index } => (false, tensor, index),
-            Source::Output { tensor, index } => (true, tensor, index),
+        let slow = |place| Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX };
+        let (is_output, tensor, index) = match &feature.source {
+            Source::Input { tensor, index } => (false, *tensor, *index),
+            Source::Output { tensor, index } => (true, *tensor, *index),
             Source::Channel { tensor, channel, stat } => {
-                let place = Place::Summary(self.channels.add(manifest, tensor, channel, stat));
-                return self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+                let place = Place::Summary(self.channels.add(manifest, *tensor, *channel, *stat));
+                return self.slow.push(slow(place));
             }
-            Source::Confidence => {
-                return self.slow.push(Slow { place: Place::Confidence, cuts: feature.cuts.clone(), base, last: usize::MAX });
+            Source::Derived { of, view, figure } => {
+                let place = Place::Derived(self.derived.add(*of, view, *figure));
+                return self.slow.push(slow(place));
             }
+            Source::Confidence => return self.slow.push(slow(Place::Confidence)),
         };
         let specs = if is_output { &manifest.outputs } else { &manifest.inputs };
         let is_float = specs.get(tensor).is_some_and(|spec| spec.dtype == DType::F32);
@@ -129,7 +143,7 @@ impl Cells {
             },
             None => {
                 let place = if is_output { Place::Output(tensor, index) } else { Place::Input(tensor, index) };
-                self.slow.push(Slow { place, cuts: feature.cuts.clone(), base, last: usize::MAX });
+                self.slow.push(slow(place));
             }
         }
     }
@@ -160,16 +174,46 @@ impl Cells {
             return;
         }
         self.channels.summarise(row);
-        for cell in &mut self.slow {
-            let value = match cell.place {
-                Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
-                Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
-                Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
-                Place::Summary(at) => self.channels.figure(at),
-                Place::Confidence => confidence,
-            };
-            count(&mut self.tallies, &mut cell.last, cell.base + cell.cuts.bin(value));
+        self.derived.measure(row);
+        let mut slow = std::mem::take(&mut self.slow);
+        for cell in &mut slow {
+            let bin = cell.cuts.bin(self.value(cell.place, row, confidence));
+            count(&mut self.tallies, &mut cell.last, cell.base + bin);
         }
+        self.slow = slow;
+    }
+
+    /// The value of a slow feature in a row that was summarised.
+    fn value(&self, place: Place, row: &Row<'_>, confidence: Option<f64>) -> Option<f64> {
+        match place {
+            Place::Input(tensor, index) if row.nulls.contains(&(tensor, index)) => None,
+            Place::Input(tensor, index) => row.inputs.get(tensor).and_then(|e| e.at(index)),
+            Place::Output(tensor, index) => row.outputs.get(tensor).and_then(|e| e.at(index)),
+            Place::Summary(at) => self.channels.figure(at),
+            Place::Derived(at) => self.derived.figure(at),
+            Place::Confidence => confidence,
+        }
+    }
+
+    /// Whether a feature of the row lies where the reference hardly was.
+    pub(crate) fn is_rare(&mut self, row: &Row<'_>, confidence: Option<f64>) -> bool {
+        let rare = |bin: usize, rare: &[bool]| rare.get(bin).copied().unwrap_or(false);
+        for group in &self.groups {
+            let tensors = if group.is_output { row.outputs } else { row.inputs };
+            for cell in &group.cells {
+                let is_null = !group.is_output && row.nulls.contains(&(group.tensor, cell.index));
+                let value = tensors.get(group.tensor).filter(|_| !is_null).and_then(|e| e.at(cell.index));
+                let bin = value.map_or(Special::Null as usize, |x| cell.bin(x as f32));
+                if rare(cell.base + bin, &self.rare) {
+                    return true;
+                }
+            }
+        }
+        if !self.slow.is_empty() {
+            self.channels.summarise(row);
+            self.derived.measure(row);
+        }
+        self.slow.iter().any(|cell| rare(cell.base + cell.cuts.bin(self.value(cell.place, row, confidence)), &self.rare))
     }
 
     /// The window's counts and autocorrelations in the reference's order; everything is zero afterwards.

@@ -1,69 +1,6 @@
 //! What one inference looked like, borrowed from whoever ran it: the recorder neither knows the engine nor copies a tensor.
 use leeway_protocol::manifest::{Decision, Manifest};
-
-/// The elements of one tensor, row-major.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Elements<'a> {
-    /// 32-bit floats.
-    F32(&'a [f32]),
-    /// Signed bytes.
-    I8(&'a [i8]),
-    /// Unsigned bytes.
-    U8(&'a [u8]),
-    /// 32-bit integers.
-    I32(&'a [i32]),
-    /// 64-bit integers.
-    I64(&'a [i64]),
-    /// Truth values.
-    Bool(&'a [bool]),
-    /// Not given: constants and recurrent state.
-    Absent,
-}
-
-impl Elements<'_> {
-    /// One element as a double.
-    #[inline]
-    pub fn at(&self, index: usize) -> Option<f64> {
-        match self {
-            Self::F32(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I8(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::U8(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I32(v) => v.get(index).map(|&x| f64::from(x)),
-            Self::I64(v) => v.get(index).map(|&x| x as f64),
-            Self::Bool(v) => v.get(index).map(|&x| f64::from(u8::from(x))),
-            Self::Absent => None,
-        }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(v) => v.len(),
-            Self::I8(v) => v.len(),
-            Self::U8(v) => v.len(),
-            Self::I32(v) => v.len(),
-            Self::I64(v) => v.len(),
-            Self::Bool(v) => v.len(),
-            Self::Absent => 0,
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether every element is a finite number; integers always are.
-    #[inline]
-    pub fn all_finite(&self) -> bool {
-        // Bits or-ed together vectorise where a sum, which has an order, and a short-circuit do not.
-        const EXPONENT: u32 = 0x7f80_0000;
-        match self {
-            Self::F32(v) => v.iter().map(|x| u32::from(x.to_bits() & EXPONENT == EXPONENT)).fold(0, |any, one| any | one) == 0,
-            _ => true,
-        }
-    }
-}
+pub use leeway_protocol::tensor::Elements;
 
 /// Inputs and outputs of one inference, in the manifest's order.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +75,28 @@ impl Decider {
     }
 }
 
+impl Decider {
+    /// Lead of the decision over its nearest rival: the distance from the threshold by the most there can be, or the probability of
+    /// the best class less that of the second; 0 to 1. `None` without a decision.
+    pub fn margin(&self, outputs: &[Elements<'_>]) -> Option<f64> {
+        match *self {
+            Self::None => None,
+            Self::Binary { output, index, threshold } => {
+                let p = outputs.get(output)?.at(index).filter(|p| p.is_finite())?;
+                Some(((p - threshold).abs() / threshold.max(1.0 - threshold)).min(1.0))
+            }
+            Self::Classes { output, classes } => {
+                let scores = outputs.get(output)?;
+                let (mut best, mut second) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+                for p in (0..classes).filter_map(|class| scores.at(class)) {
+                    (best, second) = if p > best { (p, best) } else { (best, second.max(p)) };
+                }
+                Some((best - second).clamp(0.0, 1.0)).filter(|margin| !margin.is_nan())
+            }
+        }
+    }
+}
+
 fn largest(scores: &Elements<'_>, classes: usize) -> Option<Decided> {
     if let Elements::F32(scores) = scores {
         let scores = scores.get(..classes).filter(|s| Elements::F32(s).all_finite())?;
@@ -166,6 +125,17 @@ mod tests {
     use crate::recorder::tests::manifest_with;
 
     #[test]
+    fn margins_are_leads_over_the_nearest_rival() {
+        let binary = Decider::Binary { output: 0, index: 0, threshold: 0.8 };
+        let of = |decider: Decider, p: &[f32]| decider.margin(&[Elements::F32(p)]);
+        assert!((of(binary, &[0.4]).unwrap() - 0.5).abs() < 1e-6 && of(binary, &[0.8]).unwrap() < 1e-6);
+        assert_eq!(of(binary, &[f32::NAN]), None);
+        let classes = Decider::Classes { output: 0, classes: 3 };
+        assert_eq!((of(classes, &[0.25, 0.5, 0.25]), of(classes, &[0.5, 0.5, 0.0])), (Some(0.25), Some(0.0)));
+        assert_eq!(of(Decider::None, &[0.5]), None);
+    }
+
+    #[test]
     fn decisions_follow_the_manifest() {
         let decider = |decision: Decision, shape: Vec<u64>| {
             let mut manifest = manifest_with(vec![]);
@@ -185,17 +155,5 @@ mod tests {
         assert_eq!(classes.decide(&[Elements::F32(&[0.1])]), None);
         assert_eq!(classes.decide(&[Elements::F32(&[0.1, f32::NAN, 0.2])]), None);
         assert_eq!(decider(Decision::None, vec![1]).decide(&[Elements::F32(&[0.1])]), None);
-    }
-
-    #[test]
-    fn one_value_that_is_no_number_is_found() {
-        let mut values = vec![1.5f32; 10_000];
-        assert!(Elements::F32(&values).all_finite());
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            values[7_777] = bad;
-            assert!(!Elements::F32(&values).all_finite());
-        }
-        assert!(Elements::F32(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE]).all_finite());
-        assert!(Elements::I8(&[-1]).all_finite());
     }
 }

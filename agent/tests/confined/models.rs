@@ -49,6 +49,7 @@ fn model(graph: Graph, input: (&str, &[u64], &[f32]), output: (&str, &[u64], &[f
         outputs: vec![spec(output)],
         state: vec![],
         constants: vec![],
+        redact: Default::default(),
         decision: Decision::None,
         reference: Reference::default(),
         calibration: Calibration::default(),

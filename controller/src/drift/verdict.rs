@@ -1,6 +1,7 @@
 //! What is known about one stream now: evidence against its threshold, and how far the feature moved, in one sentence.
 use leeway_protocol::ids::{Cohort, DeviceId};
 use leeway_protocol::profile::{FeatureReference, Source};
+use leeway_protocol::statistic::Place;
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,8 @@ impl Kind {
     /// The kind of a reference feature.
     pub fn of(source: &Source) -> Self {
         match source {
-            Source::Input { .. } | Source::Channel { .. } => Self::Input,
-            Source::Output { .. } => Self::Output,
+            Source::Output { .. } | Source::Derived { of: Place::Output(_), .. } => Self::Output,
+            Source::Input { .. } | Source::Channel { .. } | Source::Derived { .. } => Self::Input,
             Source::Confidence => Self::Confidence,
         }
     }

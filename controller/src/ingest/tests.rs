@@ -46,6 +46,7 @@ pub(crate) fn manifest() -> Manifest {
         outputs: vec![spec("p", 1)],
         state: Vec::new(),
         constants: Vec::new(),
+        redact: Default::default(),
         decision: Decision::Binary { output: 0, index: 0, threshold: 0.5 },
         reference: Reference { rows: 10, features: vec![feature] },
         calibration: Calibration {

@@ -56,6 +56,7 @@ pub fn manifest(
         outputs: spec.outputs.clone(),
         state: Vec::new(),
         constants: Vec::new(),
+        redact: Default::default(),
         decision: Decision::Binary { output: 0, index: 0, threshold: THRESHOLD },
         reference: profile(spec, train.0, train.1)?,
         calibration: reference::calibration(&decisions),

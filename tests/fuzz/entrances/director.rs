@@ -75,7 +75,7 @@ pub fn honest() -> Vec<(String, Vec<u8>)> {
         shadow: Shadow::default(),
         probation: Probation::default(),
         windows: Windows::default(),
-        capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, salt: 0 },
+        capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, ..CapturePolicy::default() },
         avoid: Vec::new(),
     };
     let target = DirectedTarget { path, sha256: Digest::of(b"model"), length: 5 };

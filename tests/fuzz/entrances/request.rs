@@ -21,6 +21,7 @@ fn manifest() -> &'static Manifest {
             outputs: vec![spec("y", DType::F32, &[1, 1]), spec("h2", DType::F32, &[1, 1])],
             state: vec![StateLink { input: "h".to_owned(), output: "h2".to_owned() }],
             constants: vec![Tensor::f32("c", &[1], &[1.0])],
+            redact: Default::default(),
             decision: Decision::None,
             reference: Reference::default(),
             calibration: Calibration::default(),

@@ -38,6 +38,7 @@ fn world() -> &'static World {
             outputs: Vec::new(),
             state: Vec::new(),
             constants: Vec::new(),
+            redact: Default::default(),
             decision: Decision::None,
             reference: Reference::default(),
             calibration: Calibration::default(),

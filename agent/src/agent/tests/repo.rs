@@ -47,6 +47,7 @@ pub(super) fn manifest(line: &str, version: &str, seq: u64, model: &[u8]) -> Man
         outputs: vec![spec("y")],
         state: vec![],
         constants: vec![],
+        redact: Default::default(),
         decision: Decision::None,
         reference: Reference::default(),
         calibration: Calibration::default(),

@@ -117,6 +117,9 @@ impl Host {
             elements.iter().all(Elements::all_finite) && agree((pending.decided, pending.first), (decided, first))
         });
         comparison.count(agreed, nanos);
+        if let Some(active) = self.active.and_then(|slot| self.seats.get_mut(&slot)) {
+            active.recorder.compared(!agreed);
+        }
     }
 }
 

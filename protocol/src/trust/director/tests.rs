@@ -27,7 +27,7 @@ fn assignment(generation: u64, version_name: &str) -> Assignment {
         shadow: Shadow::default(),
         probation: Probation::default(),
         windows: Windows::default(),
-        capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, salt: 0 },
+        capture: CapturePolicy { uniform: 0.25, max_rows_per_day: 10, labelled_only: true, ..CapturePolicy::default() },
         avoid: Vec::new(),
     }
 }

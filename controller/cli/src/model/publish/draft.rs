@@ -142,6 +142,7 @@ pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &T
         outputs: shape.outputs.clone(),
         state: shape.state.clone(),
         constants: shape.constants.clone(),
+        redact: Default::default(),
         decision,
         reference: Reference { rows: table.rows() as u64, features },
         calibration,
