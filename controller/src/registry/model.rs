@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::alias::{Alias, Aliases};
+use super::book::Book;
 use crate::retraining::trigger::TriggerPolicy;
 use crate::rollout::RolloutPolicy;
 use crate::rollout::standing::millis;
@@ -31,13 +32,16 @@ pub struct ModelLine {
     pub retrain: RetrainPolicy,
     /// When it was created.
     pub created_at: Timestamp,
+    /// What people and other tools wrote about it: names, tags, candidates. Nothing is decided by it.
+    #[serde(default)]
+    pub book: Book,
 }
 
 impl ModelLine {
     /// A line without versions.
     pub fn new(line: Line, created_at: Timestamp) -> Self {
-        let (aliases, rollout, retrain) = Default::default();
-        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at }
+        let (aliases, rollout, retrain, book) = Default::default();
+        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at, book }
     }
 
     /// What the fleet runs, or goes to.
