@@ -37,6 +37,7 @@ pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod foresee;
 pub(super) mod publish;
+pub(super) mod registry;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
@@ -44,6 +45,7 @@ pub use decisions::{Applied, LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use foresee::LookAhead;
 pub use publish::Published;
+pub use registry::NewLine;
 pub use supply::Attached;
 
 /// A running controller. Cheap to clone.
@@ -295,6 +297,11 @@ impl Controller {
     /// Whether others reach it by TLS.
     pub fn is_reached_by_tls(&self) -> bool {
         self.inner.tls.is_some() || (self.inner.access.public && self.inner.access.http.starts_with("https://"))
+    }
+
+    /// The address that others reach it by.
+    pub fn http_address(&self) -> &str {
+        self.inner.access.http.trim_end_matches('/')
     }
 
     /// Whose fleet.

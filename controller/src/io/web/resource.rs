@@ -11,6 +11,7 @@ pub mod drift;
 pub mod event;
 pub mod fleet;
 pub mod model;
+pub mod names;
 pub mod rollout;
 pub mod token;
 pub mod training;

@@ -16,6 +16,7 @@ pub(super) mod drift;
 pub(super) mod events;
 pub(super) mod fleet;
 pub(super) mod models;
+pub(super) mod names;
 mod parts;
 pub(super) mod quality;
 pub(super) mod rollouts;
