@@ -6,6 +6,7 @@ mod friday_evening;
 mod hostile_models;
 mod identity;
 mod killed_anywhere;
+mod mlflow_client;
 mod mosquitto;
 mod mosquitto_tls;
 mod other_tuf;

@@ -3,6 +3,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use leeway_controller::io::web::resource::Level;
 use leeway_controller::io::web::resource::model::{Document, Lineage, Model, VersionDetail};
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::{Line, Version};
@@ -13,6 +14,7 @@ use crate::output::{self, Style, facts, put, table};
 
 mod bundle;
 mod describe;
+mod names;
 mod publish;
 
 /// Models.
@@ -54,6 +56,14 @@ pub enum Command {
         /// The file.
         onnx: PathBuf,
     },
+    /// Aliases of a line; with --history how they moved, who moved them, and why.
+    Aliases(names::Show),
+    /// Point an alias to a version, or take it away.
+    Alias(names::Point),
+    /// Show, set or remove tags of a line or of a version.
+    Tag(names::Tag),
+    /// Deprecate or yank a version, or take that back.
+    Mark(names::Mark),
     /// What a version was made from, and what was made from it.
     Lineage {
         /// The model line.
@@ -98,6 +108,10 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::List => list(context),
         Command::Show { line, version } => show(context, line, version.as_ref()),
         Command::Inspect { onnx } => describe::run(onnx, context),
+        Command::Aliases(args) => names::show(args, context),
+        Command::Alias(args) => names::point(args, context),
+        Command::Tag(args) => names::tag(args, context),
+        Command::Mark(args) => names::mark(args, context),
         Command::Bom { line, version } => document(context, line, version, "bom"),
         Command::Provenance { line, version } => document(context, line, version, "provenance"),
         Command::Bundle { line, version } => document(context, line, version, "bundle"),
@@ -143,6 +157,10 @@ fn list(context: &Context) -> Outcome {
             words::bytes(v.bytes),
             words::ago(now, v.registered_at),
         ]);
+    }
+    for (line, c) in models.iter().flat_map(|m| m.candidates.iter().map(|c| (m.line.clone(), c))) {
+        let (state, age) = (context.style.state(Level::Idle, "candidate"), words::ago(now, c.registered_at));
+        rows.push(vec![line, c.version.clone(), state, String::new(), "nobody".to_owned(), "0".to_owned(), String::new(), age]);
     }
     put!("{}", table(&context.style, &["LINE", "VERSION", "STATE", "ALIAS", "SIGNED BY", "DEVICES", "SIZE", "REGISTERED"], &rows));
     Ok(())
@@ -190,6 +208,7 @@ fn render(style: &Style, d: &VersionDetail) -> String {
             ("Golden", d.golden.clone()),
             ("Limits", d.limits.clone()),
             ("Metrics", metrics.join(", ")),
+            ("Tags", v.tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")),
             ("Provenance", document_line(d.provenance.as_ref())),
             ("Signature", document_line(d.bundle.as_ref())),
         ],

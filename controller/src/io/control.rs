@@ -39,6 +39,7 @@ pub(super) mod enrol;
 pub(super) mod foresee;
 pub(super) mod publish;
 pub(super) mod retraining;
+pub(super) mod registry;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
@@ -47,6 +48,7 @@ pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant}
 pub use foresee::LookAhead;
 pub use publish::Published;
 pub use retraining::{Answer, Call};
+pub use registry::NewLine;
 pub use supply::Attached;
 
 /// A running controller. Cheap to clone.
@@ -299,6 +301,11 @@ impl Controller {
     /// Whether others reach it by TLS.
     pub fn is_reached_by_tls(&self) -> bool {
         self.inner.tls.is_some() || (self.inner.access.public && self.inner.access.http.starts_with("https://"))
+    }
+
+    /// The address that others reach it by.
+    pub fn http_address(&self) -> &str {
+        self.inner.access.http.trim_end_matches('/')
     }
 
     /// Whose fleet.

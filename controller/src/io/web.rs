@@ -40,7 +40,9 @@ mod history;
 mod limits;
 mod load;
 mod metrics;
+mod mlflow;
 mod models;
+mod names;
 mod publish;
 mod range;
 mod rollouts;
@@ -176,6 +178,7 @@ impl Web {
             .route("/api/openapi.json", get(description))
             .route("/metrics", get(metrics::metrics));
         api.merge(pages)
+            .merge(mlflow::router())
             .method_not_allowed_fallback(method_not_allowed)
             .fallback(dashboard::missing)
             // Bodies are bounded where they are read: each operation has its own bound.
@@ -202,6 +205,10 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(supply::bundle))
         .routes(routes!(supply::bom))
         .routes(routes!(models::mark))
+        .routes(routes!(names::list))
+        .routes(routes!(names::put))
+        .routes(routes!(names::tag_line))
+        .routes(routes!(names::tag_version))
         .routes(routes!(drift::drift))
         .routes(routes!(drift::feature))
         .routes(routes!(drift::quality))

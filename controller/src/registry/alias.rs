@@ -44,6 +44,9 @@ pub struct AliasChange {
     pub at: Timestamp,
     /// The rollout that moved it.
     pub rollout: Option<RolloutId>,
+    /// Who, if it was moved by hand; the controller otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Why, in a sentence.
     pub reason: String,
 }
@@ -65,6 +68,9 @@ pub struct AliasError {
 pub struct Aliases {
     current: BTreeMap<Alias, Version>,
     history: Vec<AliasChange>,
+    /// Changes that fell out of `history`.
+    #[serde(default)]
+    older: u64,
 }
 
 impl Aliases {
@@ -78,6 +84,11 @@ impl Aliases {
         &self.history
     }
 
+    /// How many changes are older than those.
+    pub fn older(&self) -> u64 {
+        self.older
+    }
+
     /// Former champions, the latest first, without the present one.
     pub fn former_champions(&self) -> impl Iterator<Item = &Version> {
         let now = self.current(Alias::Champion);
@@ -87,17 +98,30 @@ impl Aliases {
     /// Move an alias. Moving it to where it points changes nothing.
     pub fn move_to(&mut self, alias: Alias, to: Option<Version>, at: Timestamp, rollout: Option<RolloutId>, reason: &str) {
         let from = self.current.get(&alias).cloned();
+        self.change(AliasChange { alias, from, to, at, rollout, by: None, reason: reason.to_owned() });
+    }
+
+    /// Move an alias for somebody. Whether that changed anything.
+    pub fn move_by_hand(&mut self, alias: Alias, to: Option<Version>, at: Timestamp, by: &str, reason: &str) -> bool {
+        let from = self.current.get(&alias).cloned();
+        self.change(AliasChange { alias, from, to, at, rollout: None, by: Some(by.to_owned()), reason: reason.to_owned() })
+    }
+
+    fn change(&mut self, change: AliasChange) -> bool {
+        let AliasChange { alias, from, to, .. } = &change;
         if from == to {
-            return;
+            return false;
         }
-        match &to {
-            Some(version) => self.current.insert(alias, version.clone()),
-            None => self.current.remove(&alias),
+        match to {
+            Some(version) => self.current.insert(*alias, version.clone()),
+            None => self.current.remove(alias),
         };
-        self.history.push(AliasChange { alias, from, to, at, rollout, reason: reason.to_owned() });
+        self.history.push(change);
         if self.history.len() > MAX_HISTORY {
             self.history.remove(0);
+            self.older += 1;
         }
+        true
     }
 }
 
@@ -122,5 +146,8 @@ mod tests {
         assert_eq!(aliases.current(Alias::Challenger), None);
         let former: Vec<_> = aliases.former_champions().map(Version::as_str).collect();
         assert_eq!(former, ["2", "1"]);
+        assert!(aliases.move_by_hand(Alias::Champion, v("2"), Timestamp::from_secs(7), "ann", "test"));
+        assert!(!aliases.move_by_hand(Alias::Champion, v("2"), Timestamp::from_secs(8), "ann", "test"));
+        assert_eq!(aliases.history().last().unwrap().by.as_deref(), Some("ann"));
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::alias::{Alias, Aliases};
+use super::book::Book;
 use crate::retraining::trigger::{TriggerPolicy, Withheld};
 use crate::rollout::RolloutPolicy;
 use crate::rollout::standing::millis;
@@ -37,13 +38,16 @@ pub struct ModelLine {
     /// Times there was cause to ask for a better model and something forbade it, the latest last, at most [`MAX_WITHHELD`].
     #[serde(default)]
     pub withheld: Vec<Withheld>,
+    /// What people and other tools wrote about it: names, tags, candidates. Nothing is decided by it.
+    #[serde(default)]
+    pub book: Book,
 }
 
 impl ModelLine {
     /// A line without versions.
     pub fn new(line: Line, created_at: Timestamp) -> Self {
         let (aliases, rollout, retrain, withheld) = Default::default();
-        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at, withheld }
+        Self { line, task: String::new(), io: None, aliases, rollout, retrain, created_at, withheld, book: Book::default() }
     }
 
     /// Write down that a better model was not asked for.

@@ -320,6 +320,12 @@ fn register(
         events.push(draft(at, by, "version.published", format!("models/{line}/versions/{}", version.version), sentence, data));
         finish_job(state, &version, at, by, &mut touched, &mut events);
         touched.versions.insert((line.clone(), version.version.clone()));
+        if let Some(found) = Arc::make_mut(&mut state.lines).get_mut(line)
+            && found.book.candidates.contains_key(&version.version)
+        {
+            Arc::make_mut(found).book.signed(&version.version);
+            touched.lines.insert(line.clone());
+        }
         let version = Arc::new(version);
         Arc::make_mut(&mut state.versions).insert((line.clone(), version.version.clone()), Arc::clone(&version));
         versions.push(version);

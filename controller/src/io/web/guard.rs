@@ -129,6 +129,7 @@ pub(super) async fn guard(State(web): State<Web>, mut request: Request, next: Ne
         Err(problem) => {
             rest = web.limits().paced(request.into_body()).1;
             match problem {
+                problem if super::mlflow::is_path(&asked.path) => super::mlflow::problem(problem),
                 Problem::Unauthorized if page => super::session::login_form(false),
                 problem if page => PageProblem(problem).into_response(),
                 problem => problem.into_response(),

@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod labels;
 pub mod history;
 pub mod model;
+pub mod names;
 pub mod rollout;
 pub mod token;
 pub mod training;

@@ -4,8 +4,8 @@
 //! | scope | what it may do besides looking |
 //! |---|---|
 //! | viewer | nothing |
-//! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions |
-//! | publisher | uploading blobs and signed roles, working on training jobs, deprecating and yanking versions |
+//! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions, aliases and tags |
+//! | publisher | uploading blobs and signed roles, candidates, working on training jobs, deprecating and yanking versions, aliases and tags |
 //! | approver | approving rollouts that somebody else asked for |
 //! | caller | calling for a better model, bound by the line's limits |
 //! | admin | everything: also line policies, top-level metadata, tokens, webhooks |
@@ -75,6 +75,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/models/{line}/versions/{version}/provenance", LOOK),
     ("GET", "/api/v1/models/{line}/versions/{version}/bundle", LOOK),
     ("GET", "/api/v1/models/{line}/versions/{version}/bom", LOOK),
+    ("GET", "/api/v1/models/{line}/aliases", LOOK),
     ("GET", "/api/v1/models/{line}/drift", LOOK),
     ("GET", "/api/v1/models/{line}/drift/{feature}", LOOK),
     ("GET", "/api/v1/models/{line}/quality", LOOK),
@@ -107,6 +108,33 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/rollouts/{rollout}/{action}", OPERATE),
     ("POST", "/rollouts/{rollout}/approve", APPROVE),
     ("POST", "/api/v1/models/{line}/versions/{version}/mark", RETIRE),
+    ("PUT", "/api/v1/models/{line}/aliases/{alias}", RETIRE),
+    ("POST", "/api/v1/models/{line}/tags", RETIRE),
+    ("POST", "/api/v1/models/{line}/versions/{version}/tags", RETIRE),
+    ("GET", "/api/2.0/mlflow/registered-models/get", LOOK),
+    ("GET", "/api/2.0/mlflow/registered-models/search", LOOK),
+    ("GET", "/api/2.0/mlflow/registered-models/alias", LOOK),
+    ("GET", "/api/2.0/mlflow/registered-models/get-latest-versions", LOOK),
+    ("POST", "/api/2.0/mlflow/registered-models/get-latest-versions", LOOK),
+    ("GET", "/api/2.0/mlflow/model-versions/get", LOOK),
+    ("GET", "/api/2.0/mlflow/model-versions/search", LOOK),
+    ("GET", "/api/2.0/mlflow/model-versions/get-download-uri", LOOK),
+    ("POST", "/api/2.0/mlflow/registered-models/create", PUBLISH),
+    ("POST", "/api/2.0/mlflow/model-versions/create", PUBLISH),
+    ("PATCH", "/api/2.0/mlflow/registered-models/update", RETIRE),
+    ("POST", "/api/2.0/mlflow/registered-models/set-tag", RETIRE),
+    ("DELETE", "/api/2.0/mlflow/registered-models/delete-tag", RETIRE),
+    ("POST", "/api/2.0/mlflow/registered-models/alias", RETIRE),
+    ("DELETE", "/api/2.0/mlflow/registered-models/alias", RETIRE),
+    ("POST", "/api/2.0/mlflow/registered-models/rename", RETIRE),
+    ("DELETE", "/api/2.0/mlflow/registered-models/delete", RETIRE),
+    ("PATCH", "/api/2.0/mlflow/model-versions/update", RETIRE),
+    ("POST", "/api/2.0/mlflow/model-versions/set-tag", RETIRE),
+    ("DELETE", "/api/2.0/mlflow/model-versions/delete-tag", RETIRE),
+    ("POST", "/api/2.0/mlflow/model-versions/transition-stage", RETIRE),
+    ("DELETE", "/api/2.0/mlflow/model-versions/delete", RETIRE),
+    // What is not served is said to everybody who may look.
+    ("POST", "/api/2.0/mlflow/{*rest}", LOOK),
     ("POST", "/api/v1/blobs", PUBLISH),
     ("POST", "/api/v1/tuf/roles/{role}", PUBLISH),
     ("POST", "/api/v1/training/claim", PUBLISH),
@@ -176,6 +204,11 @@ mod tests {
                 "/logout" => LOOK,
                 "/api/v1/models/{line}/retrain/call" => OneOf(&[Scope::Operator, Scope::Caller]),
                 "/api/v1/models/{line}/versions/{version}/mark" => OneOf(&[Scope::Operator, Scope::Publisher]),
+                "/api/2.0/mlflow/{*rest}" | "/api/2.0/mlflow/registered-models/get-latest-versions" => LOOK,
+                route if route.starts_with("/api/2.0/mlflow/") && route.ends_with("/create") => OneOf(&[Scope::Publisher]),
+                route if route.starts_with("/api/2.0/mlflow/") || route.ends_with("/tags") || route.ends_with("/aliases/{alias}") => {
+                    OneOf(&[Scope::Operator, Scope::Publisher])
+                }
                 route if route.ends_with("/approve") => OneOf(&[Scope::Approver]),
                 route if publish.contains(&route) || route.starts_with("/api/v1/training/") => OneOf(&[Scope::Publisher]),
                 route if of_admin(route) => OneOf(&[Scope::Admin]),

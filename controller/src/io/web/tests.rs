@@ -3,6 +3,7 @@ mod access;
 mod foresee;
 mod identity;
 mod limits;
+mod mlflow;
 mod refusals;
 mod rollouts;
 mod site;

@@ -17,6 +17,7 @@ pub(super) mod episodes;
 pub(super) mod events;
 pub(super) mod fleet;
 pub(super) mod models;
+pub(super) mod names;
 mod parts;
 pub(super) mod quality;
 pub(super) mod rollouts;

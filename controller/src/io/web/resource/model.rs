@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Level;
+use super::names::CandidateSummary;
 use super::rollout::RolloutSummary;
 
 /// One line of models.
@@ -21,6 +22,12 @@ pub struct Model {
     pub signature: String,
     /// Its versions, newest first.
     pub versions: Vec<VersionSummary>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// Versions that other tools registered and nobody signed, newest first.
+    #[serde(default)]
+    pub candidates: Vec<CandidateSummary>,
 }
 
 /// One version in a list.
@@ -57,6 +64,9 @@ pub struct VersionSummary {
     pub state: String,
     /// Why it was made, in a sentence.
     pub reason: String,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// One version, whole.

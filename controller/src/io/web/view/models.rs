@@ -6,13 +6,15 @@ use leeway_protocol::manifest::{Decision, Manifest};
 use leeway_protocol::tensor::TensorSpec;
 
 use super::Facts;
+use super::names::candidates;
 use crate::io::control::Attached;
 use crate::io::web::resource::Level;
 use crate::io::web::resource::model::{
     CalibrationBin, Document, Lineage, LineageEdge, LineageNode, Model, TensorInfo, VersionDetail, VersionSummary,
 };
 use crate::io::web::words;
-use crate::registry::{Alias, ModelLine, ModelVersion, Role, VersionStatus, lineage};
+use crate::registry::mlflow::entry::pointers;
+use crate::registry::{ModelLine, ModelVersion, Role, VersionStatus, lineage};
 
 impl Facts<'_> {
     /// Every line. `signature` gives a line's inputs and outputs in words, if a manifest is at hand.
@@ -28,12 +30,11 @@ impl Facts<'_> {
         Model {
             line: line.line.to_string(),
             sentence: self.line_sentence(line, &shown),
-            aliases: [Alias::Champion, Alias::Challenger]
-                .into_iter()
-                .filter_map(|a| Some((a.as_str().to_owned(), line.aliases.current(a)?.to_string())))
-                .collect(),
+            aliases: pointers(line).into_iter().map(|(alias, version)| (alias, version.to_string())).collect(),
             signature: versions.first().map(|v| signature(v)).unwrap_or_default(),
             versions: shown,
+            tags: line.book.tags.to_map(),
+            candidates: candidates(line),
         }
     }
 
@@ -50,7 +51,8 @@ impl Facts<'_> {
     pub(in crate::io::web) fn version_summary(&self, v: &ModelVersion, counts: &Serving) -> VersionSummary {
         let devices = counts.get(&(v.line.clone(), v.version.clone())).copied().unwrap_or(0);
         let line = self.snapshot.lines.get(&v.line);
-        let named = |alias: &Alias| line.is_some_and(|l| l.aliases.current(*alias) == Some(&v.version));
+        let named = line.map(|line| pointers(line)).unwrap_or_default();
+        let note = line.and_then(|line| line.book.note(&v.version));
         let (level, state) = match &v.status {
             VersionStatus::Published if devices > 0 => (Level::Ok, "serving"),
             VersionStatus::Published => (Level::Idle, "available"),
@@ -69,11 +71,12 @@ impl Facts<'_> {
             model: v.model.digest.to_string(),
             bytes: v.model.length,
             metrics: v.lineage.metrics.clone(),
-            aliases: [Alias::Champion, Alias::Challenger].iter().filter(|a| named(a)).map(|a| a.as_str().to_owned()).collect(),
+            aliases: named.into_iter().filter(|(_, to)| *to == v.version).map(|(alias, _)| alias).collect(),
             devices,
             level,
             state: state.to_owned(),
             reason: v.status.reason().map_or_else(|| v.lineage.reason.clone(), ToOwned::to_owned),
+            tags: note.map(|note| note.tags.to_map()).unwrap_or_default(),
         }
     }
 

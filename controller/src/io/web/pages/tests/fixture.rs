@@ -309,6 +309,7 @@ fn version_summary(version: &str, seq: u64, state: &str, level: Level, devices: 
             2 => "Retrained because temperature and dew point moved and accuracy fell by 4.9 points.".into(),
             _ => "A better one, they said.".into(),
         },
+        tags: BTreeMap::new(),
     }
 }
 
@@ -323,6 +324,8 @@ pub(super) fn model() -> Model {
             version_summary("auto-2", 2, "serving", Level::Ok, 47),
             version_summary("1.0.0", 1, "available", Level::Idle, 0),
         ],
+        tags: BTreeMap::new(),
+        candidates: vec![],
     }
 }
 
