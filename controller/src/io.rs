@@ -17,6 +17,7 @@ pub mod webhooks;
 
 mod budget;
 mod checkpoint;
+mod dataset;
 mod execute;
 mod guests;
 mod health;

@@ -8,6 +8,7 @@ mod apply;
 mod client;
 mod cohort;
 mod context;
+mod data;
 mod demo;
 mod device;
 mod drift;
@@ -76,6 +77,9 @@ enum Command {
     /// Drift: which features moved, and whether it matters.
     #[command(subcommand)]
     Drift(drift::Command),
+    /// Datasets: what models were trained on, and where a version comes from.
+    #[command(subcommand)]
+    Data(data::Command),
     /// The audit trail, and the same live.
     Events(events::Events),
     /// Training: ask for a better model, see the jobs, work on them.
@@ -124,6 +128,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Apply(args) => apply::run(args, context),
         Command::Cohort(command) => cohort::run(command, &context()?),
         Command::Drift(command) => drift::run(command, &context()?),
+        Command::Data(command) => data::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
         Command::Trainer(command) => training::run(command, &context()?),
         Command::Token(command) => token::run(command, &context()?),
@@ -184,6 +189,10 @@ mod tests {
         assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-key", "k"]).is_err(), "made or checked, not both");
         assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-dir", "d", "--parameter", "l2=0.1"]).is_ok());
         assert!(publish(&["--parameter", "l2"]).is_err());
+        let export = |more: &[&str]| Cli::try_parse_from([&["leeway", "data", "export", "4f2a"], more].concat());
+        assert!(export(&["--format", "csv", "--file", "holdout", "--out", "x.csv"]).is_ok() && export(&["--format", "xlsx"]).is_err());
+        let import = |more: &[&str]| Cli::try_parse_from([&["leeway", "data", "import", "x.csv", "--line", "rain"], more].concat());
+        assert!(import(&["--dvc", "x.csv.dvc", "--lakefs", "lakefs://w/7b1fe18e4d2d/x.csv"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "sim", "live", "--devices", "3", "--url", "http://x"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "device", "list", "--json", "--url", "http://x:1"]).is_ok());
     }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | viewer | nothing |
 //! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions |
-//! | publisher | uploading blobs and signed roles, working on training jobs, deprecating and yanking versions |
+//! | publisher | uploading blobs, datasets and signed roles, working on training jobs, deprecating and yanking versions |
 //! | approver | approving rollouts that somebody else asked for |
 //! | admin | everything: also line policies, top-level metadata, tokens, webhooks |
 //!
@@ -84,6 +84,12 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/stream", LOOK),
     ("GET", "/api/v1/training/jobs", LOOK),
     ("GET", "/api/v1/training/jobs/{job}", LOOK),
+    ("GET", "/api/v1/training/jobs/{job}/run", LOOK),
+    ("GET", "/api/v1/datasets", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}/files/{role}", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}/compare/{other}", LOOK),
+    ("GET", "/api/v1/models/{line}/versions/{version}/origin", LOOK),
     ("PUT", "/api/v1/cohorts/{cohort}", OPERATE),
     ("POST", "/api/v1/models/{line}/retrain", OPERATE),
     ("PUT", "/api/v1/devices/{device}/labels", OPERATE),
@@ -100,6 +106,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/rollouts/{rollout}/approve", APPROVE),
     ("POST", "/api/v1/models/{line}/versions/{version}/mark", RETIRE),
     ("POST", "/api/v1/blobs", PUBLISH),
+    ("POST", "/api/v1/datasets", PUBLISH),
     ("POST", "/api/v1/tuf/roles/{role}", PUBLISH),
     ("POST", "/api/v1/training/claim", PUBLISH),
     ("POST", "/api/v1/training/jobs/{job}/alive", PUBLISH),
@@ -157,7 +164,7 @@ mod tests {
 
     #[test]
     fn who_only_looks_changes_nothing_and_each_change_has_its_job() {
-        let publish = ["/api/v1/blobs", "/api/v1/tuf/roles/{role}"];
+        let publish = ["/api/v1/blobs", "/api/v1/datasets", "/api/v1/tuf/roles/{role}"];
         let admin = ["/api/v1/models/{line}", "/api/v1/tuf/targets", "/api/v1/tuf/roots/{repository}"];
         let of_admin = |route: &str| admin.contains(&route) || ["/api/v1/tokens", "/api/v1/webhooks"].iter().any(|p| route.starts_with(p));
         for (_, route, need) in TABLE.iter().filter(|(method, ..)| *method != "GET") {
