@@ -18,6 +18,7 @@ pub mod webhooks;
 
 mod budget;
 mod checkpoint;
+mod dataset;
 mod execute;
 mod guests;
 mod health;

@@ -2,6 +2,7 @@
 pub mod access;
 pub mod audit;
 pub mod config;
+pub mod dataset;
 pub mod drift;
 pub mod fleet;
 pub mod foresight;

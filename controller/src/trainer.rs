@@ -19,6 +19,7 @@ use crate::reference::table::{Table, TableError};
 pub mod draft;
 pub mod fit;
 pub mod onnx;
+pub mod run;
 
 /// What a trainer is asked to do; also the JSON file that a command trainer reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ pub struct Artifacts {
     pub code: String,
     /// Revision of that code.
     pub code_revision: String,
+    /// What the code was told.
+    pub parameters: BTreeMap<String, String>,
+    /// Programs and packages it ran with.
+    pub environment: BTreeMap<String, String>,
+    /// What chance was drawn from, if any was.
+    pub seed: Option<String>,
 }
 
 /// Rows ready to learn from: no missing features or labels.
@@ -137,6 +144,13 @@ impl Rows {
         self.labels.len()
     }
 
+    /// Share of the weight that probabilities of class 1, one per row, are right on.
+    pub fn accuracy(&self, probabilities: impl Iterator<Item = f64>) -> f64 {
+        let each = probabilities.zip(&self.labels).zip(&self.weights);
+        let (right, all) = each.fold((0.0, 0.0), |(right, all), ((p, y), w)| (right + if (p >= 0.5) == *y { *w } else { 0.0 }, all + w));
+        if all > 0.0 { right / all } else { 0.0 }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
@@ -146,8 +160,7 @@ impl Rows {
 /// Train on `train`, judge on `holdout`, and describe the result.
 pub fn train(spec: &TrainSpec, train: &Rows, holdout: &Rows) -> Result<(Artifacts, fit::Model), TrainError> {
     let model = fit::fit(train)?;
-    let right = |rows: &Rows| rows.inputs.iter().zip(&rows.labels).filter(|(x, y)| (model.probability(x) >= 0.5) == **y).count();
-    let accuracy = |rows: &Rows| right(rows) as f64 / rows.len().max(1) as f64;
+    let accuracy = |rows: &Rows| rows.accuracy(rows.inputs.iter().map(|x| model.probability(x)));
     let metrics = BTreeMap::from([
         ("train_accuracy".to_owned(), accuracy(train)),
         ("holdout_accuracy".to_owned(), accuracy(holdout)),
@@ -160,6 +173,9 @@ pub fn train(spec: &TrainSpec, train: &Rows, holdout: &Rows) -> Result<(Artifact
         golden: Some(draft::golden_from(&spec.inputs, &spec.outputs, holdout, |x| vec![model.probability(x) as f32])),
         code: "leeway built-in logistic regression".to_owned(),
         code_revision: env!("CARGO_PKG_VERSION").to_owned(),
+        parameters: fit::parameters(),
+        environment: BTreeMap::from([("leeway".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        seed: None,
     };
     Ok((artifacts, model))
 }

@@ -6,14 +6,17 @@ Run by the trainer worker as `python3 sklearn_train.py JOB_DIR`:
     leeway trainer work --url http://controller:8080 --key rain-auto.key --root 1.root.json \
         --command python3 --arg deploy/trainers/sklearn_train.py
 
-JOB_DIR holds spec.json (features, label, weight, inputs, outputs), train.csv and holdout.csv; this leaves model.onnx,
-golden.json (outputs of scikit-learn itself, so that a device checks its runtime against the training framework) and
-metrics.json. The graph must have the inputs and outputs that the line's trainer was granted: one row of f32 in, the probability
+JOB_DIR holds spec.json (features, label, weight, inputs, outputs), train.csv and holdout.csv (and the same rows as Parquet); this
+leaves model.onnx, golden.json (outputs of scikit-learn itself, so that a device checks its runtime against the training framework),
+metrics.json and run.json (parameters, packages and seed, for whoever asks later how the model was made). Rows weigh by the inverse of
+the probability they were captured with, in training and in evaluation. The graph must have the inputs and outputs that the line's trainer was granted: one row of f32 in, the probability
 of class 1 out.
 """
 import csv
 import json
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import GradientBoostingClassifier
 
 OPSET = 13
+PACKAGES = ["scikit-learn", "skl2onnx", "onnx", "numpy"]
 GOLDEN = 8
 
 
@@ -59,7 +63,7 @@ def main():
     job = Path(sys.argv[1])
     spec = json.loads((job / "spec.json").read_text())
     features, labels, weights = table(job / "train.csv", spec)
-    held, truth, _ = table(job / "holdout.csv", spec)
+    held, truth, worth = table(job / "holdout.csv", spec)
     model = GradientBoostingClassifier(n_estimators=80, max_depth=3, random_state=0)
     model.fit(features, labels, sample_weight=weights)
     shape = FloatTensorType(spec["inputs"][0]["shape"])
@@ -69,8 +73,17 @@ def main():
     chosen = held[:: max(1, len(held) // GOLDEN)][:GOLDEN]
     golden = {"inputs": chosen.tolist(), "outputs": model.predict_proba(chosen)[:, 1:].tolist()}
     (job / "golden.json").write_text(json.dumps(golden))
-    metrics = {"train_accuracy": model.score(features, labels), "sklearn_holdout_accuracy": model.score(held, truth)}
+    metrics = {
+        "train_accuracy": model.score(features, labels, sample_weight=weights),
+        "sklearn_holdout_accuracy": model.score(held, truth, sample_weight=worth),
+    }
     (job / "metrics.json").write_text(json.dumps(metrics))
+    run = {
+        "parameters": {"estimator": type(model).__name__, "opset": OPSET, **model.get_params()},
+        "environment": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "seed": model.random_state,
+    }
+    (job / "run.json").write_text(json.dumps(run))
     print(metrics)
 
 

@@ -2,15 +2,20 @@
 //! compared with the champion, and what wins is signed by the trainer's own key and nobody else.
 use std::process::Command;
 
+use leeway_controller::supply::dsse::Envelope;
+use leeway_controller::trainer::run::RunRecord;
 use leeway_firmware_sim::io::fleet::FleetHandle;
+use leeway_protocol::digest::Digest;
 use leeway_tests::api::Answer;
 use leeway_tests::harness::{PATIENCE, Running, program, root, wait_for};
 use leeway_tests::lesson::teach_wrongly;
 use leeway_tests::python::environment;
-use leeway_tests::site::{Site, quick_policy};
+use leeway_tests::site::{Site, Told, quick_policy};
 use leeway_tests::stations::stations;
 use serde_json::{Value, json};
 
+/// What DSSE calls an in-toto statement.
+const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// Stations, and the days they live before anything is learned from them.
 const STATIONS: u32 = 4;
 const FIRST_DAY: usize = 2_000;
@@ -52,9 +57,62 @@ fn scikit_learn_and_the_built_in_trainer_learn_from_what_stations_captured() {
         let provenance = shown["provenance"]["sentence"].as_str().unwrap_or_default();
         assert!(provenance.contains("role rain-auto: made from 2 datasets") && provenance.contains("a parent"), "{shown}");
     }
+    tell_of_their_data(&site, &first, &second);
     runtime.block_on(fleet.shutdown());
     site.assert_chain();
     site.assert_calm();
+}
+
+/// Both versions answer which data, which code, which run, which parent and who approved; and the data can be had outside of Leeway.
+fn tell_of_their_data(site: &Site, first: &Value, second: &Value) {
+    let leeway = |args: &[&str]| site.leeway(&[args, &["--json"]].concat()).ok().json();
+    let listed = leeway(&["data", "list", "--line", "rain"]);
+    assert_eq!((listed[0]["title"].as_str(), listed[1]["title"].as_str()), (second["id"].as_str(), first["id"].as_str()), "{listed}");
+    let (later, earlier) = (listed[0]["dataset"].as_str().expect("a name"), listed[1]["dataset"].as_str().expect("a name"));
+    let shown = leeway(&["data", "show", later]);
+    let manifest = &shown["manifest"];
+    assert_eq!(
+        (manifest["device_count"].as_u64(), &manifest["sources"][0]["version"]),
+        (Some(u64::from(STATIONS)), &json!("1.0.0")),
+        "{shown}"
+    );
+    assert_eq!((&manifest["parents"][0]["how"], manifest["parents"][0]["digest"].as_str()), (&json!("previous"), Some(earlier)), "{shown}");
+    assert_eq!(shown["versions"][0], format!("rain {}", second["version"].as_str().expect("a version")), "{shown}");
+    // The same rows, other days held out.
+    let compared = leeway(&["data", "diff", earlier, later]);
+    assert!(compared["shared_rows"].as_u64().is_some_and(|n| n > 0) && compared["features"][0]["psi"].is_number(), "{compared}");
+
+    let python = environment("data", &root().join("tests/interop/requirements-data.txt"));
+    for role in ["train", "holdout"] {
+        let file = |form: &str| site.path(&format!("{role}.{form}")).display().to_string();
+        for form in ["parquet", "csv"] {
+            let _ = site.leeway(&["data", "export", later, "--file", role, "--format", form, "--out", &file(form)]).ok();
+        }
+        let script = root().join("tests/interop/datasets.py");
+        let told = Told::by(Command::new(&python).arg(script).arg(file("parquet")).arg(file("csv"))).ok().json();
+        let rows = manifest["files"].as_array().and_then(|files| files.iter().find(|f| f["role"] == role)).map(|f| f["rows"].clone());
+        assert_eq!(Some(&told["rows"]), rows.as_ref(), "{told}");
+    }
+
+    for (job, code, package, seed) in [(first, "sklearn_train.py", "scikit-learn", json!("0")), (second, "built-in", "leeway", Value::Null)]
+    {
+        let (id, version) = (job["id"].as_str().expect("a job"), job["version"].as_str().expect("a version"));
+        let origin = leeway(&["data", "origin", "rain", version]);
+        let run = &origin["run"];
+        assert!(origin["code"].as_str().is_some_and(|c| c.contains(code)) && run["code"] == origin["code"], "{origin}");
+        assert!(run["environment"][package].is_string() && run["parameters"].as_object().is_some_and(|p| p.len() > 3), "{origin}");
+        assert_eq!((&run["seed"], &origin["job"], &origin["parent"]), (&seed, &json!(id), &json!("rain 1.0.0")), "{origin}");
+        assert_eq!((&run["dataset"], &run["train"]), (&origin["data"][0]["dataset"], &origin["data"][0]["digest"]), "{origin}");
+        let approved = origin["approved"].to_string();
+        assert!(approved.contains("role rain-auto signed it") && approved.contains("The gate let it pass"), "{origin}");
+        // The signed provenance names the record of the run: nobody can write another one afterwards.
+        let provenance = site.api().read::<Value>(&format!("/api/v1/models/rain/versions/{version}/provenance")).expect("provenance");
+        let envelope = Envelope::parse(provenance.to_string().as_bytes()).expect("an envelope");
+        let statement = envelope.unverified(IN_TOTO).expect("a statement");
+        let record: RunRecord = serde_json::from_value(run.clone()).expect("a record");
+        let digest = Digest::of(&record.to_bytes()).to_string();
+        assert!(String::from_utf8_lossy(&statement).contains(&format!("\"run_record\":\"{digest}\"")), "{digest} is not signed");
+    }
 }
 
 /// Offline: people with the targets keys let the trainer release models of this form; then the document is uploaded.

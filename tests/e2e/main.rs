@@ -1,6 +1,7 @@
 //! Stories over real sockets with the release programs: one file per story.
 mod any_trainer;
 mod bad_input;
+mod datasets;
 mod every_verb;
 mod friday_evening;
 mod hostile_models;

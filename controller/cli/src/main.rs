@@ -9,6 +9,7 @@ mod audit;
 mod client;
 mod cohort;
 mod context;
+mod data;
 mod demo;
 mod device;
 mod drift;
@@ -82,6 +83,9 @@ enum Command {
     /// Quality: accuracy measured and estimated, and whom to ask for labels.
     #[command(subcommand)]
     Quality(quality::Command),
+    /// Datasets: what models were trained on, and where a version comes from.
+    #[command(subcommand)]
+    Data(data::Command),
     /// The audit trail, and the same live.
     Events(events::Events),
     /// Check that the audit trail is what was written, or write it out.
@@ -136,6 +140,7 @@ fn run(command: &Command, global: &Global) -> Outcome {
         Command::Cohort(command) => cohort::run(command, &context()?),
         Command::Drift(command) => drift::run(command, &context()?),
         Command::Quality(command) => quality::run(command, &context()?),
+        Command::Data(command) => data::run(command, &context()?),
         Command::Events(args) => events::run(args, &context()?),
         Command::Audit(command) => audit::run(command, context),
         Command::Replay(args) => replay::run(args, global.json),
@@ -198,6 +203,10 @@ mod tests {
         assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-key", "k"]).is_err(), "made or checked, not both");
         assert!(publish(&["--oms-bundle", "b", "--oms-public-key", "p", "--oms-dir", "d", "--parameter", "l2=0.1"]).is_ok());
         assert!(publish(&["--parameter", "l2"]).is_err());
+        let export = |more: &[&str]| Cli::try_parse_from([&["leeway", "data", "export", "4f2a"], more].concat());
+        assert!(export(&["--format", "csv", "--file", "holdout", "--out", "x.csv"]).is_ok() && export(&["--format", "xlsx"]).is_err());
+        let import = |more: &[&str]| Cli::try_parse_from([&["leeway", "data", "import", "x.csv", "--line", "rain"], more].concat());
+        assert!(import(&["--dvc", "x.csv.dvc", "--lakefs", "lakefs://w/7b1fe18e4d2d/x.csv"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "sim", "live", "--devices", "3", "--url", "http://x"]).is_ok());
         assert!(Cli::try_parse_from(["leeway", "device", "list", "--json", "--url", "http://x:1"]).is_ok());
     }

@@ -16,9 +16,12 @@ use leeway_controller::io::trainer::{Progress, Trainer, candidate};
 use leeway_controller::io::training::JobSpec;
 use leeway_controller::io::web::resource::training::TrainingJob;
 use leeway_controller::supply::provenance::Build;
+use leeway_controller::trainer::Artifacts;
+use leeway_controller::trainer::run::RunRecord;
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::Line;
 use leeway_protocol::manifest::{Blob, Manifest};
+use leeway_protocol::time::Timestamp;
 use leeway_protocol::trust::keyring::SigningKey;
 use leeway_protocol::trust::metadata::percent_encoded;
 use leeway_protocol::trust::repository::trainer_role;
@@ -141,6 +144,7 @@ impl Worker<'_> {
 
     fn train(&mut self, job: &JobSpec) -> Outcome<Manifest> {
         let (train, holdout) = (self.data(job.train)?, self.data(job.holdout)?);
+        let started_at = now();
         self.trainer.submit(&job.spec, &train, &holdout).during("starting the training")?;
         let mut said = Instant::now();
         loop {
@@ -156,6 +160,7 @@ impl Worker<'_> {
             }
         }
         let artifacts = self.trainer.collect(&job.job).during("training")?;
+        let ended_at = now();
         let dir = self.folder(&job.job);
         fs::create_dir_all(&dir).during(format!("making {}", dir.display()))?;
         let made = candidate(&self.runner, &dir, &job.spec, job.version.clone(), &artifacts, (&train, &holdout), now());
@@ -163,17 +168,48 @@ impl Worker<'_> {
         let bytes = manifest.to_bytes();
         write(&dir.join("model.onnx"), &artifacts.model)?;
         write(&dir.join("approved-if-won.json"), &bytes)?;
+        let run = self.record(job, &artifacts, started_at, ended_at).to_bytes();
+        write(&dir.join("run.json"), &run)?;
         self.client.send_bytes("/api/v1/blobs", "application/octet-stream", &artifacts.model)?;
         self.client.send_bytes("/api/v1/blobs", "application/octet-stream", &bytes)?;
-        let blob = Blob::of(&bytes);
+        self.client.send_bytes("/api/v1/blobs", "application/octet-stream", &run)?;
+        let (blob, run) = (Blob::of(&bytes), Blob::of(&run));
         let handed_in = json!({
             "worker": self.args.name,
             "model": manifest.model.digest,
             "manifest": blob.digest,
             "manifest_length": blob.length,
+            "run": run.digest,
+            "run_length": run.length,
         });
         let _: TrainingJob = self.client.send(&format!("/api/v1/training/jobs/{}/candidate", job.job), &handed_in)?;
         Ok(manifest)
+    }
+
+    /// What happened here: code, parameters, environment, data, begin and end.
+    fn record(&self, job: &JobSpec, artifacts: &Artifacts, started_at: Timestamp, ended_at: Timestamp) -> RunRecord {
+        let mut environment = artifacts.environment.clone();
+        environment.insert("leeway".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        environment.insert("machine".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
+        RunRecord {
+            v: 1,
+            job: job.job.clone(),
+            line: job.line.clone(),
+            worker: self.args.name.clone(),
+            code: artifacts.code.clone(),
+            code_revision: artifacts.code_revision.clone(),
+            parameters: artifacts.parameters.clone(),
+            environment,
+            seed: artifacts.seed.clone(),
+            dataset: job.dataset,
+            train: job.train.digest,
+            holdout: job.holdout.digest,
+            parent: job.spec.parent,
+            model: Digest::of(&artifacts.model),
+            metrics: artifacts.metrics.clone(),
+            started_at,
+            ended_at,
+        }
     }
 
     /// Sign every approved candidate that this worker made; whether there was one.
@@ -185,7 +221,8 @@ impl Worker<'_> {
             let (Ok(model), Ok(manifest)) = (fs::read(dir.join("model.onnx")), fs::read(dir.join("approved-if-won.json"))) else {
                 continue;
             };
-            let release = Release::by_trainer(&model, self.build());
+            let run = fs::read(dir.join("run.json")).ok().map(|bytes| Digest::of(&bytes));
+            let release = Release::by_trainer(&model, self.build(run));
             match release::publish_exactly(self.client, &self.root, &self.key, &release, &manifest, now()) {
                 Ok(published) => {
                     println!("{}: signed {} as {}", job.id, published.manifest.version, trainer_role(&published.manifest.line));
@@ -203,10 +240,12 @@ impl Worker<'_> {
     }
 
     /// What provenance says of this worker: its name, and which program trains. Not the program's arguments nor where it lies: the
-    /// document is for everybody, and either may tell what is not.
-    fn build(&self) -> Build {
+    /// document is for everybody, and either may tell what is not. The record of the run, which tells more, is named by its digest:
+    /// who may look at the fleet may read it, and nobody can change it.
+    fn build(&self, run: Option<Digest>) -> Build {
         let program = self.args.command.as_deref().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        let parameters = BTreeMap::from([("trainer".to_owned(), program.unwrap_or_else(|| "built-in".to_owned()))]);
+        let mut parameters = BTreeMap::from([("trainer".to_owned(), program.unwrap_or_else(|| "built-in".to_owned()))]);
+        parameters.extend(run.map(|run| ("run_record".to_owned(), run.to_string())));
         Build { builder: format!("urn:leeway:builder:trainer:{}", percent_encoded(&self.args.name)), parameters }
     }
 

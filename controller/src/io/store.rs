@@ -50,6 +50,8 @@ pub enum Kind {
     Job,
     /// What a training job works with.
     JobData,
+    /// A dataset, by the digest of its manifest.
+    Dataset,
     /// A file of the image repository or the director, byte for byte.
     Tuf,
     /// Derived state up to some place in a log.
@@ -75,6 +77,7 @@ impl Kind {
             Self::Rollout => "rollout",
             Self::Job => "job",
             Self::JobData => "job-data",
+            Self::Dataset => "dataset",
             Self::Tuf => "tuf",
             Self::Checkpoint => "checkpoint",
             Self::Base => "base",

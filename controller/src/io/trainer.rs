@@ -56,6 +56,9 @@ pub enum TrainerError {
     /// The data or the fit.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// The rows.
+    #[error("the dataset cannot be read: {0}")]
+    Rows(#[from] crate::dataset::frame::FrameError),
     /// The model does not run.
     #[error("the trained model does not run: {0}")]
     Runner(#[from] RunnerError),
@@ -63,7 +66,7 @@ pub enum TrainerError {
 
 /// Something that trains.
 pub trait Trainer: Send {
-    /// Begin `spec` on the two CSV tables. Submitting a job again changes nothing.
+    /// Begin `spec` on the two tables, Parquet (or CSV, from an older controller). Submitting a job again changes nothing.
     fn submit(&mut self, spec: &TrainSpec, train: &[u8], holdout: &[u8]) -> Result<(), TrainerError>;
     /// Where a job is; never blocks.
     fn poll(&mut self, job: &str) -> Result<Progress, TrainerError>;
@@ -103,8 +106,11 @@ pub async fn candidate(
     }
     let (on_train, on_holdout) = (answers.first().map_or(&[][..], Vec::as_slice), answers.get(1).map_or(&[][..], Vec::as_slice));
     let mut artifacts = artifacts.clone();
-    let right = on_holdout.iter().zip(&holdout.labels).filter(|(p, y)| (**p >= 0.5) == **y).count();
-    artifacts.metrics.insert("holdout_accuracy".to_owned(), right as f64 / holdout.len().max(1) as f64);
+    // By weight: what the capture policy preferred is not what the fleet sees.
+    artifacts.metrics.insert("holdout_accuracy".to_owned(), holdout.accuracy(on_holdout.iter().copied()));
+    artifacts
+        .metrics
+        .insert("holdout_effective_rows".to_owned(), crate::reference::effective_rows(holdout.weights.iter().copied()).round());
     artifacts.metrics.insert("holdout_rows".to_owned(), holdout.len() as f64);
     artifacts.metrics.insert("train_rows".to_owned(), train.len() as f64);
     let mut manifest = draft::manifest(spec, version, &artifacts, (&train, on_train), (&holdout, on_holdout), now)?;

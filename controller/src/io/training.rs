@@ -68,6 +68,9 @@ pub struct JobSpec {
     pub seq: u64,
     /// The worker must be heard of within so many milliseconds.
     pub lease_ms: i64,
+    /// The dataset's name: the digest of its manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<Digest>,
 }
 
 /// What a worker brings; both blobs were uploaded before.
@@ -77,6 +80,9 @@ pub struct Candidate {
     pub model: Digest,
     /// The manifest.
     pub manifest: Blob,
+    /// The record of the run; workers of older releases bring none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Blob>,
 }
 
 /// What a job works with; a document of the store.
@@ -231,6 +237,9 @@ impl Controller {
             return Err(ControlError::Invalid("upload the candidate's model and manifest before submitting it".to_owned()));
         }
         let mut data = job_data(&self.inner, job)?;
+        if let (Some(run), Some(dataset)) = (candidate.run, &data.dataset) {
+            super::dataset::check_run(&self.inner, run, job, candidate.model, dataset.train.digest).await?;
+        }
         data.candidate = Some(candidate);
         data.heard_at = Some(clock::now());
         let mine = |found: &TrainingJob| matches!(&found.state, JobState::Running { worker: owner, .. } if owner == worker);
@@ -365,14 +374,10 @@ async fn make_dataset(inner: &Arc<Inner>, job: &TrainingJob) -> Result<Result<Da
         Ok::<_, ControlError>(dataset::snapshot(&reader.training.dataset, &names, &samples, &id))
     });
     let made = made.await.map_err(|e| ControlError::Unavailable(e.to_string()))??;
-    match made {
-        Err(error) => Ok(Err(error.to_string())),
-        Ok(made) => {
-            inner.blobs.put(&made.train).await?;
-            inner.blobs.put(&made.holdout).await?;
-            Ok(Ok(made.info))
-        }
-    }
+    Ok(match made {
+        Err(error) => Err(error.to_string()),
+        Ok(made) => Ok(super::dataset::keep(inner, &job.request, &parent, made).await?),
+    })
 }
 
 /// Every captured row of a line, the newest [`MAX_SAMPLES`].
@@ -429,7 +434,7 @@ async fn spec(inner: &Inner, job: &TrainingJob, data: &JobData) -> Result<JobSpe
         weight: Some("weight".to_owned()),
         inputs: manifest.inputs.clone(),
         outputs: manifest.outputs.clone(),
-        datasets: info.lineage(&request.id),
+        datasets: info.lineage(&info.manifest.map_or_else(|| request.id.clone(), |name| name.to_string())),
     };
     Ok(JobSpec {
         job: request.id.clone(),
@@ -443,6 +448,7 @@ async fn spec(inner: &Inner, job: &TrainingJob, data: &JobData) -> Result<JobSpe
         version,
         seq,
         lease_ms: LEASE_MS,
+        dataset: info.manifest,
     })
 }
 
@@ -490,17 +496,17 @@ async fn judge(inner: &Inner, job: &TrainingJob, data: &mut JobData) -> Result<J
     }
     let (model, manifest) = (inner.blobs.path(candidate.model), inner.blobs.path(candidate.manifest.digest));
     let passed = inner.runner.preflight(&model, &manifest).await?;
-    let rows_path = inner.blobs.path(dataset.holdout.digest);
-    let new = inner.runner.predict(&model, &manifest, &rows_path).await?;
+    let bytes =
+        inner.blobs.bytes(dataset.holdout.digest, dataset.holdout.length).await?.ok_or_else(|| lost("its held-out rows are gone"))?;
+    let rows = super::dataset::Csv::of(inner, bytes).await?;
+    let new = inner.runner.predict(&model, &manifest, rows.path()).await?;
     let (old_model, old_manifest) = (inner.blobs.path(champion.model.digest), inner.blobs.path(champion.manifest.digest));
     // A champion that cannot answer is our trouble and not the candidate's.
     let ours = |e: super::preflight::RunnerError| ControlError::Unavailable(e.to_string());
-    let old = inner.runner.predict(&old_model, &old_manifest, &rows_path).await.map_err(ours)?;
+    let old = inner.runner.predict(&old_model, &old_manifest, rows.path()).await.map_err(ours)?;
     let timed = inner.runner.preflight(&old_model, &old_manifest).await.map_err(ours)?;
-    let bytes =
-        inner.blobs.bytes(dataset.holdout.digest, dataset.holdout.length).await?.ok_or_else(|| lost("its held-out rows are gone"))?;
     let policy = &inner.training.gate;
-    let pairs = pairs(&policy.guards, &bytes, &old, &new).map_err(ControlError::Unavailable)?;
+    let pairs = pairs(&policy.guards, rows.bytes(), &old, &new).map_err(ControlError::Unavailable)?;
     let bounds = gate::cost::Bounds { p99_us: challenger.limits.p99_us, rss_bytes: challenger.limits.rss_bytes };
     let cost = Cost::of(&policy.cost, run_of(&timed), run_of(&passed), classes(inner, &champion), bounds);
     let comparison = gate::compare(policy, &pairs).with_cost(cost);

@@ -26,6 +26,7 @@ pub mod words;
 
 mod assets;
 mod dashboard;
+mod datasets;
 mod devices;
 mod drift;
 mod enrol;
@@ -231,6 +232,12 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(episodes::list))
         .routes(routes!(episodes::show))
         .routes(routes!(episodes::call))
+        .routes(routes!(datasets::list, datasets::import))
+        .routes(routes!(datasets::show))
+        .routes(routes!(datasets::file))
+        .routes(routes!(datasets::compare))
+        .routes(routes!(datasets::origin))
+        .routes(routes!(datasets::run))
         .routes(routes!(training::list))
         .routes(routes!(training::show))
         .routes(routes!(training::claim))

@@ -10,6 +10,11 @@ pub const MAX_ROWS: usize = 5_000_000;
 /// The most columns.
 pub const MAX_COLUMNS: usize = 4096;
 
+/// Columns of something else than numbers that are passed over.
+const MAX_OTHERS: usize = 32;
+/// The most values: two gigabytes.
+pub const MAX_CELLS: usize = 128 << 20;
+
 /// Columns of equal length.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
@@ -39,7 +44,9 @@ pub enum TableError {
         cell: String,
     },
     /// Too big, or nothing.
-    #[error("the table has {rows} rows and {columns} columns; between 1 and {MAX_ROWS} rows and {MAX_COLUMNS} columns are read")]
+    #[error(
+        "the table has {rows} rows and {columns} columns; between 1 and {MAX_ROWS} rows, {MAX_COLUMNS} columns and {MAX_CELLS} values are read"
+    )]
     Size {
         /// Rows.
         rows: usize,
@@ -72,6 +79,29 @@ impl Table {
         Ok(table)
     }
 
+    /// Read every column that holds nothing but numbers and missing values, and name those that do not.
+    pub fn parse_numbers(bytes: &[u8]) -> Result<(Self, Vec<String>), TableError> {
+        let header = Self::header(bytes)?;
+        let mut others = std::collections::BTreeSet::new();
+        loop {
+            match Self::parse_only(bytes, |name| !others.contains(name)) {
+                // Each turn finds one more column that is no column of numbers, mostly in its first row.
+                Err(TableError::Cell { column, .. }) if others.len() < MAX_OTHERS && others.insert(column.clone()) => {}
+                Ok(table) => return Ok((table, header.into_iter().filter(|name| others.contains(name)).collect())),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn header(bytes: &[u8]) -> Result<Vec<String>, TableError> {
+        if !bytes.starts_with(b"PAR1") {
+            let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
+            return Ok(reader.headers()?.iter().map(ToOwned::to_owned).collect());
+        }
+        let reader = SerializedFileReader::new(Bytes::copy_from_slice(bytes))?;
+        Ok(reader.metadata().file_metadata().schema().get_fields().iter().map(|field| field.name().to_owned()).collect())
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.columns.first().map_or(0, Vec::len)
@@ -101,7 +131,7 @@ impl Table {
 
     fn push(&mut self, column: usize, cell: Result<Option<f64>, String>) -> Result<(), TableError> {
         let row = self.columns.get(column).map_or(0, Vec::len) + 1;
-        if row > MAX_ROWS {
+        if row > MAX_ROWS || row.saturating_mul(self.columns.len()) > MAX_CELLS {
             return Err(TableError::Size { rows: row, columns: self.columns.len() });
         }
         let name = || self.names.get(column).cloned().unwrap_or_default();
@@ -180,6 +210,17 @@ mod tests {
         assert!(table.column("c").unwrap_err().to_string().contains("a, b"));
         let some = Table::parse_only(b"at,x\n1949-01-01T00:00:00Z,7\n", |name| name == "x").unwrap();
         assert_eq!((some.names.len(), some.column("x").unwrap()), (1, [Some(7.0)].as_slice()));
+    }
+
+    #[test]
+    fn columns_that_are_no_numbers_are_passed_over_by_name() {
+        let (table, others) = Table::parse_numbers(b"day,x,note,y\n1949-01-01,7,,1\n1949-01-02,8,wet,0\n").unwrap();
+        assert_eq!((table.names.join(","), others.join(",")), ("x,y".to_owned(), "day,note".to_owned()));
+        assert_eq!(table.column("y").unwrap(), [Some(1.0), Some(0.0)]);
+        let many: Vec<String> = (0..=MAX_OTHERS).map(|i| format!("c{i}")).collect();
+        let text = format!("{}\n{}\n", many.join(","), vec!["word"; many.len()].join(","));
+        assert!(matches!(Table::parse_numbers(text.as_bytes()), Err(TableError::Cell { .. })));
+        assert!(Table::parse_numbers(b"day\nmonday\n").is_err(), "nothing is left");
     }
 
     #[test]

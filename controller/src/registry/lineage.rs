@@ -81,6 +81,11 @@ fn title(version: &ModelVersion) -> String {
     format!("{} {}", version.line, version.version)
 }
 
+/// A dataset that is named by the digest of its manifest, by the beginning of it.
+fn called(name: &str) -> String {
+    name.parse::<Digest>().map_or_else(|_| name.to_owned(), |digest| format!("dataset {}", digest.short()))
+}
+
 fn add(graph: &mut LineageGraph, version: &ModelVersion) {
     let me = version.manifest.digest.to_string();
     let node = |id: &str, kind: &str, title: String| LineageNode { id: id.to_owned(), kind: kind.to_owned(), title };
@@ -104,7 +109,7 @@ fn add(graph: &mut LineageGraph, version: &ModelVersion) {
         graph.nodes.insert(node(&code, "code", format!("{} at {}", lineage.code, lineage.code_revision)));
     }
     for dataset in &lineage.datasets {
-        graph.nodes.insert(node(&dataset.digest.to_string(), "dataset", format!("{} ({} rows)", dataset.name, dataset.rows)));
+        graph.nodes.insert(node(&dataset.digest.to_string(), "dataset", format!("{} ({} rows)", called(&dataset.name), dataset.rows)));
     }
     if let Some(run) = &lineage.training_run {
         graph.nodes.insert(node(&format!("run:{run}"), "run", format!("training run {run}")));

@@ -8,7 +8,6 @@
 //! Bytes are a function of the rows alone: sorted, deduplicated by (device, request), the newest kept when there are too many. So
 //! the digest names the data for good. What stays true: no held-out day is trained on, at any station.
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use leeway_protocol::capture::CapturedRow;
 use leeway_protocol::digest::Digest;
@@ -16,6 +15,9 @@ use leeway_protocol::ids::{Cohort, DeviceId};
 use leeway_protocol::manifest::{Blob, Dataset};
 use leeway_protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::dataset::Facts;
+use crate::dataset::frame::{EXTRA_COLUMNS, Frame};
 
 /// How rows become a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,10 +97,13 @@ pub struct DatasetInfo {
     pub effective_rows: f64,
     /// In a sentence.
     pub sentence: String,
+    /// Digest of the dataset's manifest, which is its name; datasets of older controllers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
 }
 
 impl DatasetInfo {
-    /// As the manifest's lineage names it.
+    /// As the manifest's lineage names it: by the dataset's digest, so that what is signed leads to the rows and where they come from.
     pub fn lineage(&self, name: &str) -> Vec<Dataset> {
         let one = |role: &str, blob: Blob, rows| Dataset { role: role.to_owned(), name: name.to_owned(), digest: blob.digest, rows };
         vec![one("train", self.train, self.train_rows), one("holdout", self.holdout, self.holdout_rows)]
@@ -108,12 +113,14 @@ impl DatasetInfo {
 /// The bytes and what they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// CSV: one column per feature, then `label`, `weight`, `at`, `device`, `cohort`.
+    /// Parquet: see [`crate::dataset::frame`].
     pub train: Vec<u8>,
     /// The same columns.
     pub holdout: Vec<u8>,
     /// What they are.
     pub info: DatasetInfo,
+    /// What a dataset's manifest says of them beside that.
+    pub facts: Facts,
 }
 
 /// Why no dataset could be made.
@@ -136,18 +143,20 @@ pub enum DatasetError {
         needed: usize,
     },
     /// A feature's name would break the table.
-    #[error("feature name {0:?} cannot be a column: use letters, digits, spaces, '_' and '-', and none of the reserved names")]
+    #[error("feature name {0:?} cannot be a column: use letters, digits, spaces, '_' and '-', none of the reserved names, and none twice")]
     BadName(String),
+    /// The encoder.
+    #[error("the rows cannot be written as Parquet: {0}")]
+    Encode(String),
 }
 
-/// Columns after the features.
-pub const EXTRA_COLUMNS: [&str; 5] = ["label", "weight", "at", "device", "cohort"];
 /// Time blocks needed before some can be held out.
 const MIN_BLOCKS: usize = 4;
 
 /// Make the dataset. `salt` (the job's name) decides which blocks are held out.
 pub fn snapshot(policy: &DatasetPolicy, features: &[String], samples: &[Sample], salt: &str) -> Result<Snapshot, DatasetError> {
-    if let Some(bad) = features.iter().find(|n| !is_column(n)) {
+    let twice = |n: &String| features.iter().filter(|other| *other == n).count() > 1;
+    if let Some(bad) = features.iter().find(|n| !is_column(n) || twice(n)) {
         return Err(DatasetError::BadName(bad.clone()));
     }
     let newest = newest(samples);
@@ -185,7 +194,7 @@ pub fn snapshot(policy: &DatasetPolicy, features: &[String], samples: &[Sample],
             train.push(sample);
         }
     }
-    Ok(assemble(policy, features, &rows, &train, &holdout, Dropped { duplicates, unusable, embargoed }, held.len()))
+    assemble(policy, features, &rows, &train, &holdout, Dropped { duplicates, unusable, embargoed }, held.len())
 }
 
 /// Share of the rows that may lie after "the newest": a device with its clock in the future must not shut out everyone else.
@@ -211,8 +220,10 @@ fn assemble(
     holdout: &[&Sample],
     dropped: Dropped,
     held: usize,
-) -> Snapshot {
-    let (train_bytes, holdout_bytes) = (csv(features, train), csv(features, holdout));
+) -> Result<Snapshot, DatasetError> {
+    let (train_rows, holdout_rows) = (Frame::of(features, train), Frame::of(features, holdout));
+    let write = |frame: &Frame| frame.to_parquet().map_err(|e| DatasetError::Encode(e.to_string()));
+    let (train_bytes, holdout_bytes) = (write(&train_rows)?, write(&holdout_rows)?);
     let blocks: BTreeSet<i64> = rows.iter().map(|s| block(policy, s.row.at.as_millis())).collect();
     let mut devices = BTreeMap::new();
     rows.iter().for_each(|s| *devices.entry(s.device.clone()).or_insert(0) += 1);
@@ -246,8 +257,10 @@ fn assemble(
         embargoed: dropped.embargoed,
         effective_rows,
         sentence,
+        manifest: None,
     };
-    Snapshot { train: train_bytes, holdout: holdout_bytes, info }
+    let facts = Facts::of(&train_rows, &holdout_rows, rows);
+    Ok(Snapshot { train: train_bytes, holdout: holdout_bytes, info, facts })
 }
 
 fn block(policy: &DatasetPolicy, at_ms: i64) -> i64 {
@@ -269,24 +282,6 @@ fn held_out_blocks(policy: &DatasetPolicy, rows: &[&Sample], salt: &str) -> Resu
 fn is_column(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || " _-.".contains(c);
     !name.is_empty() && name.chars().all(plain) && !EXTRA_COLUMNS.contains(&name)
-}
-
-fn csv(features: &[String], rows: &[&Sample]) -> Vec<u8> {
-    let mut text = String::with_capacity(rows.len() * (features.len() + 5) * 8);
-    for name in features.iter().map(String::as_str).chain(EXTRA_COLUMNS.iter().copied().take(4)) {
-        text.push_str(name);
-        text.push(',');
-    }
-    text.push_str(EXTRA_COLUMNS[4]);
-    text.push('\n');
-    for sample in rows {
-        for value in &sample.row.inputs {
-            let _ = write!(text, "{value},");
-        }
-        let (label, weight) = (sample.row.label.unwrap_or(0.0), 1.0 / f64::from(sample.row.inclusion));
-        let _ = writeln!(text, "{label},{weight},{},{},{}", sample.row.at, sample.device, sample.cohort);
-    }
-    text.into_bytes()
 }
 
 #[cfg(test)]
@@ -317,8 +312,12 @@ mod tests {
         vec!["wind".into(), "air pressure".into()]
     }
 
+    fn rows(bytes: &[u8]) -> Frame {
+        Frame::read(bytes::Bytes::copy_from_slice(bytes)).unwrap()
+    }
+
     fn days(bytes: &[u8]) -> BTreeSet<String> {
-        String::from_utf8_lossy(bytes).lines().skip(1).map(|l| l.split(',').nth(4).unwrap()[..10].to_owned()).collect()
+        rows(bytes).facts.iter().map(|f| f.at.to_string()[..10].to_owned()).collect()
     }
 
     #[test]
@@ -337,9 +336,15 @@ mod tests {
             info.sentence
         );
         assert_eq!(info.train, Blob::of(&snapshot.train));
-        let head = String::from_utf8_lossy(&snapshot.train).lines().take(2).map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(head[0], "wind,air pressure,label,weight,at,device,cohort");
-        assert!(head[1].starts_with("0.1,0,1,2,1967-04-07T00:00:00.005Z,d-0,coast"), "{}", head[1]);
+        let frame = rows(&snapshot.train);
+        assert_eq!(frame.features, names());
+        let first = &frame.facts[0];
+        assert_eq!((frame.values[0][0], first.label, first.weight, first.inclusion), (0.1, 1.0, 2.0, 0.5));
+        assert_eq!(
+            (first.at.to_string(), first.device.as_str(), first.cohort.as_str()),
+            ("1967-04-07T00:00:00.005Z".to_owned(), "d-0", "coast")
+        );
+        assert_eq!(snapshot.facts.contents["train"], frame.content());
     }
 
     #[test]
@@ -373,5 +378,7 @@ mod tests {
                 "{bad:?}"
             );
         }
+        let twice = ["w".to_owned(), "w".to_owned()];
+        assert!(matches!(snapshot(&policy, &twice, &samples(200), "x"), Err(DatasetError::BadName(_))));
     }
 }

@@ -59,7 +59,7 @@ pub fn manifest(
         redact: Default::default(),
         decision: Decision::Binary { output: 0, index: 0, threshold: THRESHOLD },
         reference: profile(spec, train.0, train.1)?,
-        calibration: reference::calibration(&decisions),
+        calibration: reference::weighted_calibration(&decisions, &holdout.0.weights),
         golden,
         limits: Limits::default(),
         lineage: Lineage {
@@ -81,15 +81,20 @@ fn profile(spec: &TrainSpec, rows: &Rows, probabilities: &[f64]) -> Result<Refer
     let mut features: Vec<FeatureReference> = Vec::new();
     for (index, name) in spec.features.iter().enumerate() {
         let values: Vec<Option<f64>> = rows.inputs.iter().map(|x| x.get(index).map(|v| f64::from(*v))).collect();
-        features.push(reference::feature(name, Source::Input { tensor: 0, index }, &values).ok_or_else(|| missing(name))?);
+        let made = reference::weighted_feature(name, Source::Input { tensor: 0, index }, &values, &rows.weights);
+        features.push(made.ok_or_else(|| missing(name))?);
     }
     let outputs: Vec<Option<f64>> = probabilities.iter().copied().map(Some).collect();
     let confidences: Vec<Option<f64>> = probabilities.iter().map(|p| Some(p.max(1.0 - p))).collect();
-    let output =
-        reference::feature("probability", Source::Output { tensor: 0, index: 0 }, &outputs).ok_or_else(|| missing("probability"))?;
-    let confidence = reference::feature("confidence", Source::Confidence, &confidences).ok_or_else(|| missing("confidence"))?;
+    let weighted = |name: &str, source, values: &[Option<f64>]| {
+        reference::weighted_feature(name, source, values, &rows.weights).ok_or_else(|| missing(name))
+    };
+    let output = weighted("probability", Source::Output { tensor: 0, index: 0 }, &outputs)?;
+    let confidence = weighted("confidence", Source::Confidence, &confidences)?;
     features.extend([output, confidence]);
-    Ok(Reference { rows: rows.len() as u64, features })
+    // What the rows are worth: the reference's own sampling error is part of every judgement about drift.
+    let worth = reference::effective_rows(rows.weights.iter().copied()).round().max(1.0) as u64;
+    Ok(Reference { rows: worth, features })
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! One recorded value in the weather series is 94 standard deviations out; squared, such a value would decide the fit alone and
 //! the model's answer whenever it comes back. So every feature is clipped to what most of the training data showed.
+use std::collections::BTreeMap;
+
 use linfa::prelude::{Dataset, Fit as _};
 use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, Array2};
@@ -14,6 +16,8 @@ const CLIP_SD: f64 = 5.0;
 const L2: f64 = 1.0;
 /// The most optimiser steps.
 const MAX_STEPS: u64 = 300;
+/// The fit has converged below this.
+const GRADIENT_TOLERANCE: f64 = 1e-3;
 /// The most rows fitted on; more are thinned evenly. Bounds time and memory on the trainer.
 const MAX_FIT_ROWS: usize = 20_000;
 
@@ -58,6 +62,18 @@ fn expand(z: &[f64], pairs: &[(usize, usize)]) -> Vec<f64> {
     z.iter().copied().chain(pairs.iter().map(product)).collect()
 }
 
+/// What a fit is told, by name.
+pub fn parameters() -> BTreeMap<String, String> {
+    let all: [(&str, String); 5] = [
+        ("clip_sd", CLIP_SD.to_string()),
+        ("l2", L2.to_string()),
+        ("max_steps", MAX_STEPS.to_string()),
+        ("gradient_tolerance", GRADIENT_TOLERANCE.to_string()),
+        ("max_fit_rows", MAX_FIT_ROWS.to_string()),
+    ];
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// Fit on `rows`, which are complete and of both classes.
 pub fn fit(rows: &Rows) -> Result<Model, TrainError> {
     let width = rows.inputs.first().map_or(0, Vec::len);
@@ -90,7 +106,7 @@ pub fn fit(rows: &Rows) -> Result<Model, TrainError> {
     let fitted = LogisticRegression::default()
         .alpha(L2)
         .max_iterations(MAX_STEPS)
-        .gradient_tolerance(1e-3)
+        .gradient_tolerance(GRADIENT_TOLERANCE)
         .fit(&Dataset::new(records, targets))
         .map_err(|e| failed(e.to_string()))?;
     // linfa names the positive class by what it met; class 1 must be ours.

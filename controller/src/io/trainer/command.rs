@@ -1,9 +1,11 @@
 //! Any program as a trainer.
 //!
-//! It is started as `PROGRAM [ARGS…] JOB_DIR`. In `JOB_DIR` it finds `spec.json` ([`TrainSpec`]), `train.csv` and `holdout.csv`
-//! (feature columns, then `label`, `weight`, `at`, `device`, `cohort`), and leaves `model.onnx`, `golden.json`
+//! It is started as `PROGRAM [ARGS…] JOB_DIR`. In `JOB_DIR` it finds `spec.json` ([`TrainSpec`]), the rows as `train.parquet` and
+//! `holdout.parquet` (the very files that the digests in `spec.json` name) and the same rows as `train.csv` and `holdout.csv`:
+//! feature columns, then those of [`crate::dataset::frame::EXTRA_COLUMNS`]. It leaves `model.onnx`, `golden.json`
 //! (`{"inputs": [[…], …], "outputs": [[…], …]}`, made by the training framework) and, if it likes, `metrics.json` (names to
-//! numbers). Exit status 0 means done. What it prints is kept in `log.txt`, and its last lines are the reason when it fails.
+//! numbers) and `run.json` ([`Told`]). Exit status 0 means done. What it prints is kept in `log.txt`, and its last lines are the
+//! reason when it fails.
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use leeway_protocol::tensor::Tensor;
 use serde::Deserialize;
 
 use super::{Progress, Trainer, TrainerError};
+use crate::dataset::frame::Frame;
+use crate::trainer::run::{self, MAX_RUN_BYTES, Told};
 use crate::trainer::{Artifacts, TrainSpec};
 
 /// A training run that takes longer is ended.
@@ -61,8 +65,11 @@ impl Command {
         let failed = |what: String| move |source| TrainerError::Io { what, source };
         fs::create_dir_all(dir).map_err(failed(format!("making {}", dir.display())))?;
         let json = serde_json::to_vec_pretty(spec).unwrap_or_default();
-        for (name, bytes) in [("spec.json", json.as_slice()), ("train.csv", train), ("holdout.csv", holdout)] {
-            fs::write(dir.join(name), bytes).map_err(failed(format!("writing {name} in {}", dir.display())))?;
+        fs::write(dir.join("spec.json"), json).map_err(failed(format!("writing spec.json in {}", dir.display())))?;
+        for (name, bytes) in [("train", train), ("holdout", holdout)] {
+            for (file, bytes) in forms(name, bytes)? {
+                fs::write(dir.join(&file), bytes).map_err(failed(format!("writing {file} in {}", dir.display())))?;
+            }
         }
         let log = File::create(dir.join("log.txt")).map_err(failed("making log.txt".to_owned()))?;
         let err = log.try_clone().map_err(failed("making log.txt".to_owned()))?;
@@ -122,9 +129,26 @@ impl Trainer for Command {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| TrainerError::Artifact { file: "metrics.json", why: e.to_string() })?,
             Err(_) => BTreeMap::new(),
         };
+        let told = match read(&found.dir, "run.json", MAX_RUN_BYTES) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| TrainerError::Artifact { file: "run.json", why: e.to_string() })?,
+            Err(_) => Told::default(),
+        };
+        let mut environment = run::texts(&told.environment);
+        // Measured here, whatever the program says of itself.
+        let script = code_revision(&self.args);
+        environment.insert("script".to_owned(), script.clone());
         let code = self.program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let code = self.args.first().map_or(code.clone(), |arg| format!("{code} {arg}"));
-        Ok(Artifacts { model, metrics, golden: Some(vectors(&found.spec, &golden)?), code, code_revision: code_revision(&self.args) })
+        Ok(Artifacts {
+            model,
+            metrics,
+            golden: Some(vectors(&found.spec, &golden)?),
+            code,
+            code_revision: told.code_revision.map_or(script, |told| run::text(&told.into())),
+            parameters: run::texts(&told.parameters),
+            environment,
+            seed: told.seed.as_ref().map(run::text),
+        })
     }
 }
 
@@ -135,6 +159,16 @@ impl Drop for Command {
             let _ = job.child.wait();
         }
     }
+}
+
+/// The rows in both forms, with the names of their files. Rows of an older controller are CSV already.
+fn forms(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, TrainerError> {
+    let csv = format!("{name}.csv");
+    if !Frame::is_parquet(bytes) {
+        return Ok(vec![(csv, bytes.to_vec())]);
+    }
+    let frame = Frame::read(bytes::Bytes::copy_from_slice(bytes))?;
+    Ok(vec![(format!("{name}.parquet"), bytes.to_vec()), (csv, frame.to_csv())])
 }
 
 /// The digest of the script, when the first argument is a file: what exactly was run.
@@ -215,6 +249,26 @@ mod tests {
         let artifacts = artifacts.unwrap();
         assert_eq!((artifacts.model.as_slice(), artifacts.metrics["auc"]), (b"onnx".as_slice(), 0.9));
         assert_eq!(artifacts.golden.unwrap().vectors[0].outputs[0].to_f64(), [0.5]);
+    }
+
+    #[test]
+    fn a_program_tells_of_its_run_and_its_script_is_measured() {
+        let script = r#"printf onnx > "$1/model.onnx" && echo '{"inputs":[[1,2]],"outputs":[[0.5]]}' > "$1/golden.json" && echo '{"code_revision":"abc","parameters":{"depth":3},"environment":{"numpy":"2.1","script":"mine"},"seed":7}' > "$1/run.json""#;
+        let made = run(script).1.unwrap();
+        assert_eq!((made.code_revision.as_str(), made.parameters["depth"].as_str(), made.seed.as_deref()), ("abc", "3", Some("7")));
+        assert_eq!((made.environment["numpy"].as_str(), made.environment["script"].as_str()), ("2.1", "unknown"));
+        let misspelt = script.replace("parameters", "params");
+        assert!(run(&misspelt).1.unwrap_err().to_string().contains("run.json"));
+    }
+
+    #[test]
+    fn a_program_gets_parquet_and_the_same_rows_as_csv() {
+        let frame = Frame { features: vec!["a".into()], values: vec![Vec::new()], facts: Vec::new() };
+        let parquet = frame.to_parquet().unwrap();
+        let names = |bytes: &[u8]| forms("train", bytes).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&parquet), ["train.parquet", "train.csv"]);
+        assert_eq!(names(b"a,label\n"), ["train.csv"]);
+        assert!(forms("train", b"PAR1 and rubbish").is_err());
     }
 
     #[test]

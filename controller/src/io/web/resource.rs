@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub mod dataset;
 pub mod device;
 pub mod drift;
 pub mod episode;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | viewer | nothing |
 //! | operator | cohorts, devices and their enrolment, rollouts (all but approving), retraining, deprecating and yanking versions, aliases and tags |
-//! | publisher | uploading blobs and signed roles, candidates, working on training jobs, deprecating and yanking versions, aliases and tags |
+//! | publisher | uploading blobs, datasets and signed roles, candidates, working on training jobs, deprecating and yanking versions, aliases and tags |
 //! | approver | approving rollouts that somebody else asked for |
 //! | caller | calling for a better model, bound by the line's limits |
 //! | admin | everything: also line policies, top-level metadata, tokens, webhooks |
@@ -92,6 +92,12 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/episodes/{episode}", LOOK),
     ("GET", "/api/v1/training/jobs", LOOK),
     ("GET", "/api/v1/training/jobs/{job}", LOOK),
+    ("GET", "/api/v1/training/jobs/{job}/run", LOOK),
+    ("GET", "/api/v1/datasets", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}/files/{role}", LOOK),
+    ("GET", "/api/v1/datasets/{dataset}/compare/{other}", LOOK),
+    ("GET", "/api/v1/models/{line}/versions/{version}/origin", LOOK),
     ("PUT", "/api/v1/cohorts/{cohort}", OPERATE),
     ("POST", "/api/v1/models/{line}/retrain", OPERATE),
     ("POST", "/api/v1/models/{line}/retrain/call", CALL),
@@ -136,6 +142,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     // What is not served is said to everybody who may look.
     ("POST", "/api/2.0/mlflow/{*rest}", LOOK),
     ("POST", "/api/v1/blobs", PUBLISH),
+    ("POST", "/api/v1/datasets", PUBLISH),
     ("POST", "/api/v1/tuf/roles/{role}", PUBLISH),
     ("POST", "/api/v1/training/claim", PUBLISH),
     ("POST", "/api/v1/training/jobs/{job}/alive", PUBLISH),
@@ -195,7 +202,7 @@ mod tests {
 
     #[test]
     fn who_only_looks_changes_nothing_and_each_change_has_its_job() {
-        let publish = ["/api/v1/blobs", "/api/v1/tuf/roles/{role}"];
+        let publish = ["/api/v1/blobs", "/api/v1/datasets", "/api/v1/tuf/roles/{role}"];
         let admin = ["/api/v1/models/{line}", "/api/v1/tuf/targets", "/api/v1/tuf/roots/{repository}"];
         let of_admin = |route: &str| admin.contains(&route) || ["/api/v1/tokens", "/api/v1/webhooks"].iter().any(|p| route.starts_with(p));
         for (_, route, need) in TABLE.iter().filter(|(method, ..)| *method != "GET") {

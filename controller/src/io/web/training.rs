@@ -53,6 +53,12 @@ pub(super) struct Submit {
     manifest: String,
     /// Length of the manifest, bytes.
     manifest_length: u64,
+    /// Digest of the record of the run, if there is one.
+    #[serde(default)]
+    run: Option<String>,
+    /// Its length, bytes.
+    #[serde(default)]
+    run_length: u64,
 }
 
 /// A worker gives up.
@@ -147,7 +153,9 @@ pub(super) async fn candidate(
     Body(submit): Body<Submit>,
 ) -> Result<Json<TrainingJob>, Problem> {
     let manifest = Blob { digest: name::<Digest>(&submit.manifest)?, length: submit.manifest_length };
-    let candidate = Candidate { model: name::<Digest>(&submit.model)?, manifest };
+    let run = submit.run.as_deref().map(name::<Digest>).transpose()?;
+    let run = run.map(|digest| Blob { digest, length: submit.run_length });
+    let candidate = Candidate { model: name::<Digest>(&submit.model)?, manifest, run };
     Ok(Json(training_job(&*web.controller().submit_candidate(&job, &submit.worker, candidate).await?)))
 }
 
