@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use super::Web;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Query, name};
-use super::resource::history::{Entry, History, Origin, Ran, RolloutThen, Told};
+use super::resource::history::{Entry, History, MadeFrom, Ran, RolloutThen, Told};
 use crate::audit::Event;
 use crate::fleet::Device;
 use crate::history::{self as record, Answer, Kept, Knowledge, Seen, Span};
@@ -62,7 +62,7 @@ impl Web {
             knowledge: answer.knowledge.as_str().to_owned(),
             sentence: sentence(id, at, &answer),
             pending: answer.pending.map(|(told, _, event)| self::told(told, event)),
-            origin: version.map(|version| self.origin(&snapshot, &version, at)).transpose()?,
+            origin: version.map(|version| self.made_from(&snapshot, &version, at)).transpose()?,
             gaps: answer.gaps.clone(),
             record: if asked.is_none() { record::spans(&rows).iter().map(ran).collect() } else { Vec::new() },
             running,
@@ -92,12 +92,12 @@ impl Web {
         }))
     }
 
-    fn origin(&self, snapshot: &Snapshot, version: &ModelVersion, at: Timestamp) -> Result<Origin, Problem> {
+    fn made_from(&self, snapshot: &Snapshot, version: &ModelVersion, at: Timestamp) -> Result<MadeFrom, Problem> {
         let lineage = &version.lineage;
         let subject = format!("models/{}/versions/{}", version.line, version.version);
         let events = self.controller().events_about(&subject, u64::MAX, MAX_ENTRIES)?;
         let parent = |digest| snapshot.by_manifest(digest).map_or_else(|| digest.to_string(), |v| format!("{} {}", v.line, v.version));
-        Ok(Origin {
+        Ok(MadeFrom {
             published_at: version.published_at,
             signer: version.signer.clone(),
             code: (!lineage.code.is_empty()).then(|| format!("{} at {}", lineage.code, lineage.code_revision)),

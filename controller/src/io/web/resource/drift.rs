@@ -149,9 +149,9 @@ pub struct QualityNow {
     /// Estimated from confidence, without labels. Assumes no concept drift.
     pub estimated: Option<f64>,
     /// Measured with labels alone, with an interval that holds at all times.
-    pub measured: Option<Span>,
+    pub measured: Option<Estimate>,
     /// The estimate corrected by the labels; assumes nothing about concept drift.
-    pub corrected: Option<Span>,
+    pub corrected: Option<Estimate>,
     /// Labels behind both.
     pub labels: u64,
     /// Whether the labels say that errors rose past the tolerance.
@@ -171,7 +171,7 @@ pub struct QualityNow {
 
 /// An estimate with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Span {
+pub struct Estimate {
     /// The estimate.
     pub estimate: f64,
     /// Lower end.

@@ -22,7 +22,7 @@ pub struct History {
     /// The rollout that put it there.
     pub rollout: Option<RolloutThen>,
     /// Where what ran comes from.
-    pub origin: Option<Origin>,
+    pub origin: Option<MadeFrom>,
     /// What is not known.
     pub gaps: Vec<String>,
     /// The whole record, oldest first, unless a moment was asked for.
@@ -126,7 +126,7 @@ pub struct Entry {
 
 /// Where a version comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Origin {
+pub struct MadeFrom {
     /// When the controller accepted it.
     #[schema(value_type = String, format = DateTime)]
     pub published_at: Timestamp,
