@@ -22,7 +22,7 @@ use crate::audit::Draft;
 use crate::fleet::Device;
 use crate::history::Row;
 use crate::planner::{Plan, PlanReport, Step};
-use crate::replay::{Basis, Engine, GateNote, Note};
+use crate::replay::{Basis, GateNote, Note};
 use crate::snapshot::Snapshot;
 
 /// Carry out `plan`, made from `state`. The caller has the turn.
@@ -76,10 +76,9 @@ fn touch(touched: &mut Touched, step: &Step) {
 
 /// What a step was made from, to be kept beside its event, which names it by digest.
 fn note(step: &Step, basis: &Basis, event: &mut Draft, at: Timestamp) -> Option<Write> {
-    let Basis { rollout, inputs, said } = basis.clone();
-    let engine = Engine::this();
-    let named = engine.to_string();
-    let sealed = Note::Gate(Box::new(GateNote { at, engine, rollout, inputs, said, step: step.clone() })).sealed();
+    let note = GateNote::of(basis, step, at);
+    let named = note.engine.to_string();
+    let sealed = Note::Gate(Box::new(note)).sealed();
     let data = event.data.as_object_mut()?;
     let Some((record, digest)) = sealed else {
         data.insert("basis".to_owned(), json!({ "engine": named, "kept": false }));

@@ -133,7 +133,8 @@ impl Stopped {
         let mut bases = base::all(&self.store)?.into_iter().peekable();
         let (position, stored) = checkpoint::stored(&self.store)?;
         let mut windows = Reader::new(&self.store, Log::Windows);
-        if windows.peek()?.is_none_or(|first| first.seq == 0) {
+        let first = windows.peek()?.map(|first| first.seq);
+        if first.map_or_else(|| self.store.next_seq(Log::Windows), Ok)? == 0 {
             fold.begin(0, Vec::new());
         }
         let mut checked = false;
@@ -143,12 +144,12 @@ impl Stopped {
             // A base holds every note before its own place and none after.
             while let Some(base) = bases.next_if(|base| next.is_none_or(|(seq, _)| base.notes <= seq)) {
                 windows.count(fold, base.windows)?;
-                if fold.is_running() { fold.checkpoint(&base.derived) } else { fold.begin(base.windows, base.derived) }
+                if fold.is_running() { fold.checkpoint(base.windows, &base.derived) } else { fold.begin(base.windows, base.derived) }
             }
             let is_behind = next.is_none_or(|(_, windows)| windows.is_some_and(|place| place > position.windows));
             if is_behind && !checked {
                 windows.count(fold, position.windows)?;
-                fold.checkpoint(&stored);
+                fold.checkpoint(position.windows, &stored);
                 checked = true;
             }
             let Some(note) = notes.next()? else { break };

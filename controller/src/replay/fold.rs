@@ -124,7 +124,10 @@ impl Fold {
 
     /// Count a window again; its number and its frame come from the log.
     pub fn window(&mut self, seq: u64, device: &DeviceId, window: &WindowReport, frame: Option<&Frame>) {
-        if self.next.is_none_or(|next| seq < next) {
+        let Some(next) = self.next.filter(|next| seq >= *next) else { return };
+        if seq > next {
+            self.next = None;
+            self.cannot(format!("windows {next} to {} are past retention, or cannot be read", seq - 1));
             return;
         }
         let Some(frame) = frame else {
@@ -175,8 +178,8 @@ impl Fold {
         let what =
             format!("{} {}{} {}", note.kind, note.cohort, note.device.as_ref().map(|d| format!(" {d}")).unwrap_or_default(), note.feature);
         let seq = self.named(&what, named, Some(&note.kind));
-        if self.next.is_none() {
-            self.pass_over("alarms lie before the first place that a replay can begin at");
+        if self.next != Some(note.windows) {
+            self.pass_over("alarms lie where not every window before them can be counted");
             return Replayed::Not;
         }
         let standing = self.ledger.alarms_again(&note.cohort, note.manifest, note.sizes);
@@ -191,9 +194,8 @@ impl Fold {
         let what = format!("{} rollouts/{}", note.step.kind(), note.rollout);
         let seq = self.named(&what, named, Some(note.step.kind()));
         let what = self.what(what, &note.engine);
-        let value = |report| serde_json::to_value(report).unwrap_or_default();
         let again = note.inputs.judge();
-        let mut equal = self.report.compare(&what, seq, &value(&note.said), &value(&again));
+        let mut equal = self.report.compare(&what, seq, &note.said, &serde_json::to_value(&again).unwrap_or_default());
         if let Some(why) = contradicts(&note.step, &again) {
             self.report.differ(Difference {
                 what: what.clone(),
@@ -228,9 +230,9 @@ impl Fold {
         if engine.is_this() { what } else { format!("{what} (decided by {engine}, which may count otherwise)") }
     }
 
-    /// Compare everything derived with what was stored at this place.
-    pub fn checkpoint(&mut self, stored: &[Monitored]) {
-        if self.next.is_none() {
+    /// Compare everything derived with what was stored at window `place`.
+    pub fn checkpoint(&mut self, place: u64, stored: &[Monitored]) {
+        if self.next != Some(place) {
             return;
         }
         let mut missing: std::collections::BTreeSet<_> = self.ledger.watched().into_iter().collect();

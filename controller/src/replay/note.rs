@@ -151,10 +151,18 @@ pub struct GateNote {
     pub rollout: RolloutId,
     /// What it was given.
     pub inputs: Inputs,
-    /// What it said.
-    pub said: GateReport,
+    /// What it said, in full; as JSON, in which a figure without a bound is nothing and stays so.
+    pub said: Value,
     /// What was done.
     pub step: Step,
+}
+
+impl GateNote {
+    /// The note of a step.
+    pub fn of(basis: &Basis, step: &Step, at: Timestamp) -> Self {
+        let Basis { rollout, inputs, said } = basis.clone();
+        Self { at, engine: Engine::this(), rollout, inputs, said: serde_json::to_value(said).unwrap_or_default(), step: step.clone() }
+    }
 }
 
 /// What a gate was asked and what it said, while the plan is made.
