@@ -14,7 +14,7 @@ use leeway_protocol::manifest::{Golden, GoldenVector, MAX_MODEL_BYTES};
 use leeway_protocol::tensor::Tensor;
 use serde::Deserialize;
 
-use super::{Progress, Trainer, TrainerError};
+use super::{Delivered, Progress, Trainer, TrainerError};
 use crate::trainer::{Artifacts, TrainSpec};
 
 /// A training run that takes longer is ended.
@@ -22,7 +22,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// Golden vectors read.
 const MAX_GOLDEN: usize = 64;
 /// The largest golden.json or metrics.json.
-const MAX_JSON_BYTES: u64 = 16 << 20;
+pub(super) const MAX_JSON_BYTES: u64 = 16 << 20;
 /// Characters of the log that become the reason of a failure.
 const REASON_CHARS: usize = 600;
 
@@ -116,15 +116,11 @@ impl Trainer for Command {
         }
         let model = read(&found.dir, "model.onnx", MAX_MODEL_BYTES)?;
         let golden = read(&found.dir, "golden.json", MAX_JSON_BYTES)?;
-        let golden: GoldenFile =
-            serde_json::from_slice(&golden).map_err(|e| TrainerError::Artifact { file: "golden.json", why: e.to_string() })?;
-        let metrics = match read(&found.dir, "metrics.json", MAX_JSON_BYTES) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| TrainerError::Artifact { file: "metrics.json", why: e.to_string() })?,
-            Err(_) => BTreeMap::new(),
-        };
+        let metrics = read(&found.dir, "metrics.json", MAX_JSON_BYTES).ok();
         let code = self.program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let code = self.args.first().map_or(code.clone(), |arg| format!("{code} {arg}"));
-        Ok(Artifacts { model, metrics, golden: Some(vectors(&found.spec, &golden)?), code, code_revision: code_revision(&self.args) })
+        let made = Delivered { model, golden, metrics };
+        artifacts(&found.spec, made, code, code_revision(&self.args))
     }
 }
 
@@ -141,6 +137,15 @@ impl Drop for Command {
 fn code_revision(args: &[String]) -> String {
     let script = args.first().and_then(|path| fs::read(path).ok());
     script.map_or_else(|| "unknown".to_owned(), |bytes| leeway_protocol::digest::Digest::of(&bytes).to_string())
+}
+
+/// The files of a program or a run, read.
+pub(super) fn artifacts(spec: &TrainSpec, made: Delivered, code: String, code_revision: String) -> Result<Artifacts, TrainerError> {
+    let unreadable = |file: &'static str| move |e: serde_json::Error| TrainerError::Artifact { file, why: e.to_string() };
+    let golden: GoldenFile = serde_json::from_slice(&made.golden).map_err(unreadable("golden.json"))?;
+    let metrics = made.metrics.map(|bytes| serde_json::from_slice(&bytes).map_err(unreadable("metrics.json"))).transpose()?;
+    let golden = Some(vectors(spec, &golden)?);
+    Ok(Artifacts { model: made.model, metrics: metrics.unwrap_or_default(), golden, code, code_revision })
 }
 
 fn vectors(spec: &TrainSpec, golden: &GoldenFile) -> Result<Golden, TrainerError> {
