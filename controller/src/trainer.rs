@@ -19,6 +19,7 @@ use crate::reference::table::{Table, TableError};
 pub mod draft;
 pub mod fit;
 pub mod onnx;
+pub mod remote;
 pub mod run;
 
 /// What a trainer is asked to do; also the JSON file that a command trainer reads.

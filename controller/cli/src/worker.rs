@@ -12,9 +12,10 @@ use clap::Args;
 use leeway_controller::io::preflight::Runner;
 use leeway_controller::io::trainer::builtin::Builtin;
 use leeway_controller::io::trainer::command::Command;
-use leeway_controller::io::trainer::{Progress, Trainer, candidate};
+use leeway_controller::io::trainer::remote::Remote;
+use leeway_controller::io::trainer::{Delivered, Progress, Trainer, candidate};
 use leeway_controller::io::training::JobSpec;
-use leeway_controller::io::web::resource::training::TrainingJob;
+use leeway_controller::io::web::resource::training::{JobKept, TrainingJob};
 use leeway_controller::supply::provenance::Build;
 use leeway_controller::trainer::Artifacts;
 use leeway_controller::trainer::run::RunRecord;
@@ -56,6 +57,9 @@ pub struct Work {
     /// A program that trains, instead of the built-in trainer; started as PROGRAM ARGS… `JOB_DIR`.
     #[arg(long)]
     pub command: Option<PathBuf>,
+    /// Another system that trains: a file as in deploy/trainers (Airflow, Kubeflow Pipelines, SageMaker Pipelines, GitHub Actions, or your own).
+    #[arg(long, conflicts_with = "command", requires = "dir")]
+    pub remote: Option<PathBuf>,
     /// Its arguments.
     #[arg(long = "arg", allow_hyphen_values = true)]
     pub args: Vec<String>,
@@ -86,9 +90,13 @@ pub fn run(args: &Work, client: &Client) -> Outcome {
     let kept = tempfile::tempdir().during("making a temporary folder")?;
     let dir = args.dir.clone().unwrap_or_else(|| kept.path().to_path_buf());
     fs::create_dir_all(&dir).during(format!("making {}", dir.display()))?;
-    let trainer: Box<dyn Trainer> = match &args.command {
-        Some(program) => Box::new(Command::new(program.clone(), args.args.clone(), dir.join("jobs"))),
-        None => Box::new(Builtin::default()),
+    let trainer: Box<dyn Trainer> = match (&args.command, &args.remote) {
+        (Some(program), _) => Box::new(Command::new(program.clone(), args.args.clone(), dir.join("jobs"))),
+        (None, Some(file)) => {
+            let text = fs::read_to_string(file).during(format!("reading {}", file.display()))?;
+            Box::new(Remote::new(&text, &dir, client.base()).during(format!("reading {}", file.display()))?)
+        }
+        (None, None) => Box::new(Builtin::default()),
     };
     let program = std::env::current_exe().during("finding this program")?;
     let mut worker = Worker {
@@ -146,19 +154,23 @@ impl Worker<'_> {
         let (train, holdout) = (self.data(job.train)?, self.data(job.holdout)?);
         let started_at = now();
         self.trainer.submit(&job.spec, &train, &holdout).during("starting the training")?;
-        let mut said = Instant::now();
+        let (mut said, mut shown) = (Instant::now(), None);
         loop {
             match self.trainer.poll(&job.job).during("training")? {
                 Progress::Running => std::thread::sleep(POLL),
                 Progress::Done => break,
-                Progress::Failed(why) => return Err(Failure::new(why)),
+                Progress::Failed(why) => {
+                    self.alive(&job.job)?;
+                    return Err(Failure::new(why));
+                }
             }
-            if said.elapsed().as_millis() as i64 > job.lease_ms / 3 {
-                let _: Value =
-                    self.client.send(&format!("/api/v1/training/jobs/{}/alive", job.job), &json!({ "worker": self.args.name }))?;
-                said = Instant::now();
+            let external = self.trainer.external(&job.job);
+            if said.elapsed().as_millis() as i64 > job.lease_ms / 3 || (external != shown && said.elapsed() > RETRY) {
+                self.alive(&job.job)?;
+                (said, shown) = (Instant::now(), external);
             }
         }
+        self.take_delivery(job)?;
         let artifacts = self.trainer.collect(&job.job).during("training")?;
         let ended_at = now();
         let dir = self.folder(&job.job);
@@ -212,6 +224,22 @@ impl Worker<'_> {
         }
     }
 
+    /// Say that this worker is at it, and where the work is done; what was delivered for it.
+    fn alive(&self, job: &str) -> Outcome<JobKept> {
+        let alive = json!({ "worker": self.args.name, "run": self.trainer.external(job) });
+        self.client.send(&format!("/api/v1/training/jobs/{job}/alive"), &alive)
+    }
+
+    /// What the run of another system delivered to the controller, if that is where it leaves it.
+    fn take_delivery(&mut self, job: &JobSpec) -> Outcome {
+        let kept = self.alive(&job.job)?;
+        let Some(delivery) = kept.delivery.filter(|_| self.trainer.wants_delivery(&job.job)) else { return Ok(()) };
+        let metrics = delivery.metrics.map(|blob| self.data(blob)).transpose()?;
+        let delivered = Delivered { model: self.data(delivery.model)?, golden: self.data(delivery.golden)?, metrics };
+        self.trainer.take_delivery(&job.job, delivered);
+        Ok(())
+    }
+
     /// Sign every approved candidate that this worker made; whether there was one.
     fn sign_approved(&self) -> Outcome<bool> {
         let jobs: Vec<TrainingJob> = self.client.read("/api/v1/training/jobs")?;
@@ -243,7 +271,8 @@ impl Worker<'_> {
     /// document is for everybody, and either may tell what is not. The record of the run, which tells more, is named by its digest:
     /// who may look at the fleet may read it, and nobody can change it.
     fn build(&self, run: Option<Digest>) -> Build {
-        let program = self.args.command.as_deref().map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        let program = self.args.command.as_deref().or(self.args.remote.as_deref());
+        let program = program.map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let mut parameters = BTreeMap::from([("trainer".to_owned(), program.unwrap_or_else(|| "built-in".to_owned()))]);
         parameters.extend(run.map(|run| ("run_record".to_owned(), run.to_string())));
         Build { builder: format!("urn:leeway:builder:trainer:{}", percent_encoded(&self.args.name)), parameters }
@@ -258,18 +287,23 @@ impl Worker<'_> {
 
     /// A blob of the controller, as long as it is the one that was named.
     fn data(&self, blob: Blob) -> Outcome<Vec<u8>> {
-        let bytes = self.client.fetch(&format!("/blobs/{}", blob.digest.hex()))?;
-        let bytes = bytes.ok_or_else(|| Failure::new(format!("the controller does not have the data {}", blob.digest)))?;
-        if Blob::of(&bytes) != blob {
-            return Err(Failure::new(format!("the controller's data is not {}, as it said", blob.digest)));
-        }
-        Ok(bytes)
+        data(self.client, blob)
     }
 
     /// A folder of a job's own; the name comes from the controller, so only its digest is used.
     fn folder(&self, job: &str) -> PathBuf {
         self.dir.join("candidates").join(Digest::of(job.as_bytes()).short())
     }
+}
+
+/// A blob of the controller, as long as it is the one that was named.
+pub fn data(client: &Client, blob: Blob) -> Outcome<Vec<u8>> {
+    let bytes = client.fetch(&format!("/blobs/{}", blob.digest.hex()))?;
+    let bytes = bytes.ok_or_else(|| Failure::new(format!("the controller does not have the data {}", blob.digest)))?;
+    if Blob::of(&bytes) != blob {
+        return Err(Failure::new(format!("the controller's data is not {}, as it said", blob.digest)));
+    }
+    Ok(bytes)
 }
 
 fn accuracy(manifest: &Manifest) -> f64 {

@@ -1,8 +1,9 @@
-//! One contract for everything that trains: submit a spec, poll, collect artifacts. Two implementations.
+//! One contract for everything that trains: submit a spec, poll, collect artifacts. Three implementations.
 //!
-//! [`builtin::Builtin`] fits in a thread of its own; [`command::Command`] runs any program in a folder of its own. Both run in
-//! the trainer *worker*, a process that holds the trainer's key and that the controller cannot reach into: the controller only
-//! keeps the job's state. [`candidate`] turns what came back into a release candidate, the same way for both.
+//! [`builtin::Builtin`] fits in a thread of its own; [`command::Command`] runs any program in a folder of its own; [`remote::Remote`] has
+//! another system do it, over HTTP. All run in the trainer *worker*, a process that holds the trainer's key and that the controller
+//! cannot reach into: the controller only keeps the job's state. [`candidate`] turns what came back into a release candidate, the same
+//! way for all.
 use std::path::Path;
 
 use leeway_protocol::ids::Version;
@@ -10,11 +11,13 @@ use leeway_protocol::manifest::Manifest;
 use leeway_protocol::time::Timestamp;
 
 use crate::io::preflight::{Prediction, Runner, RunnerError};
+use crate::io::training::ExternalRun;
 use crate::reference::worth::{Judged, Question, Questions};
 use crate::trainer::{Artifacts, Rows, TrainError, TrainSpec, draft};
 
 pub mod builtin;
 pub mod command;
+pub mod remote;
 
 /// Where a submitted job is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,9 @@ pub enum TrainerError {
     /// The rows.
     #[error("the dataset cannot be read: {0}")]
     Rows(#[from] crate::dataset::frame::FrameError),
+    /// Another system, or its file.
+    #[error("{0}")]
+    Remote(String),
     /// The model does not run.
     #[error("the trained model does not run: {0}")]
     Runner(#[from] RunnerError),
@@ -72,6 +78,31 @@ pub trait Trainer: Send {
     fn poll(&mut self, job: &str) -> Result<Progress, TrainerError>;
     /// What a done job made.
     fn collect(&mut self, job: &str) -> Result<Artifacts, TrainerError>;
+    /// Where another system does the work, for people to see.
+    fn external(&self, job: &str) -> Option<ExternalRun> {
+        let _ = job;
+        None
+    }
+    /// Whether what a done job made is to be taken from the controller, where its run delivered it.
+    fn wants_delivery(&self, job: &str) -> bool {
+        let _ = job;
+        false
+    }
+    /// Take it.
+    fn take_delivery(&mut self, job: &str, delivered: Delivered) {
+        let _ = (job, delivered);
+    }
+}
+
+/// The files that a run delivered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// `model.onnx`.
+    pub model: Vec<u8>,
+    /// `golden.json`.
+    pub golden: Vec<u8>,
+    /// `metrics.json`.
+    pub metrics: Option<Vec<u8>>,
 }
 
 /// Turn artifacts into a model with its manifest: the runner answers for every row, as a device would, and reference, calibration

@@ -58,17 +58,7 @@ pub(super) struct Webhooks {
 
 impl Webhooks {
     pub(super) fn new(reach: Reach, held: BTreeMap<String, Webhook>) -> Self {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_LIMIT))
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .max_idle_connections(0)
-            .user_agent(concat!("leeway/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let resolver = Guarded { reach: reach.clone(), names: DefaultResolver::default() };
-        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), resolver);
+        let agent = guarded(&reach, ANSWER_LIMIT);
         Self { reach, agent, held: RwLock::new(held), changed: Notify::new() }
     }
 
@@ -83,6 +73,21 @@ impl Webhooks {
     fn put(&self, webhook: Webhook) {
         self.held.write().unwrap_or_else(PoisonError::into_inner).insert(webhook.name.clone(), webhook);
     }
+}
+
+/// A client that goes only where `reach` lets it, through no proxy and along no redirect.
+pub(super) fn guarded(reach: &Reach, limit: Duration) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(limit))
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .max_idle_connections(0)
+        .user_agent(concat!("leeway/", env!("CARGO_PKG_VERSION")))
+        .build();
+    let resolver = Guarded { reach: reach.clone(), names: DefaultResolver::default() };
+    ureq::Agent::with_parts(config, DefaultConnector::default(), resolver)
 }
 
 /// Looks names up, and lets only addresses through that a webhook may go to. What it returns is what is connected to: a name that

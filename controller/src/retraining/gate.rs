@@ -184,9 +184,7 @@ fn judge(policy: &GatePolicy, all: &Differences, p_value: f64, rows: u64, slices
     }
     // A cohort with a handful of rows may be left out of it; a hard case that was declared may not.
     let unseen = policy.guards.hard.iter().any(|case| slices.get(&case.name).is_none_or(|part| part.size() < policy.min_slice));
-    let safe = !unseen
-        && (slices.is_empty() || !judged.is_empty())
-        && judged.iter().all(|part| part.interval().0 > -policy.slice_margin);
+    let safe = !unseen && (slices.is_empty() || !judged.is_empty()) && judged.iter().all(|part| part.interval().0 > -policy.slice_margin);
     if sure && p_value <= policy.alpha && low > 0.0 && safe {
         return Outcome::Won;
     }
@@ -351,9 +349,7 @@ impl Comparison {
                 Some((name, loss)) => format!("At {name} it is {:.1} points worse, so it lost.", loss * 100.0),
                 None => format!("It surely gains less than {:.1} points, so it lost.", policy.min_gain * 100.0),
             },
-            Outcome::NotEnoughLabels { needed } if needed >= MAX_NEEDED => {
-                "The two are too alike to tell apart with labels.".to_owned()
-            }
+            Outcome::NotEnoughLabels { needed } if needed >= MAX_NEEDED => "The two are too alike to tell apart with labels.".to_owned(),
             Outcome::NotEnoughLabels { needed } => format!(
                 "That is not enough to decide: about {} more labelled rows are needed, {needed} in all{}.",
                 needed.saturating_sub(self.rows),
@@ -365,7 +361,8 @@ impl Comparison {
 
     /// Which declared hard cases hold it up.
     fn wanting(&self, policy: &GatePolicy) -> String {
-        let small: Vec<String> = policy.guards.hard.iter().filter_map(|c| Some(format!("{} ({} days)", c.name, self.small.get(&c.name)?))).collect();
+        let small: Vec<String> =
+            policy.guards.hard.iter().filter_map(|c| Some(format!("{} ({} days)", c.name, self.small.get(&c.name)?))).collect();
         if small.is_empty() { String::new() } else { format!("; too few of them so far are of {}", small.join(", ")) }
     }
 }

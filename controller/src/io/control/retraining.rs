@@ -90,8 +90,17 @@ impl Controller {
             let cost = state.lines.get(line).map_or(0, |found| found.retrain.cost_per_run);
             let id = format!("{line}-{}", at.as_millis());
             let line = line.clone();
-            let request =
-                RetrainRequest { id: id.clone(), line: line.clone(), parent, trigger, cohorts, reason: why.clone(), evidence, asked_at: at, cost };
+            let request = RetrainRequest {
+                id: id.clone(),
+                line: line.clone(),
+                parent,
+                trigger,
+                cohorts,
+                reason: why.clone(),
+                evidence,
+                asked_at: at,
+                cost,
+            };
             let event = draft(at, by, "retraining.requested", format!("models/{line}"), why, json_of(&request));
             let job = Arc::new(TrainingJob::new(request));
             Arc::make_mut(&mut state.jobs).insert(id.clone(), Arc::clone(&job));

@@ -16,7 +16,7 @@ use leeway_protocol::manifest::{Golden, GoldenVector, MAX_MODEL_BYTES};
 use leeway_protocol::tensor::Tensor;
 use serde::Deserialize;
 
-use super::{Progress, Trainer, TrainerError};
+use super::{Delivered, Progress, Trainer, TrainerError};
 use crate::dataset::frame::Frame;
 use crate::trainer::run::{self, MAX_RUN_BYTES, Told};
 use crate::trainer::{Artifacts, TrainSpec};
@@ -26,7 +26,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// Golden vectors read.
 const MAX_GOLDEN: usize = 64;
 /// The largest golden.json or metrics.json.
-const MAX_JSON_BYTES: u64 = 16 << 20;
+pub(super) const MAX_JSON_BYTES: u64 = 16 << 20;
 /// Characters of the log that become the reason of a failure.
 const REASON_CHARS: usize = 600;
 
@@ -123,12 +123,7 @@ impl Trainer for Command {
         }
         let model = read(&found.dir, "model.onnx", MAX_MODEL_BYTES)?;
         let golden = read(&found.dir, "golden.json", MAX_JSON_BYTES)?;
-        let golden: GoldenFile =
-            serde_json::from_slice(&golden).map_err(|e| TrainerError::Artifact { file: "golden.json", why: e.to_string() })?;
-        let metrics = match read(&found.dir, "metrics.json", MAX_JSON_BYTES) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| TrainerError::Artifact { file: "metrics.json", why: e.to_string() })?,
-            Err(_) => BTreeMap::new(),
-        };
+        let metrics = read(&found.dir, "metrics.json", MAX_JSON_BYTES).ok();
         let told = match read(&found.dir, "run.json", MAX_RUN_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| TrainerError::Artifact { file: "run.json", why: e.to_string() })?,
             Err(_) => Told::default(),
@@ -139,16 +134,9 @@ impl Trainer for Command {
         environment.insert("script".to_owned(), script.clone());
         let code = self.program.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let code = self.args.first().map_or(code.clone(), |arg| format!("{code} {arg}"));
-        Ok(Artifacts {
-            model,
-            metrics,
-            golden: Some(vectors(&found.spec, &golden)?),
-            code,
-            code_revision: told.code_revision.map_or(script, |told| run::text(&told.into())),
-            parameters: run::texts(&told.parameters),
-            environment,
-            seed: told.seed.as_ref().map(run::text),
-        })
+        let revision = told.code_revision.map_or(script, |told| run::text(&told.into()));
+        let made = artifacts(&found.spec, Delivered { model, golden, metrics }, code, revision)?;
+        Ok(Artifacts { parameters: run::texts(&told.parameters), environment, seed: told.seed.as_ref().map(run::text), ..made })
     }
 }
 
@@ -162,7 +150,8 @@ impl Drop for Command {
 }
 
 /// The rows in both forms, with the names of their files. Rows of an older controller are CSV already.
-fn forms(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, TrainerError> {
+/// A table in the forms that a training program finds: file name and bytes of each.
+pub fn forms(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, TrainerError> {
     let csv = format!("{name}.csv");
     if !Frame::is_parquet(bytes) {
         return Ok(vec![(csv, bytes.to_vec())]);
@@ -175,6 +164,15 @@ fn forms(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, TrainerErro
 fn code_revision(args: &[String]) -> String {
     let script = args.first().and_then(|path| fs::read(path).ok());
     script.map_or_else(|| "unknown".to_owned(), |bytes| leeway_protocol::digest::Digest::of(&bytes).to_string())
+}
+
+/// The files of a program or a run, read.
+pub(super) fn artifacts(spec: &TrainSpec, made: Delivered, code: String, code_revision: String) -> Result<Artifacts, TrainerError> {
+    let unreadable = |file: &'static str| move |e: serde_json::Error| TrainerError::Artifact { file, why: e.to_string() };
+    let golden: GoldenFile = serde_json::from_slice(&made.golden).map_err(unreadable("golden.json"))?;
+    let metrics = made.metrics.map(|bytes| serde_json::from_slice(&bytes).map_err(unreadable("metrics.json"))).transpose()?;
+    let golden = Some(vectors(spec, &golden)?);
+    Ok(Artifacts { model: made.model, metrics: metrics.unwrap_or_default(), golden, code, code_revision, ..Artifacts::default() })
 }
 
 fn vectors(spec: &TrainSpec, golden: &GoldenFile) -> Result<Golden, TrainerError> {

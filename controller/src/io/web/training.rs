@@ -13,9 +13,9 @@ use super::Web;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Json as Body, name};
 use super::guard::By;
+use super::resource::training::JobKept;
 use super::resource::training::TrainingJob;
 use super::view::training::training_job;
-use super::resource::training::JobKept;
 use crate::io::training::{Candidate, Delivery, ExternalRun};
 
 /// A worker asks for work.

@@ -124,7 +124,9 @@ fn too_much(policy: &CostPolicy, (old, new): (Run, Run), classes: &[OnClass], bo
         ));
     }
     let larger = old.rss_bytes > 0 && new.rss_bytes as f64 > policy.max_larger * old.rss_bytes as f64;
-    larger.then(|| format!("it needs {} of memory, more than {} times the champion's {}", mib(new.rss_bytes), policy.max_larger, mib(old.rss_bytes)))
+    larger.then(|| {
+        format!("it needs {} of memory, more than {} times the champion's {}", mib(new.rss_bytes), policy.max_larger, mib(old.rss_bytes))
+    })
 }
 
 fn micros(us: f64) -> String {

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn months_are_those_of_the_calendar() {
-        let days = [(0, 1), (58, 2), (59, 3), (-1, 12), (789, 2), (790, 3), (10_957, 1), (11_016, 2), (11_017, 3), (-7_671, 12), (-7_670, 1)];
+        let days =
+            [(0, 1), (58, 2), (59, 3), (-1, 12), (789, 2), (790, 3), (10_957, 1), (11_016, 2), (11_017, 3), (-7_671, 12), (-7_670, 1)];
         for (day, wanted) in days {
             assert_eq!(month(Timestamp::from_millis(day * 86_400_000 + 5)), wanted, "day {day}");
         }

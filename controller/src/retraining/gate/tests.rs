@@ -124,7 +124,8 @@ fn missing_labels_follow_the_discordance_and_the_gain_that_is_wanted() {
     assert!(plain.sentence.contains(&format!("about {} more labelled rows are needed", needed(&plain) - 200)), "{}", plain.sentence);
     // With so many labels, a model that is better by so much wins four times of five.
     let (mut chance, policy) = (Chance::new(23), GatePolicy::default());
-    let won = (0..100).filter(|_| compare(&policy, &single(&mut chance, needed(&plain) as i64, 0.15, 0.03)).outcome == Outcome::Won).count();
+    let won =
+        (0..100).filter(|_| compare(&policy, &single(&mut chance, needed(&plain) as i64, 0.15, 0.03)).outcome == Outcome::Won).count();
     assert!((65..=95).contains(&won), "{won} of 100");
 }
 

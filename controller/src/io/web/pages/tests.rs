@@ -5,12 +5,14 @@ use maud::Markup;
 
 use super::devices::{Asked, device_page, devices_page};
 use super::drift::{drift_page, no_drift_page};
+use super::episodes::{episode_page, episodes_page};
 use super::events::events_page;
 use super::fleet::fleet_page;
 use super::models::{model_page, models_page, version_page};
 use super::rollout::{rollout_page, rollouts_page};
 use super::session::{login_page, problem_page};
 use crate::io::web::resource::Page;
+use crate::io::web::resource::episode::EpisodeList;
 use fixture::*;
 
 /// Every page, full and empty.
@@ -31,6 +33,9 @@ fn pages() -> Vec<(&'static str, Markup)> {
         ("rollout", rollout_page(now, 42, &rollout())),
         ("drift", drift_page(now, 42, &lines, &drift(), &quality())),
         ("drift-empty", no_drift_page(0)),
+        ("episodes", episodes_page(now, 42, &episode_list())),
+        ("episodes-empty", episodes_page(now, 0, &EpisodeList { episodes: vec![], withheld: vec![] })),
+        ("episode", episode_page(now, 42, &episode())),
         ("devices", devices_page(now, 42, &asked, &Page { items: devices(), next_cursor: Some("bellevue-08".into()) })),
         ("devices-empty", devices_page(now, 0, &Asked::default(), &Page { items: vec![], next_cursor: None })),
         ("device", device_page(now, 42, &device())),

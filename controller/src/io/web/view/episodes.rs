@@ -116,7 +116,9 @@ fn headline(job: &TrainingJob, rollout: Option<&Rollout>) -> (&'static str, Leve
             RolloutState::RollingBack { reason, .. } | RolloutState::RolledBack { reason, .. } => {
                 ("outcome", Level::Bad, format!("Version {version} was taken back: {reason}"))
             }
-            RolloutState::Aborted { reason, .. } => ("outcome", Level::Idle, format!("The rollout of version {version} was aborted: {reason}")),
+            RolloutState::Aborted { reason, .. } => {
+                ("outcome", Level::Idle, format!("The rollout of version {version} was aborted: {reason}"))
+            }
         },
     }
 }
@@ -190,7 +192,9 @@ impl Walk<'_> {
             details.push(format!("A run of this line is declared to cost {}.", request.cost));
         }
         let mut links = vec![link("Drift", format!("/drift?line={line}"))];
-        links.extend(request.cohorts.iter().take(4).map(|cohort| link(&format!("Drift at {cohort}"), format!("/drift?line={line}&cohort={cohort}"))));
+        links.extend(
+            request.cohorts.iter().take(4).map(|cohort| link(&format!("Drift at {cohort}"), format!("/drift?line={line}&cohort={cohort}"))),
+        );
         links.push(link(&format!("Champion then: {}", request.parent), format!("/models/{line}/versions/{}", request.parent)));
         links.push(link("Rows of the log", "/events?kind=retraining".to_owned()));
         (Some(request.asked_at), request.reason.clone(), details, links)
@@ -212,7 +216,8 @@ impl Walk<'_> {
 
     fn run(&self) -> Told {
         let taken: Vec<_> = self.job.moves.iter().filter(|moved| moved.state == "running").collect();
-        let mut details: Vec<String> = taken.iter().skip(1).map(|moved| format!("{}: taken up again. {}", moved.at, moved.sentence)).collect();
+        let mut details: Vec<String> =
+            taken.iter().skip(1).map(|moved| format!("{}: taken up again. {}", moved.at, moved.sentence)).collect();
         if let Some(run) = &self.data.run {
             let url = run.url.as_ref().map(|url| format!(" It is shown at {url}.")).unwrap_or_default();
             details.push(format!("Done by {} as run {} ({}).{url}", run.executor, run.run, run.state));
@@ -301,7 +306,9 @@ impl Walk<'_> {
             RolloutState::Completed { at, .. } => {
                 (*at, format!("Version {} is the champion of {}.", rollout.spec.version, rollout.spec.line))
             }
-            RolloutState::RollingBack { at, reason, .. } | RolloutState::RolledBack { at, reason } => (*at, format!("Taken back: {reason}")),
+            RolloutState::RollingBack { at, reason, .. } | RolloutState::RolledBack { at, reason } => {
+                (*at, format!("Taken back: {reason}"))
+            }
             RolloutState::Aborted { at, reason } => (*at, format!("Aborted: {reason}")),
             _ => return (None, String::new(), details, vec![rollout_link(rollout)]),
         };

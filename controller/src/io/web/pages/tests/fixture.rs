@@ -597,3 +597,113 @@ pub(super) fn event_list() -> EventList {
         },
     }
 }
+
+pub(super) fn episode() -> crate::io::web::resource::episode::Episode {
+    use crate::io::web::resource::episode::{Episode, EpisodeStep, EpisodeSummary, Link, WithheldCause};
+    let step = |name: &str, state: &str, level, at: Option<i64>, sentence: &str, details: &[&str], links: &[(&str, &str)]| EpisodeStep {
+        name: name.into(),
+        state: state.into(),
+        level,
+        at: at.map(|minutes| now().plus_millis(-minutes * 60_000)),
+        sentence: sentence.into(),
+        details: details.iter().map(|text| (*text).to_owned()).collect(),
+        links: links.iter().map(|(title, href)| Link { title: (*title).into(), href: (*href).into() }).collect(),
+    };
+    let steps = vec![
+        step(
+            "cause",
+            "done",
+            Level::Ok,
+            Some(95),
+            "At bellevue, dew point and temperature moved, and it hurts: measured accuracy at bellevue fell by 4.9 points to 70.1 % (365 labels). A new model is trained on 2511 labelled rows.",
+            &["Dew point at bellevue moved higher.", "A run of this line is declared to cost 40."],
+            &[("Drift", "/drift?line=rain"), ("Champion then: 1.0.0", "/models/rain/versions/1.0.0")],
+        ),
+        step(
+            "data",
+            "done",
+            Level::Ok,
+            Some(94),
+            "2511 labelled rows of 47 devices, 1949 to 1955, worth 1904 after weighting.",
+            &["Training rows: 2009 (sha256:5f1e).", "Held-out rows: 502 (sha256:9a77)."],
+            &[],
+        ),
+        step(
+            "run",
+            "done",
+            Level::Ok,
+            Some(94),
+            "Worker worker-1 trains a new model for rain (rain-17).",
+            &["Done by airflow as run leeway-5f1e (success)."],
+            &[],
+        ),
+        step(
+            "candidate",
+            "done",
+            Level::Ok,
+            Some(61),
+            "The worker brought model 1c9d with manifest 77aa.",
+            &[],
+            &[("Version auto-2", "/models/rain/versions/auto-2")],
+        ),
+        step(
+            "evaluation",
+            "done",
+            Level::Ok,
+            Some(60),
+            "On 502 held-out rows of 101 days the challenger is right on 78.1 %, the champion on 70.3 %; 31 days speak for it, 11 against (p < 0.005). In its weakest slice, hills, it gains 4.0 points (at worst -1.1). It won. Here it takes 12 µs and 9.1 MiB of memory, the champion 11 µs and 9.0 MiB; on hw=rev-b, the slowest of 2 classes of devices that were heard, about 98 µs instead of 90 µs.",
+            &[
+                "Bellevue: +8.1 points (+4.2 to +12.0).",
+                "Hills: +4.0 points (-1.1 to +9.1).",
+                "Freezing: +2.0 points (-9.0 to +13.0); 7 days are too few to judge it.",
+            ],
+            &[],
+        ),
+        step(
+            "shadow",
+            "done",
+            Level::Ok,
+            Some(58),
+            "Each device runs it beside the champion for 50 inferences first, for 10 min at most, and answers with the champion.",
+            &[],
+            &[("Rollout rain-auto-2", "/rollouts/rain-auto-2")],
+        ),
+        step(
+            "canary",
+            "now",
+            Level::Busy,
+            Some(58),
+            "Stage canary runs: it is the line's turn.",
+            &[],
+            &[("Rollout rain-auto-2", "/rollouts/rain-auto-2")],
+        ),
+        step("outcome", "ahead", Level::Idle, None, "Not yet.", &[], &[]),
+    ];
+    let summary = EpisodeSummary {
+        id: "rain-17".into(),
+        line: "rain".into(),
+        cause: "drift".into(),
+        step: "canary".into(),
+        level: Level::Busy,
+        sentence: "The rollout of version auto-2 is under way, in stage canary.".into(),
+        reason: "At bellevue, dew point and temperature moved, and it hurts.".into(),
+        began_at: now().plus_millis(-95 * 60_000),
+        updated_at: now().plus_millis(-58 * 60_000),
+    };
+    let withheld = vec![WithheldCause {
+        line: "rain".into(),
+        at: now().plus_millis(-9 * 3_600_000),
+        cause: "called".into(),
+        limits: vec!["cool-down".into(), "cost".into()],
+        sentence: "No better model is asked for, though there is cause (the nightly report is red). A run costs 40, and 80 of the 100 for any 30 days are spent. The last training job changed at 2026-11-22T01:00:00Z; the next may be asked for in 3600 s.".into(),
+    }];
+    Episode { summary, steps, withheld }
+}
+
+pub(super) fn episode_list() -> crate::io::web::resource::episode::EpisodeList {
+    let whole = episode();
+    let mut lost = whole.summary.clone();
+    (lost.id, lost.cause, lost.step, lost.level) = ("rain-9".into(), "scheduled".into(), "evaluation".into(), Level::Idle);
+    lost.sentence = "The candidate of rain-9 did not win: it surely gains less than 1.0 points.".into();
+    crate::io::web::resource::episode::EpisodeList { episodes: vec![whole.summary, lost], withheld: whole.withheld }
+}
