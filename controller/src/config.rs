@@ -312,6 +312,12 @@ impl Config {
         if self.store.keep_windows_days == 0 || self.store.keep_captures_days == 0 {
             return fail("store", "keep_windows_days and keep_captures_days must be at least 1, or nothing would be kept");
         }
+        if !(0.05..=1.0).contains(&self.quality.labels.floor) {
+            return fail("quality.labels.floor", "use 0.05 to 1: without a floor there are decisions that nobody ever looks at");
+        }
+        if self.quality.labels.per_visit == 0 {
+            return fail("quality.labels.per_visit", "with 0 nobody would ever be asked: use per_day = 0 to ask for no labels");
+        }
         if !(10..=60_000).contains(&self.planner.interval_ms) {
             return fail("planner.interval_ms", "use 10 to 60000: faster is waste, slower and a bad version spreads unseen");
         }

@@ -150,7 +150,6 @@ impl Drop for Command {
 }
 
 /// The rows in both forms, with the names of their files. Rows of an older controller are CSV already.
-/// A table in the forms that a training program finds: file name and bytes of each.
 pub fn forms(name: &str, bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, TrainerError> {
     let csv = format!("{name}.csv");
     if !Frame::is_parquet(bytes) {

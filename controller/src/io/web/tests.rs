@@ -82,6 +82,19 @@ async fn what_is_set_by_the_api_is_seen_by_api_page_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_to_be_asked_for_labels_is_said_and_why_nobody_is() {
+    let site = Site::start().await;
+    site.add_version("1.0.0").await;
+    let wanted = site.get("/api/v1/models/rain/labels/wanted").await;
+    let plan = wanted.json();
+    assert_eq!((wanted.status, &plan["labels"], &plan["per_day"], &plan["line"]), (200, &0.into(), &100.into(), &"rain".into()), "{plan}");
+    assert!(plan["sentence"].as_str().unwrap().starts_with("There is nobody to ask"), "{plan}");
+    assert_eq!(site.get("/api/v1/models/snow/labels/wanted").await.status, 404);
+    let quality = site.get("/api/v1/models/rain/quality").await.json();
+    assert!(quality["assumption"].as_str().unwrap().contains("assumes no concept drift"), "{quality}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_come_in_checked_and_go_out_in_ranges() {
     let site = Site::start().await;
     let bytes = b"0123456789";
