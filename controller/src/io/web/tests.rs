@@ -1,5 +1,6 @@
 //! The router over real sockets: who may do what, what is refused and how, what devices fetch, what the stream sends.
 mod access;
+mod datasets;
 mod foresee;
 mod identity;
 mod limits;
