@@ -1,3 +1,4 @@
+//! Manifests of datasets, their bounds, and what people call a dataset.
 use super::*;
 
 fn record(title: &str, at: i64, salt: &[u8]) -> DatasetRecord {

@@ -69,23 +69,23 @@ impl Controller {
         Ok((record, manifest))
     }
 
-    /// A file of a dataset as `parquet` or `csv`, or as it is if no form is asked for; and the form it has.
-    pub async fn dataset_file(&self, asked: &str, role: &str, format: Option<&str>) -> Result<(Bytes, DataFile), ControlError> {
+    /// A file of a dataset, which is a blob.
+    pub async fn dataset_file(&self, asked: &str, role: &str) -> Result<DataFile, ControlError> {
         let (_, manifest) = self.dataset(asked).await?;
         let roles = || manifest.files.iter().map(|file| file.role.as_str()).collect::<Vec<_>>().join(", ");
-        let file =
-            manifest.file(role).ok_or_else(|| ControlError::NotFound(format!("the dataset has no file {role:?}: it has {}", roles())))?;
-        let format = format.unwrap_or(&file.format);
-        let bytes = bytes(&self.inner, file).await?;
-        match (file.format.as_str(), format) {
-            (is, wanted) if is == wanted => Ok((bytes, file.clone())),
-            ("parquet", "csv") => {
-                let csv = Csv::text(bytes).await?;
-                let csv_file = DataFile { format: "csv".to_owned(), digest: Digest::of(&csv), length: csv.len() as u64, ..file.clone() };
-                Ok((Bytes::from(csv), csv_file))
-            }
-            (is, _) => Err(ControlError::Invalid(format!("the file is {is} and cannot be had as {format:?}: parquet and csv are known"))),
+        let missing = || ControlError::NotFound(format!("the dataset has no file of that role: it has {}", roles()));
+        manifest.file(role).cloned().ok_or_else(missing)
+    }
+
+    /// The rows of a file in another form than it has.
+    pub async fn dataset_rows(&self, file: &DataFile, format: &str) -> Result<Vec<u8>, ControlError> {
+        // Imported data stays as it was brought; a Parquet file of this program has its rows as CSV, whose digest its manifest names.
+        if format != "csv" || file.content.is_none() {
+            let what = "a captured dataset can be had as parquet or csv, an imported one as it was brought";
+            return Err(ControlError::Invalid(format!("the file is {}: {what}", file.format)));
         }
+        let _one = READERS.acquire().await.map_err(|e| ControlError::Unavailable(e.to_string()))?;
+        Csv::text(bytes(&self.inner, file).await?).await
     }
 
     /// The second dataset against the first.

@@ -1,7 +1,7 @@
 //! Datasets: what models were trained and judged on, and where a version comes from.
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, Version};
@@ -75,12 +75,22 @@ pub(super) async fn show(State(web): State<Web>, Path(dataset): Path<String>) ->
     responses((status = 200, description = "Its rows, as Parquet or CSV", content_type = "application/octet-stream"), (status = "4XX", body = ProblemBody, content_type = "application/problem+json")))]
 pub(super) async fn file(
     State(web): State<Web>,
+    method: Method,
     Path((dataset, role)): Path<(String, String)>,
     Query(form): Query<Form>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (bytes, file) = web.controller().dataset_file(&dataset, &role, form.format.as_deref()).await?;
-    let kind = if file.format == "csv" { "text/csv; charset=utf-8" } else { "application/vnd.apache.parquet" };
-    Ok(([(header::CONTENT_TYPE, kind.to_owned()), (header::ETAG, format!("\"{}\"", file.digest))], bytes).into_response())
+    let file = web.controller().dataset_file(&dataset, &role).await?;
+    let form = form.format.unwrap_or_else(|| file.format.clone());
+    let kind = if form == "csv" { "text/csv; charset=utf-8" } else { "application/vnd.apache.parquet" };
+    let kind = HeaderValue::from_static(kind);
+    if form == file.format {
+        // Ranges and all.
+        let mut response = super::files::blob(State(web), method, Path(file.digest.hex()), headers).await?;
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        return Ok(response);
+    }
+    Ok(([(header::CONTENT_TYPE, kind)], web.controller().dataset_rows(&file, &form).await?).into_response())
 }
 
 /// Two datasets side by side: rows, devices, labels, and how far each feature moved.
