@@ -6,6 +6,8 @@
 use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration};
 use leeway_protocol::profile::{Cuts, FeatureReference, Source};
 
+pub mod derived;
+pub mod npy;
 pub mod table;
 
 /// Regular bins of a numeric feature.
@@ -18,6 +20,17 @@ pub fn feature(name: &str, source: Source, values: &[Option<f64>]) -> Option<Fea
     let mut finite: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
     finite.sort_by(f64::total_cmp);
     let cuts = categories(&finite).or_else(|| quantiles(&finite))?;
+    Some(cut(name, source, cuts, values))
+}
+
+/// The same for a feature that is a measurement even where the reference happens to hold whole numbers only.
+pub fn measured(name: &str, source: Source, values: &[Option<f64>]) -> Option<FeatureReference> {
+    let mut finite: Vec<f64> = values.iter().flatten().copied().filter(|v| v.is_finite()).collect();
+    finite.sort_by(f64::total_cmp);
+    Some(cut(name, source, quantiles(&finite)?, values))
+}
+
+fn cut(name: &str, source: Source, cuts: Cuts, values: &[Option<f64>]) -> FeatureReference {
     let mut counts = vec![0u64; leeway_protocol::profile::SPECIALS + cuts.bins()];
     for value in values {
         if let Some(count) = counts.get_mut(cuts.bin(*value)) {
@@ -26,7 +39,7 @@ pub fn feature(name: &str, source: Source, values: &[Option<f64>]) -> Option<Fea
     }
     let total = values.len().max(1) as f64;
     let masses = counts.iter().map(|&n| n as f64 / total).collect();
-    Some(FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None })
+    FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None }
 }
 
 fn categories(sorted: &[f64]) -> Option<Cuts> {
