@@ -14,9 +14,8 @@ pub fn figures(view: &View, directions: u32) -> Vec<(String, Figure)> {
     match view {
         View::Image { channels, .. } => {
             let of = |channel: u32, what: &str| if *channels == 1 { what.to_owned() } else { format!("{what}_{channel}") };
-            let channel = |channel| {
-                [(of(channel, "mean"), Figure::ChannelMean { channel }), (of(channel, "std"), Figure::ChannelStd { channel })]
-            };
+            let channel =
+                |channel| [(of(channel, "mean"), Figure::ChannelMean { channel }), (of(channel, "std"), Figure::ChannelStd { channel })];
             let mut all: Vec<_> = (0..*channels).flat_map(channel).collect();
             let whole = [("sharpness", Figure::Sharpness), ("saturated", Figure::Saturated), ("black", Figure::Black)];
             all.extend(plain(&whole));
@@ -116,7 +115,8 @@ mod tests {
     #[test]
     fn an_unfocused_camera_raises_the_alarm_of_its_sharpness_and_no_alarm_of_its_light() {
         let side = SIDE as u32;
-        let view = View::Image { layout: Layout::Nchw, channels: 1, height: side, width: side, black: vec![0.0], white: vec![1.0], every: 1 };
+        let view =
+            View::Image { layout: Layout::Nchw, channels: 1, height: side, width: side, black: vec![0.0], white: vec![1.0], every: 1 };
         let mut figures = Figures::new(&view, 0);
         (0..4_000).for_each(|number| figures.see(&Elements::F32(&frame(number, false))));
         let reference = Reference { rows: 4_000, features: figures.references("camera", Place::Input(0)) };

@@ -196,7 +196,8 @@ mod tests {
         assert_eq!(Npy::parse(&file(2, &header("<f8", "(1, 1)"), &doubles)).unwrap().row(0), Elements::F32(&[0.5]));
         let bytes = Npy::parse(&file(3, &header("|u1", "(1, 2, 1, 2)"), &[1, 2, 3, 255])).unwrap();
         assert_eq!(bytes.row(0), Elements::U8(&[1, 2, 3, 255]));
-        let labels = Npy::parse(&file(1, &header("<i8", "(2,)"), &[7, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255])).unwrap();
+        let labels =
+            Npy::parse(&file(1, &header("<i8", "(2,)"), &[7, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255])).unwrap();
         assert_eq!((labels.rows(), labels.width(), labels.row(1).at(0)), (2, 1, Some(-1.0)));
     }
 

@@ -140,7 +140,8 @@ impl Arrays {
             // A single file has no name to be found by.
             let at = self.named.iter().position(|(name, _)| *name == spec.name || (name.is_empty() && free.len() == 1));
             let Some(at) = at else {
-                let failure = Failure::new(format!("there is no {}.npy for input {:?}; there is {}", spec.name, spec.name, have.join(", ")));
+                let failure =
+                    Failure::new(format!("there is no {}.npy for input {:?}; there is {}", spec.name, spec.name, have.join(", ")));
                 return Err(failure.code(2).help("give --reference a folder with one .npy per input, each with a row per first axis"));
             };
             let (_, npy) = self.named.remove(at);

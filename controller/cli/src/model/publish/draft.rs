@@ -167,13 +167,7 @@ pub(super) struct MadeFrom {
 }
 
 /// The manifest that is signed.
-pub(super) fn manifest(
-    args: &Publish,
-    first: Manifest,
-    data: &Data,
-    answers: &Answers,
-    made_from: MadeFrom,
-) -> Outcome<Manifest> {
+pub(super) fn manifest(args: &Publish, first: Manifest, data: &Data, answers: &Answers, made_from: MadeFrom) -> Outcome<Manifest> {
     let shape = Shape {
         inputs: first.inputs.clone(),
         outputs: first.outputs.clone(),
@@ -240,7 +234,8 @@ fn inputs(args: &Publish, shape: &Shape, data: &Data) -> Outcome<Vec<FeatureRefe
             (None, Data::Table(table, columns)) => {
                 for (index, name) in columns.get(first..first + elements).unwrap_or(&[]).iter().enumerate() {
                     let made = reference::feature(name, Source::Input { tensor, index }, table.column(name)?);
-                    features.push(made.ok_or_else(|| Failure::new(format!("column {name:?} has no value to make a reference from")).code(2))?);
+                    features
+                        .push(made.ok_or_else(|| Failure::new(format!("column {name:?} has no value to make a reference from")).code(2))?);
                 }
             }
             (None, Data::Arrays(_)) if elements > MAX_ELEMENTS => {

@@ -83,7 +83,8 @@ impl Asked {
             Some("nhwc") => Layout::Nhwc,
             Some(other) => return Err(Failure::new(format!("--view {}: layout {other:?} is neither nchw nor nhwc", self.name)).code(2)),
         };
-        let size = |back: usize| spec.shape.len().checked_sub(back).and_then(|at| spec.shape.get(at)).map(|&n| u32::try_from(n).unwrap_or(0));
+        let size =
+            |back: usize| spec.shape.len().checked_sub(back).and_then(|at| spec.shape.get(at)).map(|&n| u32::try_from(n).unwrap_or(0));
         let (c, h, w) = match (layout, spec.shape.len()) {
             (_, 0..=2) => (Some(1), None, None),
             (Layout::Nchw, _) => (size(3), size(2), size(1)),

@@ -82,8 +82,8 @@ fn a_tabular_model_becomes_a_manifest() {
 fn what_does_not_fit_is_refused_with_the_flag_that_helps() {
     let failing = |more: &[&str], described: &Described| {
         let args = args(more);
-        let made = shape(&args, described)
-            .and_then(|s| data(&args, &s).and_then(|data| first(&args, &s, &data, b"m", Timestamp::from_secs(1))));
+        let made =
+            shape(&args, described).and_then(|s| data(&args, &s).and_then(|data| first(&args, &s, &data, b"m", Timestamp::from_secs(1))));
         made.unwrap_err().whole()
     };
     assert!(failing(&[], &tabular()).contains("--features"), "three columns for two inputs");
