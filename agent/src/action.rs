@@ -301,6 +301,12 @@ impl DiskPath {
         Self::new(self.dir, format!("{}{NEW}", self.name))
     }
 
+    /// The name under which captured rows are kept, if that is what this file holds or will hold once it is in its place.
+    pub fn captured_rows(&self) -> Option<&str> {
+        let name = self.name.strip_suffix(NEW).unwrap_or(&self.name);
+        (self.dir == Dir::Outbox && name.ends_with(".capture")).then_some(name)
+    }
+
     /// Its directory.
     pub fn dir(&self) -> Dir {
         self.dir

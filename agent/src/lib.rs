@@ -4,6 +4,7 @@
 //! code. The feature `runtime` adds the model runtime (tract) and the inference server; the supervisor is built without it.
 pub mod action;
 pub mod agent;
+pub mod at_rest;
 pub mod certificate;
 pub mod config;
 pub mod confinement;

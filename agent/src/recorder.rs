@@ -36,8 +36,8 @@ pub use user::TooManyNames;
 use budget::Budget;
 use cells::Cells;
 use memory::Memory;
-use row::{Decided, Decider, Row};
 use redact::Redaction;
+use row::{Decided, Decider, Row};
 use sample::{Offer, Sample};
 use user::Told;
 

@@ -8,6 +8,8 @@
 use leeway_protocol::manifest::{CONFIDENCE_BINS, Calibration};
 use leeway_protocol::profile::{Cuts, FeatureReference, Source};
 
+pub mod derived;
+pub mod npy;
 pub mod table;
 pub mod worth;
 
@@ -21,15 +23,31 @@ pub fn feature(name: &str, source: Source, values: &[Option<f64>]) -> Option<Fea
     weighted_feature(name, source, values, &[])
 }
 
+/// The same for a feature that is a measurement even where the reference happens to hold whole numbers only.
+pub fn measured(name: &str, source: Source, values: &[Option<f64>]) -> Option<FeatureReference> {
+    let cuts = quantiles(&finite(values, &[]))?;
+    Some(cut(name, source, cuts, values, &[]))
+}
+
 /// The same of rows with weights; a row without one weighs 1.
 pub fn weighted_feature(name: &str, source: Source, values: &[Option<f64>], weights: &[f64]) -> Option<FeatureReference> {
+    let finite = finite(values, weights);
+    let cuts = categories(&finite).or_else(|| quantiles(&finite))?;
+    Some(cut(name, source, cuts, values, weights))
+}
+
+/// Finite values with their weights, rising.
+fn finite(values: &[Option<f64>], weights: &[f64]) -> Vec<(f64, f64)> {
     let weight = |row: usize| weights.get(row).copied().unwrap_or(1.0);
     let known = values.iter().enumerate().filter_map(|(row, value)| Some(((*value)?, weight(row))));
     let mut finite: Vec<(f64, f64)> = known.filter(|(value, _)| value.is_finite()).collect();
     finite.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let cuts = categories(&finite).or_else(|| quantiles(&finite))?;
+    finite
+}
+
+fn cut(name: &str, source: Source, cuts: Cuts, values: &[Option<f64>], weights: &[f64]) -> FeatureReference {
     let masses = masses(&cuts, values, weights);
-    Some(FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None, worth: None })
+    FeatureReference { name: name.to_owned(), source, cuts, masses, importance: None, worth: None }
 }
 
 /// Share of the weight in each bin of `cuts`, special bins first.

@@ -286,7 +286,9 @@ impl Manifest {
             return Err(ManifestError::Form(self.v));
         }
         if self.v < 2 && !self.redact.is_empty() {
-            return fail("redact needs form 2 of the manifest, so that no program that does not know of it captures unredacted rows".to_owned());
+            return fail(
+                "redact needs form 2 of the manifest, so that no program that does not know of it captures unredacted rows".to_owned(),
+            );
         }
         if self.model.length > MAX_MODEL_BYTES {
             return fail(format!("the model has {} bytes, the bound is {MAX_MODEL_BYTES}", self.model.length));

@@ -185,7 +185,8 @@ impl View {
                 if !(1..=MAX_CHANNELS).contains(channels) || *height == 0 || *every == 0 || !(1..=MAX_WIDTH).contains(width) {
                     return fail("an image has 1 to 16 channels, at least one row and one pixel in it, and `every` is at least 1");
                 }
-                let fits = |levels: &[f32]| (levels.len() == 1 || levels.len() == *channels as usize) && levels.iter().all(|x| x.is_finite());
+                let fits =
+                    |levels: &[f32]| (levels.len() == 1 || levels.len() == *channels as usize) && levels.iter().all(|x| x.is_finite());
                 if !fits(black) || !fits(white) || (0..*channels as usize).any(|c| image::level(black, c) == image::level(white, c)) {
                     return fail("an image needs black and white, one for all channels or one for each, and they differ");
                 }
@@ -206,7 +207,11 @@ impl View {
             }
             Self::Text { .. } => Ok(()),
             Self::Embedding { .. } => {
-                if (1..=MAX_WIDTH as usize).contains(&elements) { Ok(()) } else { Err(StatisticError::Size("an embedding", elements)) }
+                if (1..=MAX_WIDTH as usize).contains(&elements) {
+                    Ok(())
+                } else {
+                    Err(StatisticError::Size("an embedding", elements))
+                }
             }
         }
     }

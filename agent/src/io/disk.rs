@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::action::{AtStart, Dir, DiskOp, DiskPath};
+use crate::at_rest::{AtRest, OVERHEAD, SALT};
 use crate::event::{Event, Stored, StoredFile};
 
 /// Files the agent knows at start; more than two releases, the metadata and a full outbox ever need.
@@ -28,6 +29,7 @@ const LOCK_TRIES: u32 = 20;
 pub(super) struct Disk {
     root: PathBuf,
     _lock: File,
+    at_rest: Option<AtRest>,
 }
 
 impl Disk {
@@ -63,7 +65,12 @@ impl Disk {
         for dir in Dir::ALL {
             make_dir(&root.join(dir.as_str())).with_context(|| format!("{shown}/{} cannot be made", dir.as_str()))?;
         }
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), _lock: lock, at_rest: None })
+    }
+
+    /// The same, with captured rows encrypted for the device.
+    pub(super) fn encrypted(self, at_rest: AtRest) -> Self {
+        Self { at_rest: Some(at_rest), ..self }
     }
 
     /// Where a file lies.
@@ -87,12 +94,22 @@ impl Disk {
     }
 
     fn write(&self, path: &DiskPath, bytes: &[u8]) -> std::io::Result<()> {
-        create(&self.path(path))?.write_all(bytes)
+        let mut file = create(&self.path(path))?;
+        let (Some(at_rest), Some(name)) = (&self.at_rest, path.captured_rows()) else { return file.write_all(bytes) };
+        let mut salt = [0; SALT];
+        getrandom::fill(&mut salt).map_err(std::io::Error::other)?;
+        file.write_all(&at_rest.seal(name, &salt, bytes).map_err(std::io::Error::other)?)
     }
 
     /// Read one file for the agent.
     pub(super) fn read(&self, path: &DiskPath, max_len: u64) -> Result<Option<Vec<u8>>, String> {
-        read_bounded(&self.path(path), max_len).map_err(|error| error.to_string())
+        let (at_rest, name) = match (&self.at_rest, path.captured_rows()) {
+            (Some(at_rest), Some(name)) => (at_rest, name),
+            _ => return read_bounded(&self.path(path), max_len).map_err(|error| error.to_string()),
+        };
+        let file = read_bounded(&self.path(path), max_len + OVERHEAD as u64).map_err(|error| error.to_string())?;
+        // Rows that are not what was written are as good as gone: the agent gives the message up and counts it.
+        Ok(file.and_then(|file| at_rest.open(name, file).inspect_err(|damaged| tracing::warn!("{path}: {damaged}")).ok()))
     }
 
     /// Everything whose name the agent could have made.
@@ -243,6 +260,29 @@ mod tests {
         fs::write(dir.path().join(crate::identity::IDENTITY_FILE), "{}").unwrap();
         let disk = Disk::open(dir.path()).unwrap();
         (dir, disk)
+    }
+
+    #[test]
+    fn captured_rows_are_not_to_be_read_off_the_disk() {
+        use leeway_protocol::ids::BootId;
+        use leeway_protocol::trust::keyring::SigningKey;
+        let (dir, disk) = disk();
+        let disk = disk.encrypted(AtRest::new(SigningKey::from_seed(&[1; 32])));
+        let name = |kind| crate::action::OutboxName { boot: BootId(1), counter: 2, sealed_ms: 3, kind };
+        let rows = DiskPath::outbox(&name(crate::action::OutboxKind::Capture));
+        let counts = DiskPath::outbox(&name(crate::action::OutboxKind::Window));
+        for path in [&rows, &counts] {
+            disk.perform(&DiskOp::Write { path: path.new_copy(), bytes: b"{a face}".to_vec() }).unwrap();
+            disk.perform(&DiskOp::Rename { from: path.new_copy(), to: path.clone() }).unwrap();
+            assert_eq!(disk.read(path, 8).unwrap().unwrap(), b"{a face}");
+        }
+        let file = disk.path(&rows);
+        let written = fs::read(&file).unwrap();
+        assert!(written.len() == 8 + OVERHEAD && !written.windows(4).any(|w| w == b"face"));
+        assert_eq!(fs::read(disk.path(&counts)).unwrap(), b"{a face}");
+        fs::write(&file, &written[..written.len() - 1]).unwrap();
+        assert_eq!(disk.read(&rows, 8), Ok(None), "torn rows are as good as gone");
+        drop(dir);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::renew::{Asked, Certificates};
 use super::supervise::Runners;
 use crate::action::{Action, Level, Payload};
 use crate::agent::{Agent, Settings};
+use crate::at_rest::AtRest;
 use crate::config::Config;
 use crate::event::{CertificateNews, Event};
 use crate::identity::{BrokerAccess, IDENTITY_FILE, Identity};
@@ -100,6 +101,7 @@ impl Loop {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let disk = Disk::open(&config.data_dir)?;
         let identity = identity(&config.data_dir)?;
+        let disk = disk.encrypted(AtRest::new(identity.key.clone()));
         let certificates = Certificates::open(&identity, &config.data_dir)?;
         let access = certificates.as_ref().and_then(Certificates::way);
         let (told_broker, told_base) = access.unwrap_or((&identity.broker, &identity.artifacts));

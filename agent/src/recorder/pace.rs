@@ -5,7 +5,7 @@
 //! comes in, and it is never 0, so every row keeps a chance that is known when it is decided on. That makes the stored
 //! probability true: given everything before, a row is kept with exactly that probability (a martingale argument; it needs no
 //! forecast to be right). Planned is a little less than the budget, so that chance exceeds it on less than one day in a thousand;
-//! then the bound holds and the rows beyond it are counted as lost.
+//! then the bound holds, and the probabilities of that day's last rows are a little too large.
 use leeway_protocol::time::Timestamp;
 
 /// Milliseconds of a day.
@@ -23,12 +23,11 @@ pub(super) struct Pace {
     at: Option<Timestamp>,
     day: i64,
     kept_today: u64,
-    lost: u64,
 }
 
 impl Pace {
     pub(super) fn new(budget: u64) -> Self {
-        Self { budget, room: burst(budget), at: None, day: 0, kept_today: 0, lost: 0 }
+        Self { budget, room: burst(budget), at: None, day: 0, kept_today: 0 }
     }
 
     /// Another budget from now on; what was used today stays used.
@@ -62,14 +61,8 @@ impl Pace {
             (self.day, self.kept_today) = (day, 0);
         }
         let kept = self.kept_today < self.budget;
-        (self.kept_today, self.lost) = (self.kept_today + u64::from(kept), self.lost + u64::from(!kept));
+        self.kept_today += u64::from(kept);
         kept
-    }
-
-    /// Chosen rows that the bound took.
-    #[cfg(test)]
-    pub(super) fn lost(&self) -> u64 {
-        self.lost
     }
 }
 

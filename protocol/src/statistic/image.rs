@@ -135,8 +135,11 @@ impl Image {
 
     pub(super) fn figure(&self, figure: Figure) -> f64 {
         let moments = |channel: u32| self.channels.get(channel as usize).copied().unwrap_or_default();
-        let all: Moments =
-            self.channels.iter().fold(Moments::default(), |a, c| Moments { n: a.n + c.n, sum: a.sum + c.sum, squares: a.squares + c.squares });
+        let all: Moments = self.channels.iter().fold(Moments::default(), |a, c| Moments {
+            n: a.n + c.n,
+            sum: a.sum + c.sum,
+            squares: a.squares + c.squares,
+        });
         if !all.squares.is_finite() {
             return f64::NAN;
         }

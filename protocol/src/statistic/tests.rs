@@ -32,7 +32,18 @@ const LOOKS: [Figure; 6] = [
 
 /// Three channels of 5 × 7 pixels, planar.
 fn pixels() -> Vec<u8> {
-    (0..105u32).map(|i| (i * i * 7 % 256) as u8).map(|x| if x > 250 { 255 } else if x < 10 { 0 } else { x }).collect()
+    (0..105u32)
+        .map(|i| (i * i * 7 % 256) as u8)
+        .map(|x| {
+            if x > 250 {
+                255
+            } else if x < 10 {
+                0
+            } else {
+                x
+            }
+        })
+        .collect()
 }
 
 fn interleaved(planar: &[u8]) -> Vec<u8> {
@@ -48,8 +59,7 @@ fn by_definition(planar: &[u8]) -> Vec<f64> {
     let grey: Vec<f64> = (0..35).map(|i| (x(0, i) + x(1, i) + x(2, i)) / 3.0).collect();
     let at = |y: usize, x: usize| grey[y * 7 + x];
     let inner = (1..4).flat_map(|y| (1..6).map(move |x| (y, x)));
-    let laplacian: Vec<f64> =
-        inner.map(|(y, x)| at(y - 1, x) + at(y + 1, x) + at(y, x - 1) + at(y, x + 1) - 4.0 * at(y, x)).collect();
+    let laplacian: Vec<f64> = inner.map(|(y, x)| at(y - 1, x) + at(y + 1, x) + at(y, x - 1) + at(y, x + 1) - 4.0 * at(y, x)).collect();
     let share = |of: &dyn Fn(f64) -> bool| (0..105).filter(|i| of(f64::from(planar[*i]) / 255.0)).count() as f64 / 105.0;
     vec![
         moments(&(0..35).map(|i| x(1, i)).collect::<Vec<_>>()).0,
@@ -80,7 +90,8 @@ fn an_image_looks_the_same_in_either_layout_and_type_and_as_defined() {
 #[test]
 fn blur_lowers_sharpness_and_leaves_the_means() {
     let (height, width) = (64usize, 64usize);
-    let noise: Vec<f32> = (0..height * width).map(|i| ((i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32 / (1 << 24) as f32).collect();
+    let noise: Vec<f32> =
+        (0..height * width).map(|i| ((i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f32 / (1 << 24) as f32).collect();
     let blurred: Vec<f32> = (0..height * width)
         .map(|i| {
             let (y, x) = (i / width, i % width);
@@ -106,7 +117,11 @@ fn one_value_that_is_no_number_spoils_its_view() {
     assert!(figures(&view, &looks, &Elements::F32(&row)).iter().all(|x| x.is_nan()));
     let sound = View::Audio { rate: 16_000, full_scale: 1.0, frames: 8 };
     assert!(figures(&sound, &[Figure::Rms, Figure::Centroid, Figure::Flatness], &Elements::F32(&row)).iter().all(|x| x.is_nan()));
-    assert!(figures(&View::Embedding { seed: 1 }, &[Figure::Projection { direction: 3 }, Figure::Norm], &Elements::F32(&row)).iter().all(|x| x.is_nan()));
+    assert!(
+        figures(&View::Embedding { seed: 1 }, &[Figure::Projection { direction: 3 }, Figure::Norm], &Elements::F32(&row))
+            .iter()
+            .all(|x| x.is_nan())
+    );
 }
 
 #[test]
@@ -114,7 +129,9 @@ fn sound_has_level_pitch_and_noise() {
     let sound = View::Audio { rate: 16_000, full_scale: 32_768.0, frames: 8 };
     let all = [Figure::Rms, Figure::ZeroCrossings, Figure::Centroid, Figure::Flatness, Figure::Clipped];
     let tone = |hz: f32, loud: f32| -> Vec<i32> {
-        (0..16_000).map(|i| (32_768.0 * (loud * (std::f32::consts::TAU * hz * i as f32 / 16_000.0 + 0.1).sin()).clamp(-1.0, 1.0)) as i32).collect()
+        (0..16_000)
+            .map(|i| (32_768.0 * (loud * (std::f32::consts::TAU * hz * i as f32 / 16_000.0 + 0.1).sin()).clamp(-1.0, 1.0)) as i32)
+            .collect()
     };
     let [rms, crossings, centroid, flatness, clipped] = figures(&sound, &all, &Elements::I32(&tone(1_000.0, 0.5)))[..] else { panic!() };
     assert!((rms - 0.5 / 2f64.sqrt()).abs() < 1e-3, "{rms}");
@@ -123,7 +140,9 @@ fn sound_has_level_pitch_and_noise() {
     assert_eq!(clipped, 0.0);
     let loud = figures(&sound, &all, &Elements::I32(&tone(1_000.0, 3.0)));
     assert!(loud[4] > 0.5 && loud[2] > 1_100.0, "clipping makes overtones: {loud:?}");
-    let noise: Vec<i32> = (0..16_000u64).map(|i| ((i.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ i << 17).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 50) as i32 - 8_192).collect();
+    let noise: Vec<i32> = (0..16_000u64)
+        .map(|i| ((i.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ i << 17).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 50) as i32 - 8_192)
+        .collect();
     let hiss = figures(&sound, &all, &Elements::I32(&noise));
     assert!(hiss[3] > 0.5 && (hiss[2] - 4_000.0).abs() < 500.0, "{hiss:?}");
     let silence = figures(&sound, &all, &Elements::I32(&vec![0; 300]));
@@ -208,5 +227,8 @@ fn what_makes_no_sense_is_refused() {
     assert!(View::Text { padding: None, unknown: None }.check_figure(Figure::Unknown).is_err());
     assert!(View::Embedding { seed: 0 }.check_figure(Figure::Projection { direction: MAX_DIRECTIONS }).is_err());
     assert!(serde_json::from_str::<View>(r#"{"kind":"smell"}"#).unwrap_err().to_string().contains("unknown variant `smell`"));
-    assert_eq!(serde_json::from_str::<View>(r#"{"kind":"audio","rate":8000,"full_scale":1}"#).unwrap(), View::Audio { rate: 8_000, full_scale: 1.0, frames: 8 });
+    assert_eq!(
+        serde_json::from_str::<View>(r#"{"kind":"audio","rate":8000,"full_scale":1}"#).unwrap(),
+        View::Audio { rate: 8_000, full_scale: 1.0, frames: 8 }
+    );
 }

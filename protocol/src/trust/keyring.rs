@@ -75,6 +75,19 @@ impl SigningKey {
         Signature(self.0.sign(message).to_bytes())
     }
 
+    /// A secret for one purpose, by HKDF-SHA256 (RFC 5869) from this key: it tells nothing about the key or about other purposes.
+    pub fn derived(&self, salt: &[u8], purpose: &[u8]) -> [u8; 32] {
+        let mac = |key: &[u8], parts: &[&[u8]]| -> [u8; 32] {
+            use hmac::{KeyInit as _, Mac as _};
+            // HMAC takes a key of any length.
+            let Ok(mut mac) = hmac::Hmac::<sha2::Sha256>::new_from_slice(key) else { return [0; 32] };
+            parts.iter().for_each(|part| mac.update(part));
+            mac.finalize().into_bytes().into()
+        };
+        let extracted = mac(salt, &[&self.0.to_bytes()]);
+        mac(&extracted, &[purpose, &[1]])
+    }
+
     /// The text of a key file that says which `role` the key is for. Write it with mode 0600.
     pub fn to_key_file(&self, role: &str) -> String {
         let file = KeyFileJson {
@@ -248,6 +261,16 @@ pub(crate) fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn derived_secrets_are_hkdf_sha256() {
+        // Appendix A.1 of RFC 5869 has a key of 22 bytes; this value was computed with another implementation.
+        let key = SigningKey::from_seed(&[0x0b; 32]);
+        let derived = key.derived(&[0, 1, 2, 3], b"purpose");
+        assert_eq!(Digest::from_bytes(derived).hex(), "46c9d14dfd1930dd2a711678faf6ad56be3e76ed5a1eca5a6a6bf4ee825c484e");
+        assert_ne!(derived, key.derived(&[0, 1, 2, 3], b"another"));
+        assert_ne!(derived, key.derived(&[0, 1, 2, 4], b"purpose"));
+    }
 
     /// RFC 8032, section 7.1, test 1: a seed, its public key, and the signature of the empty message.
     const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";

@@ -20,7 +20,7 @@ use crate::runtime::release::{Files, Organs as _, Release};
 use crate::runtime::{Limits, prescan, tensors};
 
 /// The longest line of a CSV file: a few thousand features.
-const MAX_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 16 << 20;
 
 /// What a device would do with a release, run here: one JSON object, status 0 if it would serve.
 pub(super) fn preflight(options: &Options) -> anyhow::Result<u8> {

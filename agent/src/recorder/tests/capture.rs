@@ -53,7 +53,8 @@ fn weighted_sums_are_unbiased_under_every_policy() {
     // Generous, pressed hard by the budget, and preferring what is uncertain or rare; the last all at once.
     for case in [policy(0.1, 100_000, 0.0, 0.0), policy(0.5, 150, 0.0, 0.0), policy(0.02, 100_000, 0.6, 1.0), policy(0.05, 200, 0.8, 0.9)] {
         let day = a_day(7, 4_000);
-        let wanted = [truth_of(&day, &|_| 1.0), truth_of(&day, &|d| f64::from(d.1)), truth_of(&day, &|d| f64::from(u8::from(d.0 > DAY / 2)))];
+        let wanted =
+            [truth_of(&day, &|_| 1.0), truth_of(&day, &|d| f64::from(d.1)), truth_of(&day, &|d| f64::from(u8::from(d.0 > DAY / 2)))];
         let days = 300;
         let (mut sums, mut squares, mut most) = ([0.0; 3], [0.0; 3], 0);
         for salt in 0..days {

@@ -35,10 +35,10 @@ fn blurred_frames_move_the_sharpness_bin_alone() {
     broken[5] = f32::NAN;
     let mut show = |pixels: &[f32], nulls: &[(usize, usize)]| {
         let row = Row { inputs: &[Elements::F32(pixels)], outputs: &[], nulls };
-        assert!(recorder.answered(
-            Timestamp::from_millis(1),
-            &Inference { request: 1, nanos: 1_000_000_000, data_time: None, row, decided: None }
-        ));
+        assert!(
+            recorder
+                .answered(Timestamp::from_millis(1), &Inference { request: 1, nanos: 1_000_000_000, data_time: None, row, decided: None })
+        );
     };
     (0..3).for_each(|_| show(&sharp, &[]));
     (0..4).for_each(|_| show(&blurred, &[]));

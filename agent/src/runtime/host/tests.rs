@@ -221,3 +221,60 @@ fn a_model_proved_on_missing_values_is_asked() {
     assert!(matches!(notices.as_slice(), [RunnerNotice::Loaded { .. }]), "{notices:?}");
     assert!(ask(&mut host, &world, 0, [f32::NAN, 0.0]).is_ok());
 }
+
+/// An image model: the mean of a picture of 8 × 8, and a manifest that watches its light and its sharpness.
+fn camera() -> (Vec<u8>, Manifest) {
+    use leeway_protocol::manifest::{Decision, GoldenVector};
+    use leeway_protocol::profile::{Cuts, FeatureReference, SPECIALS, Source};
+    use leeway_protocol::statistic::{Figure, Layout, Place, View};
+    use prost::Message as _;
+
+    use crate::runtime::onnx::{Graph, element};
+    use crate::runtime::samples::{manifest, model, node, spec, value};
+
+    let shape = [1u64, 1, 8, 8];
+    let graph = Graph {
+        node: vec![node("GlobalAveragePool", &["x"], &["mean"])],
+        initializer: vec![],
+        input: vec![value("x", element::FLOAT, &[1, 1, 8, 8])],
+        output: vec![value("mean", element::FLOAT, &[1, 1, 1, 1])],
+    };
+    let bytes = model(graph).encode_to_vec();
+    let golden =
+        |x: f32| GoldenVector { inputs: vec![Tensor::f32("x", &shape, &[x; 64])], outputs: vec![Tensor::f32("mean", &[1, 1, 1, 1], &[x])] };
+    let mut manifest = manifest(&bytes, vec![spec("x", &shape)], vec![spec("mean", &[1, 1, 1, 1])], vec![golden(0.25), golden(0.75)]);
+    manifest.decision = Decision::None;
+    let view = View::Image { layout: Layout::Nchw, channels: 1, height: 8, width: 8, black: vec![0.0], white: vec![1.0], every: 1 };
+    let feature = |name: &str, figure, edges: Vec<f64>| {
+        let cuts = Cuts::Numeric { edges };
+        let mut masses = vec![0.0; SPECIALS + cuts.bins()];
+        masses[SPECIALS] = 1.0;
+        let source = Source::Derived { of: Place::Input(0), view: view.clone(), figure };
+        FeatureReference { name: name.into(), source, cuts, masses, importance: None }
+    };
+    manifest.reference.features = vec![
+        feature("x_mean", Figure::ChannelMean { channel: 0 }, vec![0.4, 0.6]),
+        feature("x_sharpness", Figure::Sharpness, vec![5.0, 20.0]),
+    ];
+    (bytes, manifest)
+}
+
+#[test]
+fn an_image_model_is_watched_by_how_its_pictures_look() {
+    let (mut world, mut host) = (World::default(), Host::new());
+    let load = world.release("camera", Slot::A, Role::Active, [0.0, 0.0], |manifest, bytes| (*bytes, *manifest) = camera());
+    let notices = host.handle(now(1), &mut world, load);
+    assert!(matches!(notices.as_slice(), [RunnerNotice::Loaded { .. }]), "{notices:?}");
+    let sharp: Vec<f32> = (0..64).map(|i| ((i % 8 + i / 8) % 2) as f32).collect();
+    let dull: Vec<f32> = sharp.iter().map(|x| 0.5 + 0.1 * (x - 0.5)).collect();
+    for (id, pixels) in [&sharp, &sharp, &dull, &dull, &dull].into_iter().enumerate() {
+        let inputs = [Tensor::f32("x", &[1, 1, 8, 8], pixels)];
+        let request = Request { id: id as u64, inputs: &inputs, nulls: &[], data_time: None };
+        let answer = host.infer(now(1_000), &world, &request).unwrap();
+        assert!((answer.outputs[0].to_f64()[0] - 0.5).abs() < 1e-6);
+    }
+    let notices = host.handle(now(2_000), &mut world, RunnerCommand::CloseWindows);
+    let [RunnerNotice::Window(report)] = notices.as_slice() else { panic!("{notices:?}") };
+    assert_eq!(report.features[0].0, [0, 0, 0, 0, 0, 5], "the light is the same");
+    assert_eq!(report.features[1].0, [0, 0, 3, 0, 0, 2], "three pictures have lost their sharpness");
+}

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use leeway_controller::io::web::words;
-use leeway_controller::reference::table::Table;
 use leeway_controller::reference::worth::{Judged, Questions};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Line, Version};
-use leeway_protocol::manifest::{Decision, Golden, MAX_MODEL_BYTES, Manifest};
+use leeway_protocol::manifest::{Decision, Golden, MAX_MODEL_BYTES, Manifest, Redact};
+use leeway_protocol::profile::{FeatureReference, Source};
 use leeway_protocol::trust::metadata::{Document, Root};
 
 use super::describe::{describe, refusal, runner};
@@ -23,9 +23,12 @@ use crate::{keys, now, release};
 
 mod answers;
 mod attach;
+mod data;
 mod draft;
+mod view;
 
 use answers::Answers;
+use data::Data;
 
 /// `leeway model publish`.
 #[derive(Debug, Args)]
@@ -44,9 +47,19 @@ pub struct Publish {
     /// The image repository's root of trust; `../repository/1.root.json` beside the key if absent.
     #[arg(long, value_name = "FILE")]
     pub root: Option<PathBuf>,
-    /// What the world looked like at training time: CSV with a header, or parquet.
-    #[arg(long, value_name = "FILE")]
+    /// What the world looked like at training time: CSV with a header, or parquet; or an array with a row per first axis (`.npy`),
+    /// or a folder of them, named after the inputs.
+    #[arg(long, value_name = "FILE|FOLDER")]
     pub reference: PathBuf,
+    /// What an input or output is, so that its looks are watched and not its elements: `x=image,layout=nhwc,white=255`,
+    /// `wave=audio,rate=16000`, `ids=text,padding=0,unknown=1`, `vector=embedding,seed=7,directions=16`. Black and white of
+    /// normalised channels: `black=-2.1/-2/-1.8,white=2.2/2.4/2.6`.
+    #[arg(long = "view", value_name = "NAME=KIND,…", value_parser = view::asked)]
+    pub views: Vec<view::Asked>,
+    /// What captured rows may not hold: a feature by name, taken out (`drop`) or rounded to its bin (`coarsen`), or a whole
+    /// input (`x=drop`). Devices too old to know of it refuse the version.
+    #[arg(long = "redact", value_name = "NAME=drop|coarsen", value_parser = view::redact)]
+    pub redact: Vec<(String, Redact)>,
     /// The column that holds the truth; needed for every model that decides.
     #[arg(long, value_name = "NAME")]
     pub label_column: Option<String>,
@@ -110,20 +123,19 @@ pub enum Reading {
 pub fn run(args: &Publish, context: &Context) -> Outcome {
     let model = read_model(&args.onnx)?;
     let bundle = args.attach.bundle(&args.onnx, &model)?;
-    let reading = format!("reading {}", args.reference.display());
-    let data = fs::read(&args.reference).during(&reading)?;
-    let table = Table::parse(&data).during(&reading)?;
+    let label = args.label_column.as_deref();
+    let (data, digest) = Data::read(&args.reference, label)?;
     let shape = draft::shape(args, &describe(&args.onnx)?)?;
-    let columns = draft::columns(args, &shape, &table)?;
+    let data = data.fit(&args.features, label, &shape)?;
     let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
     let dir = tempfile::tempdir().during("making a temporary folder")?;
     let manifest_path = dir.path().join("manifest.json");
 
     // The runner wants a manifest before it answers: a first one whose tolerance takes any answer.
-    let first = draft::first(args, &shape, &columns, &table, &model, now())?;
+    let first = draft::first(args, &shape, &data, &model, now())?;
     fs::write(&manifest_path, first.to_bytes()).during("writing the first manifest")?;
     let rows = dir.path().join("rows.csv");
-    fs::write(&rows, answers::csv(&columns, &table)?).during("writing the rows")?;
+    fs::write(&rows, answers::csv(&data)).during("writing the rows")?;
     let (said, _) = runner("predict", &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     if said.starts_with(b"{") {
         return Err(refusal(&args.onnx, &said));
@@ -131,16 +143,9 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let answers = answers::parse(&said, &first)?;
 
     let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
-    let made_from = draft::MadeFrom { data: Digest::of(&data), golden, parent };
-    let mut manifest = draft::manifest(args, first, &columns, &table, &answers, made_from)?;
-    measure(
-        args,
-        &mut manifest,
-        &columns,
-        &table,
-        &answers,
-        &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)],
-    )?;
+    let made_from = draft::MadeFrom { data: digest, golden, parent };
+    let mut manifest = draft::manifest(args, first, &data, &answers, made_from)?;
+    measure(args, &mut manifest, &data, &answers, &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
     let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
     if !yes {
@@ -169,17 +174,13 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Ask the model what its inputs are worth to it, where it decides row by row and there are rows enough.
-fn measure(
-    args: &Publish,
-    manifest: &mut Manifest,
-    columns: &[String],
-    table: &Table,
-    answers: &Answers,
-    files: &[(&str, &Path); 3],
-) -> Outcome {
-    let judged: Vec<Judged> = draft::judged(args, table, answers)?.into_iter().map(|(_, judged)| judged).collect();
-    let asks = manifest.decision != Decision::None && manifest.state.is_empty();
+/// Ask the model what its inputs are worth to it, where it decides row by row, each element is a feature, and there are rows enough.
+fn measure(args: &Publish, manifest: &mut Manifest, data: &Data, answers: &Answers, files: &[(&str, &Path); 3]) -> Outcome {
+    let judged: Vec<Judged> = draft::judged(args, data, answers)?.into_iter().map(|(_, judged)| judged).collect();
+    let Data::Table(table, columns) = data else { return Ok(()) };
+    let is_element = |f: &FeatureReference| matches!(f.source, Source::Input { .. });
+    let elements = manifest.reference.features.iter().take_while(|f| is_element(f)).count();
+    let asks = manifest.decision != Decision::None && manifest.state.is_empty() && elements == columns.len();
     let Some(questions) = Questions::new(columns.len(), judged.len()).filter(|_| asks) else { return Ok(()) };
     let [_, _, (_, rows)] = files;
     fs::write(rows, answers::questions_csv(columns, table, &judged, &questions)?).during("writing the rows")?;
@@ -187,8 +188,8 @@ fn measure(
     if said.starts_with(b"{") {
         return Err(refusal(&args.onnx, &said));
     }
-    let data = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
-    let value = |feature: usize, row: usize| data.get(feature).and_then(|column| column.get(row).copied().flatten());
+    let values = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
+    let value = |feature: usize, row: usize| values.get(feature).and_then(|column| column.get(row).copied().flatten());
     questions.measure(&judged, &mut manifest.reference.features, value, &answers::decisions(&said));
     Ok(())
 }

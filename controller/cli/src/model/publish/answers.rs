@@ -1,12 +1,18 @@
 //! Rows out to the runner, answers back.
+use std::fmt::Write as _;
+
 use leeway_controller::reference::table::Table;
 use leeway_controller::reference::worth::{Judged, Questions};
 use leeway_protocol::manifest::Manifest;
+use leeway_protocol::tensor::TensorSpec;
 
+use super::data::Data;
 use crate::failure::{Failure, Outcome};
 
 /// Reference rows the model is asked about: more say no more about its reference, and cost minutes.
 const MAX_ROWS: usize = 50_000;
+/// And values: some 300 MB of text, two hundred images of 3×224×224.
+const MAX_VALUES: usize = 32 << 20;
 
 /// One row's answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,24 +34,31 @@ pub(super) struct Answers {
     pub rows: Vec<Answer>,
 }
 
-/// Rows that are asked about: all, or evenly spread ones.
-pub(super) fn chosen(rows: usize) -> impl Iterator<Item = usize> {
-    let step = rows.div_ceil(MAX_ROWS).max(1);
-    (0..rows).step_by(step)
+/// Rows that are asked about: all, or evenly spread ones where there are many, or wide ones.
+pub(super) fn chosen(rows: usize, width: usize) -> impl Iterator<Item = usize> {
+    let most = (MAX_VALUES / width.max(1)).clamp(1, MAX_ROWS);
+    (0..rows).step_by(rows.div_ceil(most).max(1))
 }
 
-/// The rows as CSV with a header.
-pub(super) fn csv(columns: &[String], table: &Table) -> Outcome<String> {
-    let data = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
-    let mut text = columns.join(",");
-    text.push('\n');
-    for row in chosen(table.rows()) {
-        let cells: Vec<String> =
-            data.iter().map(|column| column.get(row).copied().flatten().map_or_else(String::new, |v| v.to_string())).collect();
-        text.push_str(&cells.join(","));
+/// The rows as CSV; with a header where columns have names.
+pub(super) fn csv(data: &Data) -> String {
+    let mut text = String::new();
+    if let Data::Table(_, columns) = data {
+        text += &columns.join(",");
         text.push('\n');
     }
-    Ok(text)
+    let width = if data.rows() == 0 { 0 } else { data.values(0).len() };
+    for row in chosen(data.rows(), width) {
+        for (at, value) in data.values(row).into_iter().enumerate() {
+            text.push_str(if at > 0 { "," } else { "" });
+            if let Some(value) = value {
+                // Writing to a string cannot fail.
+                write!(text, "{value}").ok();
+            }
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// The rows of `questions` as CSV with a header: each judged row with one value from another.
@@ -77,16 +90,17 @@ pub(super) fn parse(said: &[u8], manifest: &Manifest) -> Outcome<Answers> {
     let mut rows = Vec::new();
     let elements: usize =
         manifest.outputs.iter().filter(|o| !manifest.state.iter().any(|s| s.output == o.name)).filter_map(|o| o.elements()).sum();
-    let step = |at: usize, total: usize| chosen(total).nth(at);
+    let width = manifest.free_inputs().filter_map(|(_, spec): (_, &TensorSpec)| spec.elements()).sum();
     let lines: Vec<&str> = text.lines().skip(1).collect();
     let total = usize::try_from(manifest.reference.rows).unwrap_or(usize::MAX);
+    let mut asked = chosen(total, width);
     for (at, line) in lines.iter().enumerate() {
+        let row = asked.next().unwrap_or(at);
         let numbers: Vec<f64> = line.split(',').map(|f| f.trim().parse().unwrap_or(f64::NAN)).collect();
         let [decision, confidence, outputs @ ..] = numbers.as_slice() else { continue };
         if outputs.len() != elements || outputs.iter().any(|v| v.is_nan()) {
             continue;
         }
-        let row = step(at, total).unwrap_or(at);
         rows.push(Answer { row, decision: *decision, confidence: *confidence, outputs: outputs.to_vec() });
     }
     if rows.is_empty() {

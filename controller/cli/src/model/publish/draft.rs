@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use leeway_controller::reference;
+use leeway_controller::reference::derived;
 use leeway_controller::reference::table::Table;
 use leeway_controller::reference::worth::Judged;
 use leeway_protocol::digest::Digest;
@@ -9,10 +10,12 @@ use leeway_protocol::manifest::{
     Blob, CONFIDENCE_BINS, Calibration, Dataset, Decision, Golden, GoldenVector, Limits, Lineage, Manifest, StateLink,
 };
 use leeway_protocol::profile::{Cuts, FeatureReference, Reference, SPECIALS, Source};
-use leeway_protocol::tensor::{DType, Tensor, TensorSpec};
+use leeway_protocol::statistic::{Place, View};
+use leeway_protocol::tensor::{DType, Elements, Tensor, TensorSpec};
 use leeway_protocol::time::Timestamp;
 
 use super::answers::{Answer, Answers};
+use super::data::Data;
 use super::{Publish, Reading};
 use crate::failure::{Failure, Outcome};
 use crate::model::describe::{Described, Port};
@@ -26,6 +29,8 @@ const ATOL: f64 = 1e-4;
 const ANYTHING: f64 = 1e300;
 /// Every fifth row is held out for calibration and metrics.
 const HOLDOUT: usize = 5;
+/// Elements of an array's input that are watched one by one; more of them need a view.
+const MAX_ELEMENTS: usize = 64;
 /// Output elements watched for drift; of an embedding only the first.
 const MAX_OUTPUTS: usize = 16;
 
@@ -40,7 +45,7 @@ pub(super) struct Shape {
 
 impl Shape {
     /// Inputs that the application gives.
-    fn free(&self) -> impl Iterator<Item = (usize, &TensorSpec)> {
+    pub(super) fn free(&self) -> impl Iterator<Item = (usize, &TensorSpec)> {
         self.inputs
             .iter()
             .enumerate()
@@ -76,10 +81,9 @@ pub(super) fn shape(args: &Publish, described: &Described) -> Outcome<Shape> {
 }
 
 /// The table's columns that are the inputs' elements, in order.
-pub(super) fn columns(args: &Publish, shape: &Shape, table: &Table) -> Outcome<Vec<String>> {
-    let label = args.label_column.as_deref();
+pub(super) fn columns(features: &[String], label: Option<&str>, shape: &Shape, table: &Table) -> Outcome<Vec<String>> {
     let all = || table.names.iter().filter(|n| Some(n.as_str()) != label).cloned().collect();
-    let chosen: Vec<String> = if args.features.is_empty() { all() } else { args.features.clone() };
+    let chosen: Vec<String> = if features.is_empty() { all() } else { features.to_vec() };
     for name in chosen.iter().map(String::as_str).chain(label) {
         table.column(name)?;
     }
@@ -113,14 +117,13 @@ fn reading(args: &Publish, shape: &Shape) -> Outcome<Decision> {
 }
 
 /// A manifest good enough to be answered with.
-pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &Table, model: &[u8], at: Timestamp) -> Outcome<Manifest> {
+pub(super) fn first(args: &Publish, shape: &Shape, data: &Data, model: &[u8], at: Timestamp) -> Outcome<Manifest> {
     let decision = reading(args, shape)?;
-    let features = inputs(shape, columns, table)?;
-    let filled =
-        (0..table.rows()).find(|&row| columns.iter().all(|c| table.column(c).ok().and_then(|d| d.get(row).copied().flatten()).is_some()));
+    let features = inputs(args, shape, data)?;
+    let filled = (0..data.rows()).find(|&row| data.values(row).iter().all(Option::is_some));
     let row = filled.ok_or_else(|| Failure::new("every row of the reference has a missing value, so the model cannot be tried on any"))?;
     let vector = GoldenVector {
-        inputs: row_tensors(shape, columns, table, row),
+        inputs: row_tensors(shape, data, row),
         outputs: shape.outputs.iter().map(|s| tensor(s, &vec![0.0; s.elements().unwrap_or(0)])).collect(),
     };
     let even = |i: usize| i as f64 / CONFIDENCE_BINS as f64;
@@ -133,7 +136,7 @@ pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &T
         },
     };
     Ok(Manifest {
-        v: 1,
+        v: if args.redact.is_empty() { 1 } else { 2 },
         line: args.line.clone(),
         version: args.version.clone(),
         seq: 0,
@@ -142,9 +145,9 @@ pub(super) fn first(args: &Publish, shape: &Shape, columns: &[String], table: &T
         outputs: shape.outputs.clone(),
         state: shape.state.clone(),
         constants: shape.constants.clone(),
-        redact: Default::default(),
+        redact: args.redact.iter().cloned().collect(),
         decision,
-        reference: Reference { rows: table.rows() as u64, features },
+        reference: Reference { rows: data.rows() as u64, features },
         calibration,
         golden: Golden { rtol: 0.0, atol: ANYTHING, vectors: vec![vector] },
         limits: Limits::default(),
@@ -165,14 +168,7 @@ pub(super) struct MadeFrom {
 }
 
 /// The manifest that is signed.
-pub(super) fn manifest(
-    args: &Publish,
-    first: Manifest,
-    columns: &[String],
-    table: &Table,
-    answers: &Answers,
-    made_from: MadeFrom,
-) -> Outcome<Manifest> {
+pub(super) fn manifest(args: &Publish, first: Manifest, data: &Data, answers: &Answers, made_from: MadeFrom) -> Outcome<Manifest> {
     let shape = Shape {
         inputs: first.inputs.clone(),
         outputs: first.outputs.clone(),
@@ -180,14 +176,14 @@ pub(super) fn manifest(
         constants: first.constants.clone(),
     };
     let mut features = first.reference.features.clone();
-    features.extend(outputs(&shape, answers));
+    features.extend(outputs(args, &shape, answers)?);
     let decides = first.decision != Decision::None;
     if decides {
         let confidences: Vec<Option<f64>> = answers.rows.iter().map(|a| Some(a.confidence)).collect();
         features.extend(reference::feature("confidence", Source::Confidence, &confidences));
     }
     let right = |(confidence, j): (f64, Judged)| j.truth.map(|truth| (confidence, (truth - j.decision).abs() < 0.5));
-    let judged: Vec<(f64, bool)> = judged(args, table, answers)?.into_iter().filter_map(right).collect();
+    let judged: Vec<(f64, bool)> = judged(args, data, answers)?.into_iter().filter_map(right).collect();
     let calibration = if decides { reference::calibration(&judged) } else { Calibration::default() };
     let mut metrics: BTreeMap<String, f64> = args.metrics.iter().cloned().collect();
     if !judged.is_empty() {
@@ -196,10 +192,10 @@ pub(super) fn manifest(
     }
     let golden = match made_from.golden {
         Some(golden) => golden,
-        None => computed(&shape, columns, table, answers)?,
+        None => computed(&shape, data, answers)?,
     };
     let name = args.reference.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let datasets = vec![Dataset { role: "reference".to_owned(), name, digest: made_from.data, rows: table.rows() as u64 }];
+    let datasets = vec![Dataset { role: "reference".to_owned(), name, digest: made_from.data, rows: data.rows() as u64 }];
     let lineage = Lineage {
         code: args.code.clone(),
         code_revision: args.code_revision.clone(),
@@ -213,8 +209,8 @@ pub(super) fn manifest(
 }
 
 /// The held-out rows that the model decided, with its confidence and, where there is a label column, the truth.
-pub(super) fn judged(args: &Publish, table: &Table, answers: &Answers) -> Outcome<Vec<(f64, Judged)>> {
-    let truth = args.label_column.as_ref().map(|label| table.column(label)).transpose()?;
+pub(super) fn judged(args: &Publish, data: &Data, answers: &Answers) -> Outcome<Vec<(f64, Judged)>> {
+    let truth = args.label_column.as_ref().map(|label| data.labels(label)).transpose()?;
     let held_out = answers.rows.iter().filter(|a| a.row % HOLDOUT == 0 || answers.rows.len() < 100);
     let judge = |a: &Answer| {
         let truth = truth.and_then(|column| column.get(a.row).copied().flatten());
@@ -230,24 +226,57 @@ pub(super) fn judged(args: &Publish, table: &Table, answers: &Answers) -> Outcom
     Ok(judged)
 }
 
-fn inputs(shape: &Shape, columns: &[String], table: &Table) -> Outcome<Vec<FeatureReference>> {
-    let mut names = columns.iter();
+fn inputs(args: &Publish, shape: &Shape, data: &Data) -> Outcome<Vec<FeatureReference>> {
     let mut features = Vec::new();
-    for (tensor, spec) in shape.free() {
-        for index in 0..spec.elements().unwrap_or(0) {
-            let Some(name) = names.next() else { break };
-            let made = reference::feature(name, Source::Input { tensor, index }, table.column(name)?);
-            features.push(made.ok_or_else(|| Failure::new(format!("column {name:?} has no value to make a reference from")).code(2))?);
+    let mut first = 0;
+    for (at, (tensor, spec)) in shape.free().enumerate() {
+        let elements = spec.elements().unwrap_or(0);
+        match (args.views.iter().find(|asked| asked.name == spec.name), data) {
+            (Some(asked), _) => {
+                let (view, directions) = asked.view(spec)?;
+                let mut figures = derived::Figures::new(&view, directions);
+                data.each(at, first, spec, |row| figures.see(row));
+                features.extend(figures.references(&spec.name, Place::Input(tensor)));
+            }
+            (None, Data::Table(table, columns)) => {
+                for (index, name) in columns.get(first..first + elements).unwrap_or(&[]).iter().enumerate() {
+                    let made = reference::feature(name, Source::Input { tensor, index }, table.column(name)?);
+                    features
+                        .push(made.ok_or_else(|| Failure::new(format!("column {name:?} has no value to make a reference from")).code(2))?);
+                }
+            }
+            (None, Data::Arrays(_)) if elements > MAX_ELEMENTS => {
+                let failure = Failure::new(format!("input {:?} has {elements} elements, too many to be watched one by one", spec.name));
+                return Err(failure.code(2).help(format!("say what it is: --view {}=image (or audio, text, embedding)", spec.name)));
+            }
+            (None, Data::Arrays(_)) => {
+                let mut values = vec![Vec::new(); elements];
+                data.each(at, first, spec, |row| values.iter_mut().enumerate().for_each(|(i, values)| values.push(row.at(i))));
+                let made = |(index, values): (usize, &Vec<Option<f64>>)| {
+                    reference::feature(&format!("{}_{index}", spec.name), Source::Input { tensor, index }, values)
+                };
+                features.extend(values.iter().enumerate().filter_map(made));
+            }
         }
+        first += elements;
     }
-    Ok(features)
+    let known = |name: &str| shape.inputs.iter().chain(&shape.outputs).any(|spec| spec.name == name);
+    match args.views.iter().find(|asked| !known(&asked.name)) {
+        Some(asked) => Err(Failure::new(format!("--view names {:?}, which is neither an input nor an output", asked.name)).code(2)),
+        None => Ok(features),
+    }
 }
 
-fn outputs(shape: &Shape, answers: &Answers) -> Vec<FeatureReference> {
+fn outputs(args: &Publish, shape: &Shape, answers: &Answers) -> Outcome<Vec<FeatureReference>> {
     let mut features = Vec::new();
     let mut at = 0;
     for (tensor, spec) in shape.outputs.iter().enumerate().filter(|(_, s)| !shape.state.iter().any(|l| l.output == s.name)) {
         let elements = spec.elements().unwrap_or(0);
+        if let Some(asked) = args.views.iter().find(|asked| asked.name == spec.name) {
+            features.extend(seen(&asked.view(spec)?, spec, tensor, answers, at));
+            at += elements;
+            continue;
+        }
         for index in 0..elements {
             if features.len() < MAX_OUTPUTS {
                 let values: Vec<Option<f64>> = answers.rows.iter().map(|a| a.outputs.get(at + index).copied()).collect();
@@ -257,7 +286,17 @@ fn outputs(shape: &Shape, answers: &Answers) -> Vec<FeatureReference> {
         }
         at += elements;
     }
-    features
+    Ok(features)
+}
+
+/// The derived statistics of an output whose elements begin at `at` in the answers.
+fn seen((view, directions): &(View, u32), spec: &TensorSpec, tensor: usize, answers: &Answers, at: usize) -> Vec<FeatureReference> {
+    let mut figures = derived::Figures::new(view, *directions);
+    for answer in &answers.rows {
+        let own: Vec<f32> = answer.outputs.iter().skip(at).take(spec.elements().unwrap_or(0)).map(|&x| x as f32).collect();
+        figures.see(&Elements::F32(&own));
+    }
+    figures.references(&spec.name, Place::Output(tensor))
 }
 
 /// An output that happened to be whole numbers on the reference is still continuous: categories would call anything else unseen.
@@ -271,7 +310,7 @@ fn continuous(feature: FeatureReference) -> FeatureReference {
 }
 
 /// Golden vectors from the runner's own answers.
-fn computed(shape: &Shape, columns: &[String], table: &Table, answers: &Answers) -> Outcome<Golden> {
+fn computed(shape: &Shape, data: &Data, answers: &Answers) -> Outcome<Golden> {
     if !shape.state.is_empty() {
         return Err(Failure::new("golden vectors of a model with state cannot be computed from single rows")
             .code(2)
@@ -282,15 +321,15 @@ fn computed(shape: &Shape, columns: &[String], table: &Table, answers: &Answers)
         let mut values = answer.outputs.iter().copied();
         let outputs =
             shape.outputs.iter().map(|s| tensor(s, &values.by_ref().take(s.elements().unwrap_or(0)).collect::<Vec<_>>())).collect();
-        GoldenVector { inputs: row_tensors(shape, columns, table, answer.row), outputs }
+        GoldenVector { inputs: row_tensors(shape, data, answer.row), outputs }
     };
     Ok(Golden { rtol: RTOL, atol: ATOL, vectors: answers.rows.iter().step_by(step).take(GOLDEN).map(vector).collect() })
 }
 
-fn row_tensors(shape: &Shape, columns: &[String], table: &Table, row: usize) -> Vec<Tensor> {
-    let mut names = columns.iter();
-    let value = |name: &String| table.column(name).ok().and_then(|c| c.get(row).copied().flatten()).unwrap_or(0.0);
-    shape.free().map(|(_, spec)| tensor(spec, &names.by_ref().take(spec.elements().unwrap_or(0)).map(value).collect::<Vec<_>>())).collect()
+fn row_tensors(shape: &Shape, data: &Data, row: usize) -> Vec<Tensor> {
+    let values = data.values(row);
+    let mut values = values.iter().map(|value| value.unwrap_or(0.0));
+    shape.free().map(|(_, spec)| tensor(spec, &values.by_ref().take(spec.elements().unwrap_or(0)).collect::<Vec<_>>())).collect()
 }
 
 /// Values in the type of a tensor.

@@ -33,6 +33,11 @@ fn table() -> Table {
     Table::parse(text.as_bytes()).unwrap()
 }
 
+/// The table, once the inputs are known.
+fn data(args: &Publish, shape: &Shape) -> Outcome<Data> {
+    Data::Table(table(), Vec::new()).fit(&args.features, args.label_column.as_deref(), shape)
+}
+
 fn made_from() -> MadeFrom {
     MadeFrom { data: Digest::of(b"the table"), golden: None, parent: Some(Digest::of(b"the parent")) }
 }
@@ -56,13 +61,13 @@ fn said(table: &Table) -> String {
 fn a_tabular_model_becomes_a_manifest() {
     let (args, table) = (args(&["--label-column", "y", "--metric", "auc=0.9", "--code", "git"]), table());
     let shape = shape(&args, &tabular()).unwrap();
-    let columns = columns(&args, &shape, &table).unwrap();
-    assert_eq!(columns, ["a", "b"]);
-    let first = first(&args, &shape, &columns, &table, b"model", Timestamp::from_secs(1)).unwrap();
+    let data = data(&args, &shape).unwrap();
+    assert_eq!(data.values(2), [Some(0.2), Some(198.0 / 7.0)]);
+    let first = first(&args, &shape, &data, b"model", Timestamp::from_secs(1)).unwrap();
     Manifest::parse(&first.to_bytes()).unwrap();
     let answers = answers::parse(said(&table).as_bytes(), &first).unwrap();
     assert_eq!(answers.rows.len(), 200, "the row with a missing value has no answer");
-    let made = manifest(&args, first, &columns, &table, &answers, made_from()).unwrap();
+    let made = manifest(&args, first, &data, &answers, made_from()).unwrap();
     let made = Manifest::parse(&made.to_bytes()).unwrap();
     assert_eq!(made.reference.features.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["a", "b", "p", "confidence"]);
     assert_eq!(made.lineage.metrics.get("accuracy"), Some(&1.0));
@@ -75,11 +80,10 @@ fn a_tabular_model_becomes_a_manifest() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_the_flag_that_helps() {
-    let table = table();
     let failing = |more: &[&str], described: &Described| {
         let args = args(more);
-        let made = shape(&args, described)
-            .and_then(|s| columns(&args, &s, &table).and_then(|c| first(&args, &s, &c, &table, b"m", Timestamp::from_secs(1))));
+        let made =
+            shape(&args, described).and_then(|s| data(&args, &s).and_then(|data| first(&args, &s, &data, b"m", Timestamp::from_secs(1))));
         made.unwrap_err().whole()
     };
     assert!(failing(&[], &tabular()).contains("--features"), "three columns for two inputs");
@@ -95,13 +99,13 @@ fn what_does_not_fit_is_refused_with_the_flag_that_helps() {
 
 #[test]
 fn without_a_label_a_model_is_a_regression() {
-    let (args, table) = (args(&["--features", "a,b"]), table());
+    let args = args(&["--features", "a,b"]);
     let shape = shape(&args, &tabular()).unwrap();
-    let columns = columns(&args, &shape, &table).unwrap();
-    let first = first(&args, &shape, &columns, &table, b"model", Timestamp::from_secs(1)).unwrap();
+    let data = data(&args, &shape).unwrap();
+    let first = first(&args, &shape, &data, b"model", Timestamp::from_secs(1)).unwrap();
     assert_eq!(first.decision, Decision::None);
     let answers = answers::parse(b"decision,confidence,p_0\n1.5,,1.5\n2.5,,2.5\n", &first).unwrap();
-    let made = manifest(&args, first, &columns, &table, &answers, made_from()).unwrap();
+    let made = manifest(&args, first, &data, &answers, made_from()).unwrap();
     assert!(Manifest::parse(&made.to_bytes()).unwrap().calibration.edges.is_empty());
     assert_eq!(made.reference.features.len(), 3, "no confidence without a decision");
 }
@@ -123,6 +127,6 @@ fn constants_fill_their_input_and_are_not_asked_of_the_application() {
     );
     let args = args(&["--constant", "sr=16000", "--label-column", "y"]);
     let shape = shape(&args, &described).unwrap();
-    assert_eq!(columns(&args, &shape, &table()).unwrap().len(), 2);
+    assert_eq!(data(&args, &shape).unwrap().values(0).len(), 2);
     assert_eq!(shape.constants[0].to_f64(), [16000.0]);
 }
