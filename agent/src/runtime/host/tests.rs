@@ -250,7 +250,7 @@ fn camera() -> (Vec<u8>, Manifest) {
         let mut masses = vec![0.0; SPECIALS + cuts.bins()];
         masses[SPECIALS] = 1.0;
         let source = Source::Derived { of: Place::Input(0), view: view.clone(), figure };
-        FeatureReference { name: name.into(), source, cuts, masses, importance: None }
+        FeatureReference { name: name.into(), source, cuts, masses, importance: None, worth: None }
     };
     manifest.reference.features = vec![
         feature("x_mean", Figure::ChannelMean { channel: 0 }, vec![0.4, 0.6]),
