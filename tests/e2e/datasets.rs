@@ -29,14 +29,14 @@ fn awkward(i: usize) -> f32 {
 #[test]
 fn pandas_and_duckdb_read_every_value_of_a_dataset() {
     let fact = |i: usize| {
-        let inclusion = if i % 5 == 0 { 0.013 } else { 1.0 };
+        let inclusion = if i.is_multiple_of(5) { 0.013 } else { 1.0 };
         Fact {
             label: (i % 2) as f32,
             weight: 1.0 / f64::from(inclusion),
             // From 1949 on, some before the epoch, with odd milliseconds.
             at: Timestamp::from_millis(-662_688_000_000 + i as i64 * 25_000_003),
             device: format!("station-{}", i % 11),
-            cohort: if i % 3 == 0 { "coast" } else { "hills" }.to_owned(),
+            cohort: if i.is_multiple_of(3) { "coast" } else { "hills" }.to_owned(),
             inclusion,
             request: if i == 7 { u64::MAX } else { (i as u64) << 20 },
             served_by: Digest::of(&[(i / 40_000) as u8]).to_string(),
