@@ -327,6 +327,9 @@ impl Config {
         if self.planner.rollback_per_minute == 0 {
             return fail("planner.rollback_per_minute", "with 0 no device would ever leave a bad version");
         }
+        if let Err(problem) = self.training.gate.guards.check() {
+            return fail("training.gate.guards", &problem.to_string());
+        }
         Ok(())
     }
 }

@@ -33,9 +33,6 @@ fn pages() -> Vec<(&'static str, Markup)> {
         ("rollout", rollout_page(now, 42, &rollout())),
         ("drift", drift_page(now, 42, &lines, &drift(), &quality())),
         ("drift-empty", no_drift_page(0)),
-        ("episodes", episodes_page(now, 42, &episode_list())),
-        ("episodes-empty", episodes_page(now, 0, &EpisodeList { episodes: vec![], withheld: vec![] })),
-        ("episode", episode_page(now, 42, &episode())),
         ("devices", devices_page(now, 42, &asked, &Page { items: devices(), next_cursor: Some("bellevue-08".into()) })),
         ("devices-empty", devices_page(now, 0, &Asked::default(), &Page { items: vec![], next_cursor: None })),
         ("device", device_page(now, 42, &device())),
@@ -43,6 +40,27 @@ fn pages() -> Vec<(&'static str, Markup)> {
         ("login", login_page(true)),
         ("problem", problem_page("Not found", "no rollout is called x: `leeway rollout list` shows those that exist")),
     ]
+}
+
+/// Pages of episodes: what they must say is asked below, and not pinned.
+fn episodes() -> Vec<(&'static str, Markup)> {
+    let now = now();
+    vec![
+        ("episodes", episodes_page(now, 42, &episode_list())),
+        ("episodes-empty", episodes_page(now, 0, &EpisodeList { episodes: vec![], withheld: vec![] })),
+        ("episode", episode_page(now, 42, &episode())),
+    ]
+}
+
+#[test]
+fn an_episode_shows_each_step_and_what_was_not_begun() {
+    let [(_, list), (_, empty), (_, one)] = <[_; 3]>::try_from(episodes()).ok().unwrap().map(|(name, page)| (name, page.into_string()));
+    assert_eq!(one.matches("<h3>").count(), 8, "a heading for each step");
+    for text in ["cool down", "/rollouts/rain-auto-2", "/drift?line=rain", "leeway trainer episode rain-17", "Freezing: +2.0 points"] {
+        assert!(one.contains(text) || list.contains(text), "{text}");
+    }
+    assert!(list.contains("href=\"/episodes/rain-9\"") && list.contains("What was not begun, and why"));
+    assert!(empty.contains("No better model was asked for yet"));
 }
 
 /// One tag per line, so that a change shows as a small difference.
@@ -63,7 +81,7 @@ fn pages_look_as_they_did() {
 
 #[test]
 fn no_page_holds_a_style_a_script_or_anything_from_elsewhere() {
-    for (name, page) in pages() {
+    for (name, page) in pages().into_iter().chain(episodes()) {
         let html = page.into_string();
         for banned in [" style=", "<style", " onclick", " onload", "javascript:", "http://www", "https://"] {
             assert!(!html.contains(banned), "{name} contains {banned}");

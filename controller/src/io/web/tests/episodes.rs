@@ -13,7 +13,7 @@ async fn with_champion() -> Site {
     let at = crate::io::clock::now();
     let mut ledger = site.controller().inner.ledger();
     let lines = Arc::make_mut(&mut ledger.snapshot.lines);
-    let line = Arc::make_mut(lines.get_mut("rain").unwrap());
+    let line = Arc::make_mut(lines.get_mut(&"rain".parse().unwrap()).unwrap());
     line.aliases.move_to(Alias::Champion, Some("1.0.0".parse().unwrap()), at, None, "for a test");
     drop(ledger);
     site
