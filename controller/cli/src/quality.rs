@@ -1,6 +1,6 @@
 //! `leeway quality`: accuracy measured and estimated, and whom to ask for labels.
 use clap::Subcommand;
-use leeway_controller::io::web::resource::drift::{Estimate, Quality, QualityNow};
+use leeway_controller::io::web::resource::drift::{Accuracy, Quality, QualityNow};
 use leeway_controller::io::web::resource::labels::LabelsWanted;
 use leeway_controller::io::web::words;
 use leeway_protocol::ids::{Cohort, Line};
@@ -68,7 +68,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
 fn show(style: &Style, quality: &Quality) -> String {
     let mut text = format!("{}\n\n", style.bold(&wrap(&style.plain(&quality.sentence), style.columns, 0)));
     let share = |x: Option<f64>| words::or_unknown(x, words::percent);
-    let span = |s: Option<Estimate>| {
+    let span = |s: Option<Accuracy>| {
         words::or_unknown(s, |s| format!("{} ({} – {})", words::percent(s.estimate), words::percent(s.lower), words::percent(s.upper)))
     };
     let row = |now: &QualityNow| {

@@ -149,9 +149,9 @@ pub struct QualityNow {
     /// Estimated from confidence, without labels. Assumes no concept drift.
     pub estimated: Option<f64>,
     /// Measured with labels alone, with an interval that holds at all times.
-    pub measured: Option<Estimate>,
+    pub measured: Option<Accuracy>,
     /// The estimate corrected by the labels; assumes nothing about concept drift.
-    pub corrected: Option<Estimate>,
+    pub corrected: Option<Accuracy>,
     /// Labels behind both.
     pub labels: u64,
     /// Whether the labels say that errors rose past the tolerance.
@@ -169,9 +169,9 @@ pub struct QualityNow {
     pub sentence: String,
 }
 
-/// An estimate with its interval.
+/// An accuracy with its interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Estimate {
+pub struct Accuracy {
     /// The estimate.
     pub estimate: f64,
     /// Lower end.

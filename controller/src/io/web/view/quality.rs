@@ -5,7 +5,7 @@ use leeway_protocol::digest::Digest;
 use leeway_protocol::ids::{Cohort, Line};
 use leeway_protocol::time::Timestamp;
 
-use crate::io::web::resource::drift::{Estimate, Marker, OtherDetector, Quality, QualityNow, QualityPoint};
+use crate::io::web::resource::drift::{Accuracy, Marker, OtherDetector, Quality, QualityNow, QualityPoint};
 use crate::io::web::words;
 use crate::quality::powered::{self, Powered};
 use crate::quality::{self, Block, Period, QualityPolicy};
@@ -84,7 +84,7 @@ pub(in crate::io::web) fn quality(seen: &Seen<'_>) -> Quality {
 
 fn now(seen: &Seen<'_>, cohort: &Cohort, monitor: &quality::Quality) -> QualityNow {
     let verdict = monitor.verdict(seen.policy, seen.streams);
-    let span = |i: Interval| Estimate { estimate: i.estimate, lower: i.lower, upper: i.upper };
+    let span = |i: Interval| Accuracy { estimate: i.estimate, lower: i.lower, upper: i.upper };
     QualityNow {
         cohort: cohort.to_string(),
         version: seen.names.get(&monitor.manifest()).cloned().unwrap_or_default(),
