@@ -8,6 +8,7 @@ pub mod mqtt;
 pub mod preflight;
 pub mod repository;
 pub mod serve;
+pub mod sketches;
 pub mod store;
 pub mod tls;
 pub mod trainer;

@@ -23,12 +23,20 @@ use crate::{keys, now, release};
 mod answers;
 mod attach;
 mod draft;
+mod import;
 
 /// `leeway model publish`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Publish {
     /// The ONNX file.
-    pub onnx: PathBuf,
+    #[arg(required_unless_present_any = ["from_mlflow", "from_hf"])]
+    pub onnx: Option<PathBuf>,
+    /// Take model, run, columns and sizes from a folder that `mlflow.onnx.save_model` wrote; flags win. What has no place is listed.
+    #[arg(long, value_name = "DIR", conflicts_with = "from_hf")]
+    pub from_mlflow: Option<PathBuf>,
+    /// Take licence, tags and reported metrics from a folder with a Hugging Face model card (README.md), and its *.onnx; flags win.
+    #[arg(long, value_name = "DIR")]
+    pub from_hf: Option<PathBuf>,
     /// The model line.
     #[arg(long)]
     pub line: Line,
@@ -105,12 +113,17 @@ pub enum Reading {
 
 /// Run it.
 pub fn run(args: &Publish, context: &Context) -> Outcome {
-    let model = read_model(&args.onnx)?;
-    let bundle = args.attach.bundle(&args.onnx, &model)?;
+    let (mut args, onnx, imported) = import::resolve(args)?;
+    let onnx = onnx.as_path();
+    let model = read_model(onnx)?;
+    let bundle = args.attach.bundle(onnx, &model)?;
     let reading = format!("reading {}", args.reference.display());
     let data = fs::read(&args.reference).during(&reading)?;
     let table = Table::parse(&data).during(&reading)?;
-    let shape = draft::shape(args, &describe(&args.onnx)?)?;
+    let described = describe(onnx)?;
+    import::sizes(&mut args, &imported, &described);
+    let args = &args;
+    let shape = draft::shape(args, &described)?;
     let columns = draft::columns(args, &shape, &table)?;
     let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
     let dir = tempfile::tempdir().during("making a temporary folder")?;
@@ -121,19 +134,22 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     fs::write(&manifest_path, first.to_bytes()).during("writing the first manifest")?;
     let rows = dir.path().join("rows.csv");
     fs::write(&rows, answers::csv(&columns, &table)?).during("writing the rows")?;
-    let (said, _) = runner("predict", &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
+    let (said, _) = runner("predict", &[("--model", onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     if said.starts_with(b"{") {
-        return Err(refusal(&args.onnx, &said));
+        return Err(refusal(onnx, &said));
     }
     let answers = answers::parse(&said, &first)?;
 
     let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
-    let made_from = draft::MadeFrom { data: Digest::of(&data), golden, parent };
+    let made_from = draft::MadeFrom { data: Digest::of(&data), golden, parent, run: imported.run.clone() };
     let manifest = draft::manifest(args, first, &columns, &table, &answers, made_from)?;
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
-    let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
+    let (said, yes) = runner("preflight", &[("--model", onnx), ("--manifest", &manifest_path)])?;
     if !yes {
-        return Err(refusal(&args.onnx, &said));
+        return Err(refusal(onnx, &said));
+    }
+    for left in &imported.left {
+        eprintln!("note: not taken over: {left}");
     }
     tell(args, &manifest, answers.rows.len());
     if args.dry_run {
@@ -148,6 +164,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let root = fs::read(&root).during(format!("reading the root of trust {}", root.display()))?;
     let release = Release::of(&model).with(args.attach.build(), bundle);
     let published = release::publish(&context.client, &root, &key, &release, &manifest, now())?;
+    tag(args, &imported, context);
     if context.json {
         return output::json(
             &serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }),
@@ -196,6 +213,19 @@ pub fn role(role: &str, file: &Path, context: &Context) -> Outcome {
     context.client.send_bytes(&format!("/api/v1/tuf/roles/{role}"), "application/json", &bytes)?;
     putln!("published {}", file.display());
     Ok(())
+}
+
+/// What is kept beside the manifest. The release stands without it, so a refusal here is said and undoes nothing.
+fn tag(args: &Publish, imported: &import::Imported, context: &Context) {
+    if imported.tags.is_empty() {
+        return;
+    }
+    let path = format!("/api/v1/models/{}/versions/{}/tags", args.line, args.version);
+    let body = serde_json::json!({ "tags": imported.changes() });
+    match context.client.send::<serde_json::Value>(&path, &body) {
+        Ok(_) => eprintln!("tagged with {} of what was imported", words::plural(imported.tags.len() as u64, "value")),
+        Err(failure) => eprintln!("note: the version is published, but its tags were not set: {failure}"),
+    }
 }
 
 fn tell(args: &Publish, manifest: &Manifest, rows: usize) {

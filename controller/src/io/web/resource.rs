@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod model;
 pub mod names;
 pub mod rollout;
+pub mod sketch;
 pub mod token;
 pub mod training;
 pub mod webhook;

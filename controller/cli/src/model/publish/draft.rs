@@ -160,6 +160,8 @@ pub(super) struct MadeFrom {
     pub golden: Option<Golden>,
     /// The manifest of the version it was trained from.
     pub parent: Option<Digest>,
+    /// The run that trained it, elsewhere.
+    pub run: Option<String>,
 }
 
 /// The manifest that is signed.
@@ -202,7 +204,7 @@ pub(super) fn manifest(
         code_revision: args.code_revision.clone(),
         datasets,
         parent: made_from.parent,
-        training_run: None,
+        training_run: made_from.run,
         metrics,
         reason: args.reason.clone(),
     };
