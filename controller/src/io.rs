@@ -9,6 +9,7 @@ pub mod offline;
 pub mod preflight;
 pub mod repository;
 pub mod serve;
+pub mod sketches;
 pub mod store;
 pub mod tls;
 pub mod trainer;

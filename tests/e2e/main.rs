@@ -12,6 +12,7 @@ mod mosquitto;
 mod mosquitto_tls;
 mod other_tuf;
 mod same_numbers;
+mod sketches;
 mod stream_resumes;
 mod supply_chain;
 mod two_binaries;

@@ -1,6 +1,6 @@
 """PyPI mlflow-skinny's own client against a running controller: lists, gets, searches, registers, tags, aliases, and is refused.
 
-usage: MLFLOW_TRACKING_TOKEN=… python mlflow_client.py URL LINE VERSION MANIFEST_DIGEST
+usage: MLFLOW_TRACKING_TOKEN=… python mlflow_client.py URL LINE NUMBER MANIFEST_DIGEST
 Prints one JSON document of what the client saw; the story in tests/e2e/mlflow_client.rs compares it with what was published.
 """
 
@@ -31,8 +31,8 @@ def seen(version):
         "source": version.source,
         "run": version.run_id,
         "description": version.description,
-        "tags": version.tags,
-        "aliases": version.aliases,
+        "tags": dict(version.tags),
+        "aliases": list(version.aliases),
         "created": version.creation_timestamp,
     }
 
@@ -89,7 +89,7 @@ def main(url, line, version, digest):
 
     out["refused"] = {
         "absent": refused(client.get_registered_model, "no-such-line"),
-        "absent_version": refused(client.get_model_version, line, "9.9.9"),
+        "absent_version": refused(client.get_model_version, line, "99"),
         "absent_alias": refused(client.get_model_version_by_alias, line, "staging"),
         "deleted": refused(client.get_model_version, line, first.version),
         "again": refused(client.create_registered_model, line),

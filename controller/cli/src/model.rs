@@ -16,6 +16,7 @@ mod bundle;
 mod describe;
 mod names;
 mod publish;
+mod sketch;
 
 /// Models.
 #[derive(Debug, Subcommand)]
@@ -64,6 +65,8 @@ pub enum Command {
     Tag(names::Tag),
     /// Deprecate or yank a version, or take that back.
     Mark(names::Mark),
+    /// Quantile sketches (KLL, as Apache DataSketches writes them) of captured inputs or of a table.
+    Sketch(sketch::Sketch),
     /// What a version was made from, and what was made from it.
     Lineage {
         /// The model line.
@@ -112,6 +115,7 @@ pub fn run(command: &Command, context: &Context) -> Outcome {
         Command::Alias(args) => names::point(args, context),
         Command::Tag(args) => names::tag(args, context),
         Command::Mark(args) => names::mark(args, context),
+        Command::Sketch(args) => sketch::run(args, context),
         Command::Bom { line, version } => document(context, line, version, "bom"),
         Command::Provenance { line, version } => document(context, line, version, "provenance"),
         Command::Bundle { line, version } => document(context, line, version, "bundle"),

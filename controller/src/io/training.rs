@@ -344,7 +344,7 @@ async fn set_state_if(
 }
 
 /// Names of the elements of the free inputs, as the reference calls them.
-fn features(manifest: &Manifest) -> Vec<String> {
+pub(super) fn features(manifest: &Manifest) -> Vec<String> {
     let mut names = Vec::new();
     for (tensor, spec) in manifest.free_inputs() {
         for index in 0..spec.elements().unwrap_or(0) {
@@ -381,7 +381,7 @@ async fn make_dataset(inner: &Arc<Inner>, job: &TrainingJob) -> Result<Result<Da
 }
 
 /// Every captured row of a line, the newest [`MAX_SAMPLES`].
-fn samples(inner: &Inner, line: &Line) -> Result<Vec<Sample>, ControlError> {
+pub(super) fn samples(inner: &Inner, line: &Line) -> Result<Vec<Sample>, ControlError> {
     let (mut out, mut next) = (std::collections::VecDeque::new(), 0);
     loop {
         let records = inner.store.records(Log::Captures, next, MAX_PAGE)?;

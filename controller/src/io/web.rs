@@ -49,6 +49,7 @@ mod range;
 mod rollouts;
 mod scope;
 mod session;
+mod sketches;
 mod stream;
 mod supply;
 mod tokens;
@@ -206,6 +207,7 @@ fn api() -> OpenApiRouter<Web> {
         .routes(routes!(supply::bundle))
         .routes(routes!(supply::bom))
         .routes(routes!(models::mark))
+        .routes(routes!(sketches::list))
         .routes(routes!(names::list))
         .routes(routes!(names::put))
         .routes(routes!(names::tag_line))

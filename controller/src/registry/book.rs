@@ -65,6 +65,10 @@ pub struct Book {
     pub notes: BTreeMap<Version, Note>,
     /// Versions that nobody signed yet.
     pub candidates: BTreeMap<Version, Candidate>,
+    /// Numbers of signed versions where they are not their places in the line, because a candidate had that number before.
+    numbers: BTreeMap<Version, u64>,
+    /// The highest number that was ever given here: a number that was somebody's once is nobody else's.
+    highest: u64,
     /// When any of it changed last.
     pub changed_at: Option<Timestamp>,
 }
@@ -111,13 +115,18 @@ impl Book {
         self.candidates.get(version).map(|candidate| &candidate.note).or_else(|| self.notes.get(version))
     }
 
-    /// Write a candidate down. `taken` says which names and numbers signed versions have.
+    /// The number of a signed version, for tools that know versions by numbers: its place in the line, unless that was taken.
+    pub fn number(&self, version: &Version, seq: u64) -> u64 {
+        self.numbers.get(version).copied().unwrap_or(seq)
+    }
+
+    /// Write a candidate down. `taken` says which names signed versions have, and their places in the line.
     pub fn register(&mut self, new: NewCandidate, taken: &BTreeMap<Version, u64>, by: &str, at: Timestamp) -> Result<Version, BookError> {
         new.note.check()?;
         if self.candidates.len() >= MAX_CANDIDATES {
             return Err(BookError::Candidates);
         }
-        let highest = taken.values().copied().chain(self.candidates.values().map(|c| c.number)).max().unwrap_or(0);
+        let highest = taken.iter().map(|(version, seq)| self.number(version, *seq)).max().unwrap_or(0).max(self.highest);
         let is_free = |version: &Version| !taken.contains_key(version) && !self.candidates.contains_key(version);
         let number = highest.saturating_add(1);
         let version = match new.version {
@@ -131,6 +140,7 @@ impl Book {
         let mut next = self.clone();
         let note = Note { changed_at: Some(at), ..new.note };
         next.candidates.insert(version.clone(), Candidate { note, by: by.to_owned(), at, number });
+        next.highest = number;
         self.settle(next, at)?;
         Ok(version)
     }
@@ -156,10 +166,19 @@ impl Book {
         self.settle(next, at)
     }
 
-    /// A version of this name was signed: what was noted on the candidate is noted on it. Whether there was one.
-    pub fn signed(&mut self, version: &Version) -> bool {
-        let Some(candidate) = self.candidates.remove(version) else { return false };
-        self.notes.insert(version.clone(), candidate.note);
+    /// A version was signed, at this place in the line: what was noted on a candidate of its name is noted on it, with its number.
+    /// Whether anything changed.
+    pub fn signed(&mut self, version: &Version, seq: u64) -> bool {
+        if let Some(candidate) = self.candidates.remove(version) {
+            self.numbers.insert(version.clone(), candidate.number);
+            self.notes.insert(version.clone(), candidate.note);
+            return true;
+        }
+        if seq > self.highest || self.numbers.contains_key(version) {
+            return false;
+        }
+        self.highest = self.highest.saturating_add(1);
+        self.numbers.insert(version.clone(), self.highest);
         true
     }
 
@@ -239,7 +258,11 @@ mod tests {
         let changes = TagChanges::from([("team".to_owned(), Some("vision".to_owned()))]);
         assert_eq!(book.tag(Some(&v("1.1.0")), &changes, at(5)).unwrap(), changes);
         book.describe(&v("1.1.0"), "better in snow", at(6)).unwrap();
-        assert!(book.signed(&v("1.1.0")) && !book.signed(&v("1.1.0")));
+        assert!(book.signed(&v("1.1.0"), 3) && !book.signed(&v("1.1.0"), 3));
+        assert_eq!(book.number(&v("1.1.0"), 3), 5, "it keeps the number of the candidate");
+        assert!(book.signed(&v("1.2.0"), 4), "number 4 is a candidate's");
+        assert_eq!((book.number(&v("1.2.0"), 4), book.number(&v("3"), 2)), (6, 2));
+        assert!(!book.signed(&v("2.0.0"), 7), "and 7 is free");
         let note = book.note(&v("1.1.0")).unwrap();
         assert_eq!(
             (note.tags.get("team"), note.source.as_str(), note.description.as_str()),

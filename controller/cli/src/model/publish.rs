@@ -25,16 +25,24 @@ mod answers;
 mod attach;
 mod data;
 mod draft;
+mod import;
 mod view;
 
 use answers::Answers;
 use data::Data;
 
 /// `leeway model publish`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Publish {
     /// The ONNX file.
-    pub onnx: PathBuf,
+    #[arg(required_unless_present_any = ["from_mlflow", "from_hf"])]
+    pub onnx: Option<PathBuf>,
+    /// Take model, run, columns and sizes from a folder that `mlflow.onnx.save_model` wrote; flags win. What has no place is listed.
+    #[arg(long, value_name = "DIR", conflicts_with = "from_hf")]
+    pub from_mlflow: Option<PathBuf>,
+    /// Take licence, tags and reported metrics from a folder with a Hugging Face model card (README.md), and its *.onnx; flags win.
+    #[arg(long, value_name = "DIR")]
+    pub from_hf: Option<PathBuf>,
     /// The model line.
     #[arg(long)]
     pub line: Line,
@@ -121,12 +129,17 @@ pub enum Reading {
 
 /// Run it.
 pub fn run(args: &Publish, context: &Context) -> Outcome {
-    let model = read_model(&args.onnx)?;
-    let bundle = args.attach.bundle(&args.onnx, &model)?;
-    let label = args.label_column.as_deref();
-    let (data, digest) = Data::read(&args.reference, label)?;
-    let shape = draft::shape(args, &describe(&args.onnx)?)?;
-    let data = data.fit(&args.features, label, &shape)?;
+    let (mut args, onnx, imported) = import::resolve(args)?;
+    let onnx = onnx.as_path();
+    let model = read_model(onnx)?;
+    let bundle = args.attach.bundle(onnx, &model)?;
+    let label = args.label_column.clone();
+    let (data, digest) = Data::read(&args.reference, label.as_deref())?;
+    let described = describe(onnx)?;
+    import::sizes(&mut args, &imported, &described);
+    let args = &args;
+    let shape = draft::shape(args, &described)?;
+    let data = data.fit(&args.features, label.as_deref(), &shape)?;
     let parent = args.parent.as_ref().map(|version| parent(context, &args.line, version)).transpose()?;
     let dir = tempfile::tempdir().during("making a temporary folder")?;
     let manifest_path = dir.path().join("manifest.json");
@@ -136,20 +149,23 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     fs::write(&manifest_path, first.to_bytes()).during("writing the first manifest")?;
     let rows = dir.path().join("rows.csv");
     fs::write(&rows, answers::csv(&data)).during("writing the rows")?;
-    let (said, _) = runner("predict", &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
+    let (said, _) = runner("predict", &[("--model", onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     if said.starts_with(b"{") {
-        return Err(refusal(&args.onnx, &said));
+        return Err(refusal(onnx, &said));
     }
     let answers = answers::parse(&said, &first)?;
 
     let golden = args.golden.as_ref().map(|path| read_golden(path)).transpose()?;
-    let made_from = draft::MadeFrom { data: digest, golden, parent };
+    let made_from = draft::MadeFrom { data: digest, golden, parent, run: imported.run.clone() };
     let mut manifest = draft::manifest(args, first, &data, &answers, made_from)?;
-    measure(args, &mut manifest, &data, &answers, &[("--model", &args.onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
+    measure(args, &mut manifest, &data, &answers, &[("--model", onnx), ("--manifest", &manifest_path), ("--rows", &rows)])?;
     fs::write(&manifest_path, manifest.to_bytes()).during("writing the manifest")?;
-    let (said, yes) = runner("preflight", &[("--model", &args.onnx), ("--manifest", &manifest_path)])?;
+    let (said, yes) = runner("preflight", &[("--model", onnx), ("--manifest", &manifest_path)])?;
     if !yes {
-        return Err(refusal(&args.onnx, &said));
+        return Err(refusal(onnx, &said));
+    }
+    for left in &imported.left {
+        eprintln!("note: not taken over: {left}");
     }
     tell(args, &manifest, answers.rows.len());
     if args.dry_run {
@@ -164,6 +180,7 @@ pub fn run(args: &Publish, context: &Context) -> Outcome {
     let root = fs::read(&root).during(format!("reading the root of trust {}", root.display()))?;
     let release = Release::of(&model).with(args.attach.build(), bundle);
     let published = release::publish(&context.client, &root, &key, &release, &manifest, now())?;
+    tag(args, &imported, context);
     if context.json {
         return output::json(
             &serde_json::json!({ "line": args.line, "version": args.version, "seq": published.manifest.seq, "manifest": published.blob, "model": published.manifest.model, "io": published.manifest.io_digest() }),
@@ -182,11 +199,11 @@ fn measure(args: &Publish, manifest: &mut Manifest, data: &Data, answers: &Answe
     let elements = manifest.reference.features.iter().take_while(|f| is_element(f)).count();
     let asks = manifest.decision != Decision::None && manifest.state.is_empty() && elements == columns.len();
     let Some(questions) = Questions::new(columns.len(), judged.len()).filter(|_| asks) else { return Ok(()) };
-    let [_, _, (_, rows)] = files;
+    let [(_, onnx), _, (_, rows)] = files;
     fs::write(rows, answers::questions_csv(columns, table, &judged, &questions)?).during("writing the rows")?;
     let (said, _) = runner("predict", files)?;
     if said.starts_with(b"{") {
-        return Err(refusal(&args.onnx, &said));
+        return Err(refusal(onnx, &said));
     }
     let values = columns.iter().map(|name| table.column(name)).collect::<Result<Vec<_>, _>>()?;
     let value = |feature: usize, row: usize| values.get(feature).and_then(|column| column.get(row).copied().flatten());
@@ -232,6 +249,19 @@ pub fn role(role: &str, file: &Path, context: &Context) -> Outcome {
     context.client.send_bytes(&format!("/api/v1/tuf/roles/{role}"), "application/json", &bytes)?;
     putln!("published {}", file.display());
     Ok(())
+}
+
+/// What is kept beside the manifest. The release stands without it, so a refusal here is said and undoes nothing.
+fn tag(args: &Publish, imported: &import::Imported, context: &Context) {
+    if imported.tags.is_empty() {
+        return;
+    }
+    let path = format!("/api/v1/models/{}/versions/{}/tags", args.line, args.version);
+    let body = serde_json::json!({ "tags": imported.changes() });
+    match context.client.send::<serde_json::Value>(&path, &body) {
+        Ok(_) => eprintln!("tagged with {} of what was imported", words::plural(imported.tags.len() as u64, "value")),
+        Err(failure) => eprintln!("note: the version is published, but its tags were not set: {failure}"),
+    }
 }
 
 fn tell(args: &Publish, manifest: &Manifest, rows: usize) {

@@ -321,9 +321,8 @@ fn register(
         finish_job(state, &version, at, by, &mut touched, &mut events);
         touched.versions.insert((line.clone(), version.version.clone()));
         if let Some(found) = Arc::make_mut(&mut state.lines).get_mut(line)
-            && found.book.candidates.contains_key(&version.version)
+            && Arc::make_mut(found).book.signed(&version.version, version.seq)
         {
-            Arc::make_mut(found).book.signed(&version.version);
             touched.lines.insert(line.clone());
         }
         let version = Arc::new(version);

@@ -17,6 +17,7 @@ use super::error::Problem;
 use super::extract::read;
 use crate::io::control::ControlError;
 use crate::registry::TagChanges;
+use crate::registry::mlflow::entry::meant;
 use crate::registry::mlflow::{Code, FilterError, Refusal};
 use crate::snapshot::Snapshot;
 
@@ -224,8 +225,12 @@ impl Asked {
         self.text("name")?.parse().map_err(|e| Refusal::invalid(format!("{e}")))
     }
 
-    fn version(&self) -> Result<Version, Refusal> {
-        self.text("version")?.parse().map_err(|e| Refusal::invalid(format!("{e}")))
+    /// The version that is meant, by its number or by its name.
+    fn version(&self, web: &Web, line: &Line) -> Result<Version, Refusal> {
+        let text = self.text("version")?;
+        let shown: String = text.chars().take(80).collect();
+        let missing = || Refusal::missing(format!("Model Version (name={line}, version={shown}) not found"));
+        meant(&known(web, line)?, line, text).ok_or_else(missing)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod history;
 pub mod model;
 pub mod names;
 pub mod rollout;
+pub mod sketch;
 pub mod token;
 pub mod training;
 pub mod webhook;

@@ -114,6 +114,8 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("POST", "/rollouts/{rollout}/{action}", OPERATE),
     ("POST", "/rollouts/{rollout}/approve", APPROVE),
     ("POST", "/api/v1/models/{line}/versions/{version}/mark", RETIRE),
+    // Sketches hold raw values of what was captured.
+    ("GET", "/api/v1/models/{line}/sketches", RETIRE),
     ("PUT", "/api/v1/models/{line}/aliases/{alias}", RETIRE),
     ("POST", "/api/v1/models/{line}/tags", RETIRE),
     ("POST", "/api/v1/models/{line}/versions/{version}/tags", RETIRE),
@@ -226,7 +228,7 @@ mod tests {
         let looks = TABLE.iter().filter(|(method, ..)| *method == "GET");
         let more: Vec<_> =
             looks.filter(|(.., need)| !matches!(need, Nothing | Device | Released) && *need != LOOK).map(|(_, route, _)| *route).collect();
-        assert_eq!(more, ["/api/v1/tokens", "/api/v1/webhooks", "/api/v1/webhooks/{name}"]);
+        assert_eq!(more, ["/api/v1/models/{line}/sketches", "/api/v1/tokens", "/api/v1/webhooks", "/api/v1/webhooks/{name}"]);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct RegisteredModel {
 pub struct ModelVersion {
     /// The line.
     pub name: String,
-    /// The version's name.
+    /// Its number: MLflow's clients take no other names of versions.
     pub version: String,
     /// When it was registered, milliseconds.
     pub creation_timestamp: i64,
@@ -91,9 +91,12 @@ pub struct ModelVersion {
     pub run_link: String,
     /// Aliases that point to it.
     pub aliases: Vec<String>,
-    /// Its place in the line.
+    /// The same as a number.
     #[serde(skip)]
     pub number: u64,
+    /// Its name here.
+    #[serde(skip)]
+    pub called: String,
 }
 
 /// The line `name` as a registered model.
@@ -110,6 +113,8 @@ fn registered(line: &ModelLine, mut versions: Vec<ModelVersion>) -> RegisteredMo
     let created = line.created_at.as_millis();
     let changed = versions.iter().map(|v| v.last_updated_timestamp).chain(line.book.changed_at.map(Timestamp::as_millis));
     let last_updated_timestamp = changed.fold(created, i64::max);
+    let number = |called: &Version| versions.iter().find(|v| v.called == called.as_str()).map(|v| v.version.clone());
+    let aliases = pointers(line).into_iter().filter_map(|(alias, to)| Some(Pointer { alias, version: number(&to)? })).collect();
     versions.truncate(1);
     RegisteredModel {
         name: line.line.to_string(),
@@ -118,7 +123,7 @@ fn registered(line: &ModelLine, mut versions: Vec<ModelVersion>) -> RegisteredMo
         description: line.task.clone(),
         latest_versions: versions,
         tags: tags(&line.book.tags).collect(),
-        aliases: pointers(line).into_iter().map(|(alias, version)| Pointer { alias, version: version.to_string() }).collect(),
+        aliases,
     }
 }
 
@@ -139,6 +144,19 @@ pub fn version(state: &Snapshot, line: &Line, version: &Version) -> Option<Model
         Some(release) => Some(signed(found, release)),
         None => Some(unsigned(found, version, found.book.candidates.get(version)?)),
     }
+}
+
+/// The version or candidate that a client means: by its number, or by a name that is no number.
+pub fn meant(state: &Snapshot, line: &Line, text: &str) -> Option<Version> {
+    let found = state.lines.get(line)?;
+    let Ok(number) = text.parse::<u64>() else {
+        let version = text.parse().ok()?;
+        let is_known = state.version(line, &version).is_some() || found.book.candidates.contains_key(&version);
+        return is_known.then_some(version);
+    };
+    let signed = state.versions.values().filter(|v| v.line == *line).map(|v| (&v.version, found.book.number(&v.version, v.seq)));
+    let candidates = found.book.candidates.iter().map(|(version, candidate)| (version, candidate.number));
+    signed.chain(candidates).find(|(_, its)| *its == number).map(|(version, _)| version.clone())
 }
 
 /// Every alias of a line with its version, those that decide and those that people gave.
@@ -162,10 +180,10 @@ fn tag(key: &str, value: impl Into<String>) -> Tag {
 
 fn unsigned(line: &ModelLine, version: &Version, candidate: &Candidate) -> ModelVersion {
     let note = &candidate.note;
-    let own = [tag("leeway.number", candidate.number.to_string()), tag("leeway.status", "candidate")];
+    let own = [tag("leeway.status", "candidate"), tag("leeway.version", version.to_string())];
     ModelVersion {
         name: line.line.to_string(),
-        version: version.to_string(),
+        version: candidate.number.to_string(),
         creation_timestamp: candidate.at.as_millis(),
         last_updated_timestamp: note.changed_at.unwrap_or(candidate.at).as_millis(),
         user_id: candidate.by.clone(),
@@ -179,6 +197,7 @@ fn unsigned(line: &ModelLine, version: &Version, candidate: &Candidate) -> Model
         run_link: note.run_link.clone(),
         aliases: aliases_of(line, version),
         number: candidate.number,
+        called: version.to_string(),
     }
 }
 
@@ -193,10 +212,11 @@ fn signed(line: &ModelLine, v: &version::ModelVersion) -> ModelVersion {
             v.signer, v.line, v.version
         ),
     };
+    let number = line.book.number(&v.version, v.seq);
     let changed = note.changed_at.map_or(v.published_at, |at| at.max(v.published_at));
     ModelVersion {
         name: v.line.to_string(),
-        version: v.version.to_string(),
+        version: number.to_string(),
         creation_timestamp: v.published_at.as_millis(),
         last_updated_timestamp: changed.as_millis(),
         user_id: v.signer.clone(),
@@ -209,7 +229,8 @@ fn signed(line: &ModelLine, v: &version::ModelVersion) -> ModelVersion {
         tags: own_tags(v, note).into_iter().chain(tags(&note.tags)).collect(),
         run_link: note.run_link.clone(),
         aliases: aliases_of(line, &v.version),
-        number: v.seq,
+        number,
+        called: v.version.to_string(),
     }
 }
 
@@ -218,6 +239,7 @@ fn own_tags(v: &version::ModelVersion, note: &Note) -> Vec<Tag> {
     let lineage = &v.lineage;
     let mut own = vec![
         tag("leeway.status", v.status.as_str()),
+        tag("leeway.version", v.version.to_string()),
         tag("leeway.number", v.seq.to_string()),
         tag("leeway.manifest", v.manifest.digest.to_string()),
         tag("leeway.model", v.model.digest.to_string()),
@@ -276,6 +298,24 @@ mod tests {
         assert_eq!((first.aliases, first.source.as_str()), (vec!["champion".to_owned()], "leeway://rain/1"));
         assert!(first.tags.iter().any(|t| t.key == "leeway.manifest" && t.value.starts_with("sha256:")));
         assert!(version(&world.state, &line(), &name("9")).is_none());
+    }
+
+    #[test]
+    fn numbers_and_names_are_told_apart() {
+        let mut world = world();
+        world.edit_line(|line| {
+            let named = NewCandidate { version: Some(name("2.0.0")), note: Note::default() };
+            let taken = (1..=3).map(|n: u64| (name(&n.to_string()), n)).collect();
+            line.book.register(named, &taken, "ann", Timestamp::from_secs(2_000_002)).unwrap();
+        });
+        let meant = |text: &str| meant(&world.state, &line(), text).map(|v| v.to_string());
+        for (text, expected) in
+            [("1", Some("1")), ("4", Some("4")), ("5", Some("2.0.0")), ("2.0.0", Some("2.0.0")), ("6", None), ("x", None), ("-1", None)]
+        {
+            assert_eq!(meant(text).as_deref(), expected, "{text}");
+        }
+        let all = versions(&world.state, &world.state.lines[&line()]);
+        assert_eq!((all[0].version.as_str(), all[0].called.as_str()), ("5", "2.0.0"));
     }
 
     #[test]

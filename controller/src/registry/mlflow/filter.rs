@@ -346,7 +346,7 @@ mod tests {
     fn version(tags: &[(&str, &str)]) -> ModelVersion {
         ModelVersion {
             name: "rain".into(),
-            version: "1.0.0".into(),
+            version: "7".into(),
             creation_timestamp: 1_000,
             last_updated_timestamp: 2_000,
             user_id: String::new(),
@@ -360,6 +360,7 @@ mod tests {
             run_link: String::new(),
             aliases: Vec::new(),
             number: 7,
+            called: "1.0.0".into(),
         }
     }
 

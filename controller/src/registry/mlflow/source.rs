@@ -10,8 +10,10 @@ pub const SCHEME: &str = "leeway://";
 /// A source, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A version of a line: `leeway://rain/1.0.0` or `models:/rain/1.0.0`.
+    /// A version of a line by its name: `leeway://rain/1.0.0` or `models:/rain/1.0.0`.
     Version(Line, Version),
+    /// A version of a line by its number: `models:/rain/3`.
+    Number(Line, u64),
     /// What an alias of a line points to: `models:/rain@staging`.
     Alias(Line, AliasName),
     /// The manifest or the model file with this digest: `sha256:…`.
@@ -28,9 +30,13 @@ impl Source {
         }
         let named = text.strip_prefix(SCHEME).or_else(|| text.strip_prefix("models:/").map(|rest| rest.trim_start_matches('/')));
         let Some(named) = named else { return Self::Elsewhere };
-        let version = named.split_once('/').and_then(|(line, version)| Some(Self::Version(line.parse().ok()?, version.parse().ok()?)));
+        let number = || {
+            let (line, number) = text.strip_prefix("models:/")?.trim_start_matches('/').split_once('/')?;
+            Some(Self::Number(line.parse().ok()?, number.parse().ok()?))
+        };
+        let version = || named.split_once('/').and_then(|(line, version)| Some(Self::Version(line.parse().ok()?, version.parse().ok()?)));
         let alias = || named.split_once('@').and_then(|(line, alias)| Some(Self::Alias(line.parse().ok()?, alias.parse().ok()?)));
-        version.or_else(alias).unwrap_or(Self::Elsewhere)
+        number().or_else(version).or_else(alias).unwrap_or(Self::Elsewhere)
     }
 }
 
@@ -49,6 +55,8 @@ mod tests {
         for ours in [&address(&line, &version), "models:/rain/1.0.0", "models://rain/1.0.0"] {
             assert_eq!(Source::parse(ours), Source::Version(line.clone(), version.clone()), "{ours}");
         }
+        assert_eq!(Source::parse("models:/rain/3"), Source::Number(line.clone(), 3));
+        assert_eq!(Source::parse("leeway://rain/3"), Source::Version(line.clone(), "3".parse().unwrap()), "ours are by name");
         assert_eq!(Source::parse("models:/rain@staging"), Source::Alias(line, "staging".parse().unwrap()));
         let digest = Digest::of(b"m");
         assert_eq!(Source::parse(&digest.to_string()), Source::Digest(digest));

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model::bundle;
 
 /// Flags of `leeway model publish`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Attach {
     /// Make an OpenSSF Model Signing bundle of the model with this key: P-256, PEM.
     #[arg(long, value_name = "PEM", conflicts_with = "oms_bundle")]

@@ -165,6 +165,8 @@ pub(super) struct MadeFrom {
     pub golden: Option<Golden>,
     /// The manifest of the version it was trained from.
     pub parent: Option<Digest>,
+    /// The run that trained it, elsewhere.
+    pub run: Option<String>,
 }
 
 /// The manifest that is signed.
@@ -201,7 +203,7 @@ pub(super) fn manifest(args: &Publish, first: Manifest, data: &Data, answers: &A
         code_revision: args.code_revision.clone(),
         datasets,
         parent: made_from.parent,
-        training_run: None,
+        training_run: made_from.run,
         metrics,
         reason: args.reason.clone(),
     };

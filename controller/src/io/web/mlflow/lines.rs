@@ -102,8 +102,8 @@ pub(super) async fn by_alias(State(web): State<Web>, asked: Asked) -> Answer {
 }
 
 pub(super) async fn set_alias(State(web): State<Web>, Who(who): Who, asked: Asked) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
-    known(&web, &line)?;
+    let line = asked.line()?;
+    let version = asked.version(&web, &line)?;
     let who = who.ok_or(Problem::Unauthorized)?;
     web.controller().point_alias(&line, alias(&asked)?, Some(version), REASON, &who).await?;
     Ok(Json(json!({})))

@@ -52,12 +52,13 @@ pub(super) async fn create(State(web): State<Web>, By(by): By, asked: Asked) -> 
 }
 
 pub(super) async fn show(State(web): State<Web>, asked: Asked) -> Answer {
-    answer(&web, &asked.line()?, &asked.version()?)
+    let line = asked.line()?;
+    answer(&web, &line, &asked.version(&web, &line)?)
 }
 
 pub(super) async fn update(State(web): State<Web>, By(by): By, asked: Asked) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
-    found(&web, &line, &version)?;
+    let line = asked.line()?;
+    let version = asked.version(&web, &line)?;
     if asked.has("description") {
         web.controller().write_description(&line, Some(&version), asked.maybe("description")?, &by).await?;
     }
@@ -78,7 +79,8 @@ pub(super) async fn search(State(web): State<Web>, asked: Asked) -> Answer {
 
 /// Where the ONNX file can be fetched; for a candidate what its client said.
 pub(super) async fn download_uri(State(web): State<Web>, asked: Asked) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
+    let line = asked.line()?;
+    let version = asked.version(&web, &line)?;
     let candidate = found(&web, &line, &version)?;
     let state = web.controller().snapshot();
     let uri = match state.version(&line, &version) {
@@ -97,8 +99,9 @@ pub(super) async fn delete_tag(State(web): State<Web>, By(by): By, asked: Asked)
     tag(&web, &asked, &TagChanges::from([(asked.text("key")?.to_owned(), None)]), &by).await
 }
 
-pub(super) async fn transition(_by: By, asked: Asked) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
+pub(super) async fn transition(State(web): State<Web>, _by: By, asked: Asked) -> Answer {
+    let line = asked.line()?;
+    let version = asked.version(&web, &line)?;
     Err(not_here(format!(
         "there are no stages here, as MLflow gave them up too: `leeway rollout create --line {line} --version {version}` brings a version out, \
          and set_registered_model_alias gives it a name"
@@ -107,8 +110,8 @@ pub(super) async fn transition(_by: By, asked: Asked) -> Answer {
 
 /// Candidates may go; what was signed stays.
 pub(super) async fn remove(State(web): State<Web>, By(by): By, asked: Asked) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
-    found(&web, &line, &version)?;
+    let line = asked.line()?;
+    let version = asked.version(&web, &line)?;
     if web.controller().snapshot().version(&line, &version).is_some() {
         return Err(not_here(format!(
             "version {version} of {line} was signed and published, so it is never deleted: \
@@ -120,8 +123,8 @@ pub(super) async fn remove(State(web): State<Web>, By(by): By, asked: Asked) -> 
 }
 
 async fn tag(web: &Web, asked: &Asked, change: &TagChanges, by: &str) -> Answer {
-    let (line, version) = (asked.line()?, asked.version()?);
-    found(web, &line, &version)?;
+    let line = asked.line()?;
+    let version = asked.version(web, &line)?;
     web.controller().tag(&line, Some(&version), change, by).await?;
     Ok(Json(json!({})))
 }
@@ -151,6 +154,10 @@ fn published(state: &Snapshot, line: &Line, source: &str) -> Result<Option<Versi
     match Source::parse(source) {
         Source::Elsewhere => Ok(None),
         Source::Version(other, version) => of(&other, version),
+        Source::Number(other, number) => {
+            let version = entry::meant(state, &other, &number.to_string());
+            of(&other, version.ok_or_else(|| Refusal::missing(format!("line {other} has no version with number {number}")))?)
+        }
         Source::Alias(other, alias) => {
             let to = state.lines.get(&other).and_then(|found| entry::pointers(found).remove(alias.as_str()));
             of(&other, to.ok_or_else(|| Refusal::missing(format!("line {other} has no alias {alias}")))?)

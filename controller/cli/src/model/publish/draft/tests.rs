@@ -39,7 +39,7 @@ fn data(args: &Publish, shape: &Shape) -> Outcome<Data> {
 }
 
 fn made_from() -> MadeFrom {
-    MadeFrom { data: Digest::of(b"the table"), golden: None, parent: Some(Digest::of(b"the parent")) }
+    MadeFrom { data: Digest::of(b"the table"), golden: None, parent: Some(Digest::of(b"the parent")), run: None }
 }
 
 /// What the runner would say of a model that answers a/20.
