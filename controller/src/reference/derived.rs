@@ -97,7 +97,8 @@ mod tests {
     use leeway_protocol::time::Timestamp;
 
     use super::*;
-    use crate::drift::{Budget, DriftPolicy, Monitor, Setting};
+    use crate::drift::{DriftPolicy, Monitor, Setting};
+    use crate::sequential::detector::Budget;
 
     const SIDE: usize = 12;
 
