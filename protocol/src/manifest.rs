@@ -340,8 +340,8 @@ impl Manifest {
     fn check_redaction(&self) -> Result<(), ManifestError> {
         for (name, how) in &self.redact {
             let is_feature = self.reference.features.iter().any(|f| f.name == *name && matches!(f.source, Source::Input { .. }));
-            let is_input = self.free_inputs().any(|(_, spec)| spec.name == *name);
-            if !is_feature && !(is_input && *how == Redact::Drop) {
+            let is_dropped_input = *how == Redact::Drop && self.free_inputs().any(|(_, spec)| spec.name == *name);
+            if !is_feature && !is_dropped_input {
                 let what = format!("redact names {name:?}: name a feature of one input element, or an input that is dropped whole");
                 return Err(ManifestError::Inconsistent(what));
             }
