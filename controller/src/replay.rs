@@ -163,7 +163,11 @@ fn first_difference(a: &Value, b: &Value, path: String) -> Option<(String, Strin
         (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
             x.iter().zip(y).enumerate().find_map(|(i, (x, y))| first_difference(x, y, format!("{path}/{i}")))
         }
-        (a, b) => (a.to_string() != b.to_string()).then(|| (path, shown(a), shown(b))),
+        (a, b) => {
+            // As texts: equal numbers need not be the same bits, 0 and -0 for two.
+            let (x, y) = (a.to_string(), b.to_string());
+            (x != y).then(|| (path, shown(a), shown(b)))
+        }
     }
 }
 

@@ -411,6 +411,12 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
     for (digest, manifest) in load_manifests(inner).await {
         inner.ledger().know(digest, manifest);
     }
+    let (judging, windows) = put_together(inner)?;
+    Ok(judging::begin(&inner.store, judging, windows).await?)
+}
+
+/// The state from the store; how windows were to be judged, and how many there are.
+fn put_together(inner: &Inner) -> Result<(judging::Judging, u64), StoreError> {
     let mut ledger = inner.ledger();
     let judging = judging::restored(&inner.store, &mut ledger)?;
     for device in ledger.snapshot.fleet.iter() {
@@ -423,9 +429,7 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
     }
     // Alarms that stand were announced when they began.
     drop((ledger.refresh_health(clock::now()), ledger.take_notes()));
-    let windows = ledger.position.windows;
-    drop(ledger);
-    Ok(judging::begin(&inner.store, judging, windows).await?)
+    Ok((judging, ledger.position.windows))
 }
 
 /// Sign freshness anew, well within its lifetime, and assignments within theirs.
