@@ -13,7 +13,15 @@ import sys
 import numpy as np
 from datasketches import kll_floats_sketch
 
-RANKS = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
+RANKS = [0.05, 0.25, 0.5, 0.75, 0.95]
+
+
+def told(sketch):
+    """Least, quantiles and greatest; at the ends the library's own quantile is of what was retained, not of what was seen."""
+    if sketch.is_empty():
+        return []
+    inner = [float(sketch.get_quantile(rank, True)) for rank in RANKS]
+    return [float(sketch.get_min_value()), *inner, float(sketch.get_max_value())]
 
 
 def main(what, where):
@@ -22,7 +30,7 @@ def main(what, where):
         sketch = kll_floats_sketch(200)
         sketch.update(np.arange(10_000, dtype=np.float32))
         path.write_bytes(sketch.serialize())
-        print(json.dumps({"n": sketch.n, "quantiles": [float(sketch.get_quantile(r, True)) for r in RANKS]}))
+        print(json.dumps({"n": sketch.n, "quantiles": told(sketch)}))
         return
     out, merged = {}, kll_floats_sketch(200)
     for entry in json.loads((path / "index.json").read_text()):
@@ -30,8 +38,7 @@ def main(what, where):
         assert "sha256:" + hashlib.sha256(data).hexdigest() == entry["digest"], entry
         sketch = kll_floats_sketch.deserialize(data)
         merged.merge(sketch)
-        quantiles = [] if sketch.is_empty() else [float(sketch.get_quantile(r, True)) for r in RANKS]
-        out[entry["name"]] = {"n": sketch.n, "quantiles": quantiles}
+        out[entry["name"]] = {"n": sketch.n, "quantiles": told(sketch)}
     print(json.dumps(out if what == "read" else {"n": merged.n}))
 
 

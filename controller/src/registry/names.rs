@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(names.point(name.clone(), v("2"), at(3), "bob", "better"), Ok(true));
         let last = names.history().last().unwrap();
         assert_eq!((last.by.as_str(), &last.from, &last.to, last.reason.as_str()), ("bob", &v("1"), &v("2"), "better"));
-        assert_eq!(names.forget(&v("2").unwrap(), at(4), "ann", "removed"), [name.clone()]);
+        assert_eq!(names.forget(&v("2").unwrap(), at(4), "ann", "removed"), std::slice::from_ref(&name));
         assert_eq!((names.get(&name), names.history().len()), (None, 3));
         for i in 0..400 {
             names.point(name.clone(), v(if i % 2 == 0 { "3" } else { "4" }), at(5 + i), "cy", "again and again").unwrap();
