@@ -31,8 +31,8 @@ use crate::rollout::evidence::latency::Timing;
 use crate::rollout::evidence::{Evidence, Metric, Totals};
 use crate::snapshot::{CohortHealth, Snapshot};
 
-mod asking;
 mod again;
+mod asking;
 pub mod health;
 mod identity;
 mod sums;

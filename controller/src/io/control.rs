@@ -38,8 +38,8 @@ pub(super) mod decisions;
 pub(super) mod enrol;
 pub(super) mod foresee;
 pub(super) mod publish;
-pub(super) mod retraining;
 pub(super) mod registry;
+pub(super) mod retraining;
 pub(super) mod supply;
 
 pub use access::NewAccessToken;
@@ -47,8 +47,8 @@ pub use decisions::{Applied, LinePolicies, NewRollout};
 pub use enrol::{EnrolRequest, Enrolled, MqttAccess, NewEnrolmentToken, TlsGrant};
 pub use foresee::LookAhead;
 pub use publish::Published;
-pub use retraining::{Answer, Call};
 pub use registry::NewLine;
+pub use retraining::{Answer, Call};
 pub use supply::Attached;
 
 /// A running controller. Cheap to clone.

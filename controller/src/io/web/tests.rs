@@ -1,7 +1,7 @@
 //! The router over real sockets: who may do what, what is refused and how, what devices fetch, what the stream sends.
 mod access;
-mod episodes;
 mod datasets;
+mod episodes;
 mod foresee;
 mod identity;
 mod limits;
