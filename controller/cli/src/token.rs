@@ -21,7 +21,7 @@ pub enum Command {
         /// Whom it stands for in the audit trail; the name if absent. Whoever asks for a rollout cannot approve it, whatever tokens they hold.
         #[arg(long)]
         owner: Option<String>,
-        /// What it may do: viewer, operator, publisher, approver or admin.
+        /// What it may do: viewer, operator, publisher, approver, caller or admin.
         #[arg(long)]
         scope: Scope,
         /// How long it is good, such as 12h, 30d or 52w; at most 366 days.
