@@ -33,31 +33,31 @@ fn main() {
 }
 
 /// Seeded chance (splitmix64).
-pub struct Chance(u64);
+struct Chance(u64);
 
 impl Chance {
-    pub fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         // Mixed once: neighbouring seeds would otherwise be one stream, a step apart.
         Self((Self(seed).uniform() * (1u64 << 53) as f64) as u64)
     }
 
-    pub fn uniform(&mut self) -> f64 {
+    fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn hit(&mut self, share: f64) -> bool {
+    fn hit(&mut self, share: f64) -> bool {
         self.uniform() < share
     }
 }
 
 /// Counts by confidence bin of one window.
-pub type Bins = [(u32, Labelled); CONFIDENCE_BINS];
+type Bins = [(u32, Labelled); CONFIDENCE_BINS];
 
 /// A window as a device sends it, of one block of time.
-pub fn window(at: Timestamp, bins: &Bins) -> WindowReport {
+fn window(at: Timestamp, bins: &Bins) -> WindowReport {
     WindowReport {
         manifest: Digest::of(b"bench"),
         model: Digest::of(b"bench"),
@@ -79,26 +79,26 @@ pub fn window(at: Timestamp, bins: &Bins) -> WindowReport {
 }
 
 /// A monitor of one device's windows.
-pub struct Watch {
-    pub policy: QualityPolicy,
-    pub calibration: Calibration,
-    pub quality: Quality,
+struct Watch {
+    policy: QualityPolicy,
+    calibration: Calibration,
+    quality: Quality,
 }
 
 impl Watch {
-    pub fn new(policy: QualityPolicy, calibration: Calibration) -> Self {
+    fn new(policy: QualityPolicy, calibration: Calibration) -> Self {
         let quality = Quality::new(Digest::of(b"bench"), &calibration);
         Self { policy, calibration, quality }
     }
 
-    pub fn observe(&mut self, at: Timestamp, bins: &Bins) {
+    fn observe(&mut self, at: Timestamp, bins: &Bins) {
         let device = "device-1".parse().expect("a valid name");
         self.quality.observe(&self.policy, &self.calibration, &device, &window(at, bins));
     }
 }
 
 /// The middle one.
-pub fn median(values: &mut [usize]) -> Option<usize> {
+fn median(values: &mut [usize]) -> Option<usize> {
     values.sort_unstable();
     values.get(values.len().saturating_sub(1) / 2).copied()
 }
