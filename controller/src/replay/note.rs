@@ -73,6 +73,7 @@ impl fmt::Display for Engine {
 /// What is written beside the events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one is made at each start, and none is kept")]
 pub enum Note {
     /// The controller started: windows from here on are judged so.
     Start {
