@@ -158,8 +158,8 @@ pub struct Ledger {
     told: BTreeMap<(DeviceId, Why), Timestamp>,
     /// Cohorts that counted something since their health was last judged.
     unjudged: BTreeSet<Cohort>,
-    /// Alarms that stand, with what was said about them.
-    alarms: BTreeMap<Alarm, Stands>,
+    /// Alarms that stand, with the kind of event that announced them.
+    alarms: BTreeMap<Alarm, &'static str>,
     /// What alarms that began or ended were made from, to be written with their events.
     notes: Vec<Vec<u8>>,
     /// Counting goes by these and not by what is now.

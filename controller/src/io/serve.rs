@@ -412,6 +412,7 @@ async fn restore(inner: &Inner) -> Result<(), ServeError> {
         inner.ledger().know(digest, manifest);
     }
     let (judging, windows) = put_together(inner)?;
+    super::health::begin(inner, clock::now()).await?;
     Ok(judging::begin(&inner.store, judging, windows).await?)
 }
 
@@ -427,8 +428,7 @@ fn put_together(inner: &Inner) -> Result<(judging::Judging, u64), StoreError> {
             inner.credentials.certify(&device.id, device.certificates.clone());
         }
     }
-    // Alarms that stand were announced when they began.
-    drop((ledger.refresh_health(clock::now()), ledger.take_notes()));
+    super::health::restore(&inner.store, &mut ledger, clock::now())?;
     Ok((judging, ledger.position.windows))
 }
 

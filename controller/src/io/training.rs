@@ -366,7 +366,11 @@ fn parent(inner: &Inner, job: &TrainingJob) -> Result<Arc<ModelVersion>, Control
 /// Make the dataset from what was captured; a sentence if it cannot be made.
 async fn make_dataset(inner: &Arc<Inner>, job: &TrainingJob) -> Result<Result<DatasetInfo, String>, ControlError> {
     let parent = parent(inner, job)?;
-    let manifest = read_manifest(inner, parent.manifest).await.map_err(ControlError::Unavailable)?;
+    let manifest = match read_manifest(inner, parent.manifest).await {
+        Ok(manifest) => manifest,
+        // What the controller has lost does not come back by asking for ever.
+        Err(why) => return Ok(Err(format!("What the champion is given cannot be read: {why}."))),
+    };
     let (names, id, line) = (features(&manifest), job.request.id.clone(), job.request.line.clone());
     let reader = Arc::clone(inner);
     let made = tokio::task::spawn_blocking(move || {

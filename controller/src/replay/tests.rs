@@ -14,6 +14,7 @@ use crate::audit::{Draft, Event};
 use crate::drift::DriftPolicy;
 use crate::fleet::{CohortDoc, Device};
 use crate::ingest::ledger::Frame;
+use crate::ingest::ledger::health::Announced;
 use crate::ingest::tests::{manifest as one_feature, window};
 use crate::ingest::{Body, Ledger, Message};
 use crate::planner::tests::world::{World, quick};
@@ -74,7 +75,7 @@ fn manifest() -> Manifest {
 
 /// Twelve devices count one feature for sixty hours; after thirty the world moves, and one instrument had broken at twenty. The fleet
 /// grows meanwhile, a device changes its cohort, and the controller starts again with another policy.
-fn life() -> (Stored, BTreeMap<Digest, Arc<Manifest>>) {
+fn lived() -> (Stored, BTreeMap<Digest, Arc<Manifest>>, Ledger) {
     let content = manifest();
     let digest = content.blob().digest;
     let mut ledger = Ledger::default();
@@ -150,7 +151,31 @@ fn life() -> (Stored, BTreeMap<Digest, Arc<Manifest>>) {
         let (drift, quality, labelled_rows) = ledger.derived(&cohort, manifest);
         stored.monitors.push(Monitored { cohort, manifest, drift, quality, labelled_rows });
     }
-    (stored, BTreeMap::from([(digest, Arc::new(content))]))
+    (stored, BTreeMap::from([(digest, Arc::new(content))]), ledger)
+}
+
+fn life() -> (Stored, BTreeMap<Digest, Arc<Manifest>>) {
+    let (stored, manifests, _) = lived();
+    (stored, manifests)
+}
+
+#[test]
+fn a_restart_neither_repeats_an_alarm_nor_loses_one() {
+    let (.., mut ledger) = lived();
+    let at = Timestamp::from_secs(2_000_000 * 3600);
+    let mut judged_again = |announced: Vec<Announced>| {
+        ledger.restore_announced(announced);
+        // Nobody accuses it; its cohorts are judged again.
+        ledger.repaired(&"d15".parse().unwrap());
+        let events = ledger.refresh_health(at);
+        (events.iter().map(|event| event.kind.clone()).collect::<Vec<_>>(), ledger.announced())
+    };
+    let (_, known) = judged_again(Vec::new());
+    assert!(known.len() >= 2, "{known:?}");
+    assert_eq!(judged_again(known.clone()).0, Vec::<String>::new());
+    let stored = serde_json::to_vec(&known[1..]).unwrap();
+    let (told, again) = judged_again(serde_json::from_slice(&stored).unwrap());
+    assert_eq!((told.len(), again), (1, known), "{told:?}");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn what_does_not_prove_itself_changes_nothing() {
             *b = vec![255; 300];
             m.model = leeway_protocol::manifest::Blob::of(b);
         }),
-        (Code::ManifestInvalid, |m, _| m.v = 2),
+        (Code::ManifestInvalid, |m, _| m.v = 9),
         (Code::IoMismatch, |m, _| {
             m.outputs[0].name = "q".into();
             m.golden.vectors.iter_mut().for_each(|v| v.outputs[0].name = "q".into());

@@ -2,6 +2,8 @@
 //!
 //! Derived from the monitors alone, so it can be made again at any time. What stays true: an alarm is announced once when it
 //! begins and once when it ends.
+use serde::{Deserialize, Serialize};
+
 use super::*;
 
 /// The name under which an alarm of the labels' own detector stands beside the features'.
@@ -18,6 +20,16 @@ const ENDED: &str = "drift.ended";
 /// Whether an event of this kind says that an alarm began or ended.
 pub fn is_alarm(kind: &str) -> bool {
     [WORLD, HARMLESS, RELEASE, INSTRUMENT, ENDED].contains(&kind)
+}
+
+/// An alarm that was announced, and as what: written down with the event, so that a restart neither says it twice nor forgets one that
+/// passed its threshold in the last moment before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    cohort: Cohort,
+    feature: String,
+    device: Option<DeviceId>,
+    kind: String,
 }
 
 /// What kind of event says that such an alarm stands.
@@ -103,6 +115,23 @@ impl Ledger {
         events
     }
 
+    /// Every alarm that was announced and has not ended.
+    pub fn announced(&self) -> Vec<Announced> {
+        let one = |((cohort, feature, device), kind): (&Alarm, &&'static str)| Announced {
+            cohort: cohort.clone(),
+            feature: feature.clone(),
+            device: device.clone(),
+            kind: (*kind).to_owned(),
+        };
+        self.alarms.iter().map(one).collect()
+    }
+
+    /// What was announced before a restart. What stands beside it is announced with the next judgement.
+    pub fn restore_announced(&mut self, announced: Vec<Announced>) {
+        let known = |name: &str| [HARMLESS, RELEASE, INSTRUMENT].into_iter().find(|kind| *kind == name).unwrap_or(WORLD);
+        self.alarms = announced.into_iter().map(|a| ((a.cohort, a.feature, a.device), known(&a.kind))).collect();
+    }
+
     /// What the counts say about one cohort now, and which alarms stand.
     pub(super) fn judged(&self, cohort: &Cohort, manifest: Digest) -> (CohortHealth, BTreeMap<Alarm, Stands>) {
         let (world, instruments) = (self.world(cohort, manifest), self.instruments(cohort, manifest));
@@ -148,7 +177,7 @@ impl Ledger {
         let mut changed = Vec::new();
         for (alarm, stands) in &standing {
             // A shift that was harmless and hurts now is news again; one that ceased to hurt is not.
-            let known = self.alarms.get(alarm).map(kind);
+            let known = self.alarms.get(alarm).copied();
             if known.is_none() || known == Some(HARMLESS) && kind(stands) != HARMLESS {
                 changed.push((kind(stands), alarm.clone(), stands.sentence.clone(), Some(stands.verdict.clone())));
             }
@@ -157,7 +186,7 @@ impl Ledger {
             changed.push((ENDED, alarm.clone(), format!("The alarm about {} at {} no longer stands.", alarm.1, alarm.0), None));
         }
         self.alarms.retain(|alarm, _| alarm.0 != *cohort);
-        self.alarms.extend(standing);
+        self.alarms.extend(standing.iter().map(|(alarm, stands)| (alarm.clone(), kind(stands))));
         let event = |(kind, alarm, sentence, verdict): (&str, Alarm, String, Option<Said>)| {
             let basis = self.note_alarm(kind, &alarm, manifest, verdict.as_ref(), at);
             let (cohort, feature, device) = alarm;

@@ -79,6 +79,7 @@ const TABLE: &[(&str, &str, Need)] = &[
     ("GET", "/api/v1/models/{line}/drift", LOOK),
     ("GET", "/api/v1/models/{line}/drift/{feature}", LOOK),
     ("GET", "/api/v1/models/{line}/quality", LOOK),
+    ("GET", "/api/v1/models/{line}/labels/wanted", LOOK),
     ("GET", "/api/v1/devices", LOOK),
     ("GET", "/api/v1/devices/{device}", LOOK),
     ("GET", "/api/v1/devices/{device}/timeline", LOOK),

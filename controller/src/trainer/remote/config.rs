@@ -184,7 +184,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { request_secs: 30, poll_secs: 20, run_secs: 12 * 3600, errors: 30, submits: 3, settle_secs: 120 }
+        Self { request_secs: 30, poll_secs: 20, run_secs: 12 * 3600, errors: 30, submits: 8, settle_secs: 120 }
     }
 }
 

@@ -6,6 +6,9 @@ use super::*;
 use crate::trainer::tabular_io;
 use stand_in::{Fault, StandIn};
 
+/// When the tests play, in seconds: later than any clock, because a run is due when it is submitted.
+const BASE: i64 = 4_000_000_000;
+
 const SERVICES: [&str; 4] = ["airflow", "kubeflow", "sagemaker", "github"];
 
 /// The file as it is shipped, but for where the service and its secrets are.
@@ -53,7 +56,7 @@ impl Worker {
     fn new(text: &str, dir: &Path, now: i64) -> Self {
         let mut remote = Remote::new(text, dir, "https://controller.example").unwrap();
         remote.submit(&spec(), b"train", b"holdout").unwrap();
-        Self { remote, now: Timestamp::from_secs(1_700_000_000 + now) }
+        Self { remote, now: Timestamp::from_secs(BASE + now) }
     }
 
     fn steps(&mut self, most: usize) -> Standing {
@@ -125,7 +128,7 @@ fn trouble_on_the_way_never_starts_a_second_run() {
             let first = worker.steps(before + 1);
             assert_eq!(first, Standing::Open, "{service} {name}");
             // Killed: another process with the same folder goes on.
-            let seconds = worker.now.as_millis() / 1000 - 1_700_000_000;
+            let seconds = worker.now.as_millis() / 1000 - BASE;
             drop(worker);
             let mut worker = Worker::new(&text, dir.path(), seconds);
             assert_eq!(worker.steps(400), Standing::Done, "{service} {name}: {:?}", worker.remote.external(&spec().job));
