@@ -60,7 +60,7 @@ fn what_ran_is_answered_for_and_what_was_decided_comes_out_again() {
     assert_eq!(rollout.id, first);
     assert!(rollout.decisions.iter().any(|d| d.sentence.contains("begins with stage 1")), "{:?}", rollout.decisions);
     let origin = then.origin.as_ref().expect("where it comes from");
-    assert!(!origin.datasets.is_empty(), "{origin:?}");
+    assert_eq!((origin.signer.as_str(), origin.run.as_deref()), ("rain", Some("by-hand-1.0.0")), "{origin:?}");
     let event = ran.told.as_ref().and_then(|told| told.event).expect("its event");
     let events = site.events(event - 1);
     assert_eq!((events[0].kind.as_str(), events[0].subject.as_str()), ("device.desired", "devices/station-00"));

@@ -13,7 +13,7 @@ use crate::rollout::RolloutPolicy;
 /// What a duration with its unit looks like.
 pub(super) const DURATION: &str = "^[0-9]+(ms|s|m|h|d)$";
 /// Fields of a device's settings that may be left out though the rest of their group is given.
-const OPTIONAL: [&str; 1] = ["salt"];
+const OPTIONAL: [&str; 6] = ["salt", "max_bytes_per_day", "priority", "uncertain", "rare", "disagreement"];
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(make);
 static NAMES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {

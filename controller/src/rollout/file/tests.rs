@@ -25,7 +25,8 @@ fn a_file_is_read_with_its_durations() {
         "gate": { "lost_after": "2d", "guardrails": [
             { "metric": "user:pick_success", "limits": { "margin": 0.02, "higher_is_better": true }, "need": "always" } ] },
         "settings": { "spread": "500ms", "window": { "days": ["sat"], "from": "22:00", "to": "05:00" },
-            "probation": { "min": "1m", "min_inferences": 5, "boots": 2, "max_error_ratio": 0.1 } },
+            "probation": { "min": "1m", "min_inferences": 5, "boots": 2, "max_error_ratio": 0.1 },
+            "capture": { "uniform": 0.1, "max_rows_per_day": 9, "labelled_only": true, "priority": { "rare": 0.5 } } },
     });
     let file = read(&document(policy)).unwrap();
     assert_eq!(
@@ -39,6 +40,9 @@ fn a_file_is_read_with_its_durations() {
     assert_eq!((policy.abort[0].failure, policy.abort[0].action), (FailureType::Overdue, AbortAction::RollBack));
     assert_eq!((policy.settings.spread_ms, policy.settings.probation.min_ms), (500, 60_000));
     assert!(policy.settings.window.is_some());
+    // What came later may be left out: files that were written before are read on.
+    let capture = policy.settings.capture;
+    assert_eq!((capture.max_rows_per_day, capture.max_bytes_per_day, capture.priority.rare, capture.priority.uncertain), (9, 0, 0.5, 0.0));
     assert_eq!(policy.gate.guardrails[0].metric.to_string(), "user:pick_success");
     assert_eq!(policy.gate.guardrails[0].limits.higher_is_better, Some(true));
     assert_eq!(policy.max_in_flight, RolloutPolicy::default().max_in_flight, "what is not said is as by default");
