@@ -35,7 +35,7 @@ impl Data {
         if !path.is_dir() {
             let bytes = read(path)?;
             let digest = Digest::of(&bytes);
-            if !path.extension().is_some_and(|e| e == "npy") {
+            if path.extension().is_none_or(|e| e != "npy") {
                 return Ok((Self::Table(Table::parse(&bytes).during(&shown)?, Vec::new()), digest));
             }
             if label.is_some() {
