@@ -3,14 +3,14 @@
 //! What stays true: nothing answers the application before its golden vectors matched on this device; a trial is on disk, with
 //! one start less, before its release answers; a revert asks neither the network nor the disk before the last known good
 //! release is loaded again.
-use leeway_protocol::assignment::MAX_AVOID;
+use leeway_protocol::assignment::{Intent, MAX_AVOID};
 use leeway_protocol::digest::Digest;
 use leeway_protocol::reason::{Code, Reason};
 use leeway_protocol::reported::ShadowSummary;
 
-use super::Agent;
 use super::persist::Saving;
 use super::state::Outcome;
+use super::{Agent, Followed};
 use crate::action::{Action, Level, RunnerPurpose};
 use crate::control::{Proof, Role, RunnerCommand, Slot};
 use crate::deployment::{Candidate, Deployment};
@@ -76,9 +76,10 @@ impl Agent {
             return self.refuse(reason, Some(release.manifest.digest));
         }
         self.leave_candidate();
-        let shadow = self.followed.as_ref().map(|f| f.assignment.shadow).unwrap_or_default();
+        // The way back is not compared with what is left: that may be what hangs, and the good one beside it would be blamed.
+        let compares = |f: &Followed| f.assignment.shadow.min_inferences > 0 && f.assignment.intent != Intent::Rollback;
         let slot = self.state.slots.standby();
-        if shadow.min_inferences > 0 && self.runner_answers() {
+        if self.followed.as_ref().is_some_and(compares) && self.runner_answers() {
             self.load_beside(slot, Role::Shadow, candidate.release());
             self.enter(Deployment::Shadowing { candidate, slot, since: None, summary: None });
         } else {

@@ -1,6 +1,6 @@
 //! MLflow's search language, the part that its registry takes: comparisons joined by AND.
 //!
-//!     name = 'rain' AND tags.team LIKE 'vis%' AND tag.`mlflow.prompt.is_prompt` != 'true' AND version_number > 3
+//! `name = 'rain' AND tags.team LIKE 'vis%' AND version_number > 3`
 //!
 //! A reader of its own, because the language is a dozen words and comes from outside: it looks at each character once, and matching
 //! a pattern never goes back further than its last `%`. A tag that is not there matches nothing, also not `!=`, as in MLflow; its
